@@ -1,0 +1,1 @@
+"""The system: the verbs of the AutoPod article over stackfs, launcher and ckpt."""

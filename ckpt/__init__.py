@@ -1,0 +1,1 @@
+"""Checkpoints pods into signed archives, and restarts them."""

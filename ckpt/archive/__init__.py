@@ -1,0 +1,1 @@
+"""The archive: an OCI image layout in one file, compressed and signed."""

@@ -1,0 +1,1 @@
+"""One module per kind of kernel object: its model, its collector, its rebuilder."""

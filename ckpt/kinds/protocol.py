@@ -1,0 +1,171 @@
+"""What a kind of open file or shared object must offer, and what it is given.
+
+A kind is a module in this package that is entered in ckpt/kinds/table.py. Dump side: the driver
+duplicates each open file description once into the dumping process (pidfd_getfd(2)) and offers it
+to the kinds in the table's order; the first whose recognises() is true collects it. Restart side:
+one process, the *workshop*, stands in the pod's namespaces (all but the pid namespace), rebuilds
+every open file there with ordinary system calls, and the pod's processes are then cloned from it,
+inherit all of them, and dup3(2) each to its number. What must be done by the process itself, once its
+descriptors stand (epoll_ctl(2), POSIX locks, F_SETOWN, TIOCSCTTY), happens in finish().
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ckpt.model import OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open file description of the frozen pod, as a collector sees it.
+
+    Attributes:
+        host_pid: a process that has it open, numbered in the host's pid namespace.
+        pid: the same process, numbered in the pod's.
+        fd: its number there; -1 where it is only mapped or is the program's executable.
+        local_fd: our own duplicate: the same description, so never move its offset or change its
+            flags. Owned by the driver.
+        link: what readlink(2) of /proc/PID/fd/FD gives.
+        stat: fstat(2) of it.
+        fdinfo: text of /proc/PID/fdinfo/FD; "" where fd is -1.
+        flags: O_* as fcntl(F_GETFL) gives them.
+    """
+
+    host_pid: int
+    pid: int
+    fd: int
+    local_fd: int
+    link: str
+    stat: os.stat_result
+    fdinfo: str
+    flags: int
+
+
+class Dump(Protocol):
+    """What a collector may ask of the dump."""
+
+    pod_root_fd: int
+    """O_PATH descriptor of the pod's root in the pod's mount namespace (/proc/INIT/root)."""
+
+    host_net_pid: int
+    """Host pid of a process in the pod's network namespace (for sock_diag(7))."""
+
+    log_path: str
+    """The launcher's log file on the host, which programs have as their output."""
+
+    def file_id(self, host_pid: int, fd: int) -> int | None:
+        """Return the OpenFile.id of descriptor *fd* of *host_pid*; None if it has no such."""
+        ...
+
+    def object_id(self, kind: str, key: object) -> tuple[int, bool]:
+        """Return the id of the shared object *key* of *kind*, and whether it is new.
+
+        The collector of the first sight then gives its state to set_object().
+        """
+        ...
+
+    def set_object(self, object_id: int, state: msgspec.Struct) -> None:
+        """Give the state of an object that object_id() said is new."""
+        ...
+
+    def store(self, data: bytes | memoryview) -> int:
+        """Put bulk *data* (a queue, an unlinked file) into the page store.
+
+        Returns the number of its first page; the last page is padded with zeros, so the kind
+        keeps the length itself.
+        """
+        ...
+
+    def sources(self) -> Sequence[Source]:
+        """Return every open file description of the pod (to find the peer of a socket, …)."""
+        ...
+
+    def refuse(self, source: Source, why: str, hint: str = "") -> None:
+        """Record that *source* cannot be carried over. The dump ends after the collection."""
+        ...
+
+
+class Workshop(Protocol):
+    """What a rebuilder may use. It runs inside the pod's namespaces but for the pid namespace."""
+
+    host_proc_fd: int
+    """Directory descriptor of the host's /proc: the pod's own does not know the workshop."""
+
+    log_fd: int
+    """The launcher's log of the pod, opened O_WRONLY | O_APPEND."""
+
+    def load(self, first_page: int, length: int) -> bytes:
+        """Return *length* bytes that Dump.store() put at *first_page*."""
+        ...
+
+    def object(self, object_id: int) -> Any:  # noqa: ANN401 (each kind returns its own)
+        """Return what rebuild_object() of its kind made of the object; made on first call."""
+        ...
+
+    def file(self, file_id: int) -> int:
+        """Return the workshop's descriptor of the open file; rebuilt on first call.
+
+        Raises:
+            ValueError: the open files depend on one another in a circle.
+        """
+        ...
+
+    def give_console(self, index: int, master_fd: int) -> None:
+        """Hand the master of pseudo-terminal *index*, which was outside, to the pod's monitor."""
+        ...
+
+
+class Remote(Protocol):
+    """A stopped process of the pod in which system calls can be made."""
+
+    pid: int
+    """Its id in the pod."""
+
+    def syscall(self, name: str, *args: int | bytes | bytearray) -> int:
+        """Make the system call *name* there and return its result.
+
+        bytes are copied there and passed by address; a bytearray is copied back afterwards, too.
+
+        Raises:
+            OSError: as the call does; `filename` is None, the text names call and process.
+        """
+        ...
+
+
+class FileKind(Protocol):
+    """A kind of open file description. Modules implement it with module-level functions."""
+
+    State: type[msgspec.Struct]
+
+    def recognises(self, source: Source) -> bool:
+        """Is *source* of this kind?"""
+        ...
+
+    def collect(self, source: Source, dump: Dump) -> msgspec.Struct | None:
+        """Return the state, without changing anything; None after dump.refuse()."""
+        ...
+
+    def rebuild(self, state: Any, file: OpenFile, workshop: Workshop) -> int:  # noqa: ANN401
+        """Return a new descriptor of the rebuilt open file, with file.flags set; close-on-exec."""
+        ...
+
+    def finish(self, state: Any, fd: int, remote: Remote) -> None:  # noqa: ANN401
+        """Do what the process must do itself now that the file stands at its number *fd*.
+
+        Called once for each descriptor that refers to the file. Optional.
+        """
+        ...
+
+
+class ObjectKind(Protocol):
+    """A kind of shared object: its State and how the workshop makes one of it."""
+
+    State: type[msgspec.Struct]
+
+    def rebuild_object(self, state: Any, workshop: Workshop) -> Any:  # noqa: ANN401
+        """Make the object; what is returned is for the kind's own rebuild()."""
+        ...

@@ -1,0 +1,1 @@
+"""Pods as processes: namespaces, root, privileges, network identity, limits."""

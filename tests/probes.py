@@ -1,0 +1,43 @@
+"""Does this host offer what a test needs? Each probe tries the thing itself.
+
+A probe returns None if the host can, else the reason in words. It never looks at a version
+number: distributions backport, and sandboxes forbid.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+
+def _in_child(code: str) -> str | None:
+    """Run *code* in a fresh interpreter; the last line it wrote to stderr is the reason."""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return None if run.returncode == 0 else run.stderr.strip().rpartition("\n")[2]
+
+
+def root() -> str | None:
+    return None if os.geteuid() == 0 else "not run as root"
+
+
+def fuse() -> str | None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as e:
+        return str(e)
+    return None
+
+
+def mount_ns() -> str | None:
+    return _in_child("from launcher import abi; abi.unshare(abi.CLONE_NEWNS)")
+
+
+def cc() -> str | None:
+    run = subprocess.run(["cc", "--version"], capture_output=True, check=False)
+    return None if run.returncode == 0 else "no C compiler"
+
+
+PROBES: dict[str, Callable[[], str | None]] = {
+    probe.__name__: functools.cache(probe) for probe in (root, fuse, mount_ns, cc)
+}
