@@ -5,8 +5,8 @@ duplicates each open file description once into the dumping process (pidfd_getfd
 to the kinds in the table's order; the first whose recognises() is true collects it. Restart side:
 one process, the *workshop*, stands in the pod's namespaces (all but the pid namespace), rebuilds
 every open file there with ordinary system calls, and the pod's processes are then cloned from it,
-inherit all of them, and dup3(2) each to its number. What must be done by the process itself, once its
-descriptors stand (epoll_ctl(2), POSIX locks, F_SETOWN, TIOCSCTTY), happens in finish().
+inherit all of them, and dup3(2) each to its number. What must be done by the process itself, once
+its descriptors stand (epoll_ctl(2), POSIX locks, F_SETOWN, TIOCSCTTY), happens in finish().
 """
 
 import os
