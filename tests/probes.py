@@ -33,11 +33,16 @@ def mount_ns() -> str | None:
     return _in_child("from launcher import abi; abi.unshare(abi.CLONE_NEWNS)")
 
 
+def namespaces() -> str | None:
+    code = "from launcher import abi; abi.unshare(abi.CLONE_NEWNS | 0x40000000)"
+    return _in_child(code)
+
+
 def cc() -> str | None:
     run = subprocess.run(["cc", "--version"], capture_output=True, check=False)
     return None if run.returncode == 0 else "no C compiler"
 
 
 PROBES: dict[str, Callable[[], str | None]] = {
-    probe.__name__: functools.cache(probe) for probe in (root, fuse, mount_ns, cc)
+    probe.__name__: functools.cache(probe) for probe in (root, fuse, mount_ns, namespaces, cc)
 }
