@@ -1,27 +1,29 @@
-# Everything as root on Debian 12. Both `make demo` and `make test` do all set-up themselves.
+# Everything as root on Debian 12. Each target does all set-up that it needs itself.
 #
 #   make setup   Debian packages, .venv
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
-#   make test    all tests (TEST_REQUIRE=all: a missing capability fails)
-#   make bench   measurements
-#   make clean   what the above left, but for Debian packages
+#   make test    all tests (TEST_REQUIRE=all: a missing capability fails; PYTEST_ARGS=…)
+#   make bench   measurements; the table goes to build/results.md, too
+#   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
 PACKAGES := acl attr catatonit debootstrap fuse3 gcc iproute2 kmod libc6-dev libfuse3-dev \
     libseccomp2 make mmdebstrap nftables pkg-config procps python3-dev python3-seccomp python3-venv
+OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE
 
-.PHONY: setup packages test demo bench clean
+.PHONY: setup packages compiled demo test bench clean
 
-setup: .venv/.stamp
+setup: packages .venv/.stamp compiled
 
 packages:
 	@missing=$$(dpkg-query -W -f='$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
 	  | awk '$$2 == "installed" {print $$1}' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
 	if [ -n "$$missing" ]; then \
 	  echo "installing Debian packages:" $$missing; \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -yq --no-install-recommends $$missing; \
 	fi
 
 .venv/.stamp: pyproject.toml | packages
@@ -30,8 +32,20 @@ packages:
 	@.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-test: setup packages
+# Each command is a fresh interpreter: none shall compile what has not changed.
+compiled: .venv/.stamp
+	@.venv/bin/python -m compileall -q $(OURS)
+
+demo: setup
+	@.venv/bin/python -m examples.exim.demo
+
+test: setup
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
+bench: setup
+	@.venv/bin/python -m bench
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(OURS) tests examples bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf /var/cache/autopod
