@@ -9,11 +9,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
 
 
 def _in_child(code: str) -> str | None:
     """Run *code* in a fresh interpreter; the last line it wrote to stderr is the reason."""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    argv = [sys.executable, "-c", code]
+    run = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=PROJECT)
     return None if run.returncode == 0 else run.stderr.strip().rpartition("\n")[2]
 
 
@@ -34,8 +38,7 @@ def mount_ns() -> str | None:
 
 
 def namespaces() -> str | None:
-    code = "from launcher import abi; abi.unshare(abi.CLONE_NEWNS | 0x40000000)"
-    return _in_child(code)
+    return _in_child("from examples import apart; apart.leave_host()")
 
 
 def cc() -> str | None:

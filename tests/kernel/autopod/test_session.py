@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import leftovers
+from examples import leftovers
 
 pytestmark = pytest.mark.needs("root", "namespaces")
 
