@@ -157,6 +157,8 @@ class PodConfig(_Table, frozen=True):
     Attributes:
         hostname: None: the pod's name.
         environment: variables added to those that every program gets (launcher.program).
+        arguments: for a program (as it is called), the arguments that it gets where the command
+            line has none: `autopod addproc mail /usr/sbin/exim4` starts the daemon.
     """
 
     name: str
@@ -166,6 +168,7 @@ class PodConfig(_Table, frozen=True):
     privileges: Privileges = Privileges()
     limits: Limits = Limits()
     environment: dict[str, str] = {}  # msgspec copies it
+    arguments: dict[str, tuple[str, ...]] = {}
 
     def __post_init__(self) -> None:
         if self.hostname is not None and not _HOST_NAME.fullmatch(self.hostname):
