@@ -213,7 +213,7 @@ def _libraries(full: Path, program: str) -> list[str]:
     without it.
     """
     loader = "/lib64/ld-linux-x86-64.so.2"
-    argv = ["chroot", full, loader, "--list", program]
+    argv = ["chroot", os.fspath(full), loader, "--list", program]
     run = subprocess.run(argv, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise BuildError(f"{program}: {run.stderr.strip() or run.stdout.strip()}")
