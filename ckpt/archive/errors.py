@@ -1,0 +1,47 @@
+"""Why an archive, or a key, is refused. A leaf.
+
+One class per decision that a caller takes; the text says what is wrong with which file, `hint` what
+to do about it.
+"""
+
+
+class ArchiveError(Exception):
+    """The archive cannot be used; nothing was taken from it."""
+
+    hint = ""
+
+
+class FormatError(ArchiveError):
+    """The file is not an archive of this format, or is damaged."""
+
+
+class UnsupportedVersion(FormatError):  # noqa: N818 (it names the state, as in docs/format.md)
+    """The archive is whole, and written in a version of the format that we do not read."""
+
+    hint = "use the version of the tool that wrote it, or a newer one"
+
+
+class UnsupportedFeature(FormatError):  # noqa: N818
+    """The archive is whole, and needs a feature that we do not have."""
+
+    hint = "use the version of the tool that wrote it, or a newer one"
+
+
+class BadSignature(ArchiveError):  # noqa: N818
+    """The signature names a trusted key and is not that key's signature of this archive."""
+
+    hint = "the archive was changed after it was signed; take another copy"
+
+
+class UntrustedKey(ArchiveError):  # noqa: N818
+    """The signature names a key that is not trusted here."""
+
+    hint = "if its public key is known to be genuine, accept it with `ckpt trust KEY` and try again"
+
+
+class KeyFileError(Exception):
+    """A key file is missing, malformed, or open to others."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint

@@ -1,0 +1,142 @@
+"""Reading framed blobs: any frame alone, the next ones ahead in worker threads.
+
+A frame is read into memory, compared with its digest there, and decompressed from there.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from ckpt.archive import frames
+from ckpt.archive.container import read_exactly
+from ckpt.archive.errors import FormatError
+from ckpt.archive.frames import Frame
+from ckpt.archive.pages import PageMap
+from ckpt.model import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+_FRAME_PAGES: Final = frames.FRAME_CONTENT // PAGE_SIZE
+_CACHED: Final = 8
+_AHEAD: Final = 3
+
+
+class Workers:
+    """Threads that are started when they are first needed, and anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self.owner = os.getpid()
+
+    def submit(self, call: Callable[[int], bytes], number: int) -> "Future[bytes]":
+        """Run call(number) in a thread."""
+        if self._pool is None or self.owner != os.getpid():
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "archive")
+            self.owner = os.getpid()
+        return self._pool.submit(call, number)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None and self.owner == os.getpid():
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+
+
+class FrameReader:
+    """The frames of a blob by number, kept for a while; one thread calls."""
+
+    def __init__(self, fd: int, offset: int, cut: list[Frame], name: str, workers: Workers) -> None:
+        """Read the blob at *offset* of *fd*, which stays the caller's; *name* is for errors."""
+        self._fd, self._offset, self._name, self._workers = fd, offset, name, workers
+        self._cut = cut
+        self._cache: OrderedDict[int, Future[bytes] | bytes] = OrderedDict()
+        self._pid = os.getpid()
+        self._last = -1
+
+    def content(self, number: int) -> bytes:
+        """Return the content of frame *number*.
+
+        Raises:
+            FormatError: the frame is not the signed one.
+        """
+        if self._pid != os.getpid():  # what the parent's threads were to bring never comes
+            self._cache.clear()
+            self._pid = os.getpid()
+        if number not in self._cache:
+            self._cache[number] = self._load(number)
+        if number == self._last + 1 and number:
+            self._read_ahead(number + 1)
+        self._last = number
+        return self._take(number)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the contents of all frames."""
+        return (self.content(number) for number in range(len(self._cut)))
+
+    def raw(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield each frame's bytes and its content, for a check of the whole blob."""
+        for number in range(len(self._cut)):
+            data = self._read(number)
+            yield data, self._decompress(number, data)
+
+    def _take(self, number: int) -> bytes:
+        found = self._cache[number]
+        content = found if isinstance(found, bytes) else found.result()
+        self._cache[number] = content
+        self._cache.move_to_end(number)
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
+        return content
+
+    def _read_ahead(self, first: int) -> None:
+        for number in range(first, min(first + _AHEAD, len(self._cut))):
+            if number not in self._cache:
+                self._cache[number] = self._workers.submit(self._load, number)
+
+    def _load(self, number: int) -> bytes:
+        return self._decompress(number, self._read(number))
+
+    def _read(self, number: int) -> bytes:
+        frame = self._cut[number]
+        return read_exactly(self._fd, self._offset + frame.offset, frame.size)
+
+    def _decompress(self, number: int, data: bytes) -> bytes:
+        try:
+            return frames.decompress(self._cut[number], data)
+        except FormatError as e:
+            raise FormatError(f"{self._name}, frame {number}: {e}") from e
+
+
+class PageReader:
+    """The page sequence of an archive.
+
+    Attributes:
+        count: pages in it.
+    """
+
+    def __init__(self, unique: FrameReader, page_map: PageMap) -> None:
+        self._unique, self._map = unique, page_map
+        self.count = page_map.count
+
+    def read(self, first: int, count: int) -> bytes:
+        """Return *count* pages from number *first* on.
+
+        Raises:
+            IndexError: there are no such pages.
+            FormatError: what the archive has there is not what was signed.
+        """
+        return b"".join(self._pieces(first, count))
+
+    def _pieces(self, first: int, count: int) -> Iterator[memoryview]:
+        for unique, run in self._map.runs(first, count):
+            page, end = unique, unique + run
+            while page < end:
+                frame, start = divmod(page, _FRAME_PAGES)
+                stop = min(_FRAME_PAGES, start + end - page)
+                content = memoryview(self._unique.content(frame))
+                yield content[start * PAGE_SIZE : stop * PAGE_SIZE]
+                page += stop - start

@@ -1,0 +1,299 @@
+"""Reading an archive: the signature first, then only what is asked for, each piece checked.
+
+Order (docs/format.md, "Verification"): the tar around the blobs is compared with the only one that
+there can be; the signature is verified over the bytes of the image manifest; then these bytes are
+parsed. A blob, or a frame of a framed blob, is compared with its digest in memory and used from
+there, so that a file that changes while it is read is refused, too.
+
+Not for several threads at once. A forked child can go on reading.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import msgspec
+
+from ckpt.archive import container, dsse, frames, schema
+from ckpt.archive.container import Member, read_exactly
+from ckpt.archive.errors import ArchiveError, FormatError, UnsupportedFeature, UnsupportedVersion
+from ckpt.archive.frameread import FrameReader, PageReader, Workers
+from ckpt.archive.pages import PageMap
+from ckpt.archive.schema import Descriptor
+from ckpt.model import MODEL_VERSION, PAGE_SIZE, Pod
+from ckpt.progress import Progress
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_MAX_ENVELOPE: Final = schema.MAX_SMALL * 4 // 3 + dsse.ENVELOPE_OVERHEAD
+_LIMITS: Final = {
+    schema.HASHES_TYPE: schema.MAX_PAGES * hashlib.sha256().digest_size,
+    schema.POD_CONFIG_TYPE: schema.MAX_SMALL,
+    schema.INDEX_TYPE: schema.MAX_INDEX,
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A sealed file-system layer in an archive.
+
+    Attributes:
+        id: the id that it got when it was sealed.
+        digest: of its blob.
+        size: bytes of its blob.
+        length: bytes of its tar.
+    """
+
+    id: str
+    digest: str
+    size: int
+    length: int
+
+
+def open_archive(path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> "Archive":
+    """Open an archive and verify its signature; the rest is checked when it is read.
+
+    Args:
+        path: the file.
+        trusted_keys: by fingerprint, as keys.load_trusted() returns them.
+
+    Returns:
+        The archive, a context manager.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        ArchiveError: it is refused; the class says why.
+    """
+    with ExitStack() as stack:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        stack.callback(os.close, fd)
+        try:
+            archive = Archive(fd, trusted_keys)
+        except ArchiveError as e:
+            e.args = (f"{path}: {e}",)
+            raise
+        stack.pop_all()
+        return archive
+
+
+class Archive:
+    """An archive whose signature holds.
+
+    Attributes:
+        manifest: the pod manifest.
+        signer: fingerprint of the key that signed.
+        size: bytes of the file.
+        layers: sealed file-system layers, bottommost first.
+        pages: the page sequence.
+    """
+
+    def __init__(self, fd: int, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
+        """Take *fd*, unless this raises; see open_archive()."""
+        self._fd, self._workers = fd, Workers()
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise FormatError("not a regular file")
+        self.size = status.st_size
+        members = container.members(fd)
+        self._members = {member.name: member for member in members}
+        image = self._verify_signature(members, trusted_keys)
+        self.manifest = self._read_manifest(image)
+        _check_members(members, image)
+        self._blobs = _by_type(image)
+        index = _decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
+        self._framed = index.frames
+        self.layers = [self._layer(d) for d in image.layers if d.media_type == schema.LAYER_TYPE]
+        self._model = self._frames(self._blobs[schema.MODEL_TYPE].digest, "process model")
+        if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
+            raise FormatError("the process model is too large")
+        self.pages = self._pages(index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._workers.close()
+        os.close(self._fd)
+
+    def model(self) -> Pod:
+        """Return the process model.
+
+        Raises:
+            FormatError: it is not the signed one, or not one of this version.
+        """
+        encoded = b"".join(self._model)
+        version = _decode(encoded, _ModelVersion, "process model").version
+        if version != MODEL_VERSION:
+            raise UnsupportedVersion(f"process model of version {version}, not {MODEL_VERSION}")
+        return _decode(encoded, Pod, "process model")
+
+    def config(self) -> bytes:
+        """Return the pod's configuration file, as it was at the checkpoint."""
+        return self._small(schema.POD_CONFIG_TYPE)
+
+    def layer_tar(self, layer: Layer) -> Iterator[bytes]:
+        """Yield the OCI layer tar of *layer* in pieces."""
+        return iter(self._frames(layer.digest, f"layer {layer.id}"))
+
+    def verify(self, progress: Progress) -> None:
+        """Check every byte that opening has not checked.
+
+        Raises:
+            FormatError: something is not what was signed.
+        """
+        with progress.step("verify", self.size):
+            self._verify_pages(progress)
+            framed = [(layer.digest, f"layer {layer.id}") for layer in self.layers]
+            framed.append((self._blobs[schema.MODEL_TYPE].digest, "process model"))
+            for digest, name in framed:
+                for _ in self._verify_frames(digest, name, progress):
+                    pass
+            self.model()
+            self.config()
+
+    def _verify_signature(
+        self, members: list[Member], trusted_keys: "Mapping[str, Ed25519PublicKey]"
+    ) -> schema.ImageManifest:
+        """Check what is around the signed manifest, and its signature; only then parse it."""
+        if len(members) < 4 or (members[0].name, members[-1].name) != ("oci-layout", "index.json"):
+            raise FormatError("not an archive of this format: members are missing")
+        if self._read(members[0], len(schema.OCI_LAYOUT)) != schema.OCI_LAYOUT:
+            raise FormatError("oci-layout is not that of this format")
+        manifest = self._read(members[-3], schema.MAX_SMALL)
+        envelope = self._read(members[-2], _MAX_ENVELOPE)
+        self.signer = dsse.verify(manifest, envelope, trusted_keys)
+        names = [_blob_name(schema.digest(data)) for data in (manifest, envelope)]
+        index = schema.index_json(manifest, envelope)
+        if names != [member.name for member in members[-3:-1]] or index != self._read(
+            members[-1], len(index)
+        ):
+            raise FormatError("index.json does not belong to the manifest")
+        return _decode_json(manifest, schema.ImageManifest, "image manifest")
+
+    def _read_manifest(self, image: schema.ImageManifest) -> schema.Manifest:
+        if image.artifact_type != schema.ARTIFACT_TYPE:
+            raise UnsupportedVersion(f"artifact type {image.artifact_type!r}")
+        data = self._blob(image.config, schema.MAX_SMALL)
+        version = _decode_json(data, schema.Version, "pod manifest")
+        if version.format not in schema.READABLE_VERSIONS:
+            raise UnsupportedVersion(
+                f"format version {version.format}; this version reads "
+                f"{', '.join(map(str, sorted(schema.READABLE_VERSIONS)))}"
+            )
+        for feature in version.requires:
+            if feature not in schema.FEATURES:
+                raise UnsupportedFeature(f"needs feature {feature!r}, which is not known here")
+        return _decode_json(data, schema.Manifest, "pod manifest")
+
+    def _layer(self, descriptor: Descriptor) -> Layer:
+        if schema.LAYER_ID not in descriptor.annotations:
+            raise FormatError("a layer without an id")
+        layer_id = descriptor.annotations[schema.LAYER_ID]
+        self._frames(descriptor.digest, f"layer {layer_id}")  # its table is checked here
+        length = self._framed[descriptor.digest].length
+        return Layer(layer_id, descriptor.digest, descriptor.size, length)
+
+    def _pages(self, index: schema.Index) -> PageReader:
+        pages, hashes = self._blobs[schema.PAGES_TYPE], self._blobs[schema.HASHES_TYPE]
+        reader = self._frames(pages.digest, "pages")
+        unique, rest = divmod(self._framed[pages.digest].length, PAGE_SIZE)
+        if rest or hashes.size != unique * hashlib.sha256().digest_size:
+            raise FormatError("pages and page hashes do not agree")
+        return PageReader(reader, PageMap(index.page_runs, unique))
+
+    def _frames(self, digest: str, name: str) -> FrameReader:
+        framed, member = self._framed.get(digest), self._members[_blob_name(digest)]
+        if framed is None:
+            raise FormatError(f"{name}: not in the index")
+        cut = frames.table(framed.length, member.size, framed.table)
+        return FrameReader(self._fd, member.offset, cut, name, self._workers)
+
+    def _verify_pages(self, progress: Progress) -> None:
+        hashes = self._small(schema.HASHES_TYPE)
+        digest = self._blobs[schema.PAGES_TYPE].digest
+        page = 0
+        for content in self._verify_frames(digest, "pages", progress):
+            for start in range(0, len(content), PAGE_SIZE):
+                sha256 = hashlib.sha256(content[start : start + PAGE_SIZE]).digest()
+                if sha256 != hashes[32 * page : 32 * page + 32]:
+                    raise FormatError(f"unique page {page} does not have the hash given for it")
+                page += 1
+
+    def _verify_frames(self, digest: str, name: str, progress: Progress) -> Iterator[memoryview]:
+        """Yield the contents of a framed blob; check it as a whole at its end."""
+        whole = hashlib.sha256()
+        for data, content in self._frames(digest, name).raw():
+            whole.update(data)
+            progress.advance(len(data))
+            yield memoryview(content)
+        if digest != f"sha256:{whole.hexdigest()}":
+            raise FormatError(f"{name}: the blob does not have its digest")
+
+    def _small(self, media_type: str) -> bytes:
+        return self._blob(self._blobs[media_type], _LIMITS[media_type])
+
+    def _blob(self, descriptor: Descriptor, limit: int) -> bytes:
+        """Return a whole blob, which the verified manifest names."""
+        member = self._members.get(_blob_name(descriptor.digest))
+        if member is None or member.size != descriptor.size:
+            raise FormatError(f"{descriptor.digest}: missing, or not of {descriptor.size} bytes")
+        data = self._read(member, limit)
+        if schema.digest(data) != descriptor.digest:
+            raise FormatError(f"{descriptor.digest}: the content does not have this digest")
+        return data
+
+    def _read(self, member: Member, limit: int) -> bytes:
+        if member.size > limit:
+            raise FormatError(f"{member.name}: {member.size} bytes where {limit} are allowed")
+        return read_exactly(self._fd, member.offset, member.size)
+
+
+class _ModelVersion(msgspec.Struct):
+    version: int
+
+
+def _check_members(members: list[Member], image: schema.ImageManifest) -> None:
+    """The tar holds the blobs of the manifest, in its order, each once, and no others."""
+    sizes = {_blob_name(d.digest): d.size for d in [*image.layers, image.config]}
+    if list(sizes.items()) != [(member.name, member.size) for member in members[1:-3]]:
+        raise FormatError("the members are not the blobs of the manifest in their order")
+
+
+def _by_type(image: schema.ImageManifest) -> dict[str, Descriptor]:
+    """Return the blobs that every archive has exactly one of, by media type."""
+    types = [blob.media_type for blob in image.layers if blob.media_type != schema.LAYER_TYPE]
+    if sorted(types) != sorted(schema.SINGLE_TYPES):
+        raise FormatError(f"blobs of the types {', '.join(types)}")
+    if len(image.layers) - len(types) > schema.MAX_LAYERS:
+        raise FormatError(f"more than {schema.MAX_LAYERS} layers")
+    return {blob.media_type: blob for blob in image.layers}
+
+
+def _blob_name(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/", 1)
+
+
+def _decode(data: bytes, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise FormatError(f"{what}: {e}") from e
+
+
+def _decode_json(data: bytes, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise FormatError(f"{what}: {e}") from e

@@ -1,0 +1,315 @@
+"""Writing an archive: the pages, then the layers, then what describes them, and one rename.
+
+Hashing and compressing run in worker threads; deduplication and writing run in the thread that
+calls, in the order of its calls, so that the same input gives the same bytes.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import msgspec
+
+from ckpt.archive import dsse, host, keys, schema
+from ckpt.archive.blobs import AHEAD, FrameWriter, TarWriter
+from ckpt.archive.frames import FRAME_CONTENT
+from ckpt.archive.newfile import NewFile
+from ckpt.archive.pages import Deduplicator
+from ckpt.archive.schema import Base, Descriptor, Framed
+from ckpt.model import PAGE_SIZE, Part, Pod
+from ckpt.progress import Progress
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished archive holds.
+
+    Attributes:
+        bytes: size of the file.
+        raw_bytes: size of everything in it before deduplication and compression.
+        pages: pages of the pod's memory, and of what else was put among them.
+        unique_pages: pages with different contents.
+        layers: sealed file-system layers.
+    """
+
+    bytes: int
+    raw_bytes: int
+    pages: int
+    unique_pages: int
+    layers: int
+
+
+class ArchiveWriter:
+    """An archive being written; a context manager. Without commit() nothing is left of it.
+
+    All pages come before the first layer. Not for several threads at once.
+
+    Attributes:
+        pages: takes the pages.
+    """
+
+    pages: "PageWriter"
+
+    def __init__(self, path: Path, key: "Ed25519PrivateKey", *, progress: Progress) -> None:
+        """Prepare to write *path*, signed with *key*; `with` opens it.
+
+        Args:
+            path: the file; what has the name now is replaced by commit().
+            key: the host's private key.
+            progress: is told of pages and layers as they are taken.
+        """
+        self._path, self._key, self._progress = path, key, progress
+        self._stack = ExitStack()
+        self._page_blobs: list[Descriptor] = []
+        self._layers: list[Descriptor] = []
+        self._framed: dict[str, Framed] = {}
+        self._base: list[Base] = []
+        self._pod: Pod | None = None
+        self._config = b""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._file = NewFile(self._path)
+            stack.callback(self._file.discard)
+            self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "archive")
+            stack.callback(self._pool.shutdown, cancel_futures=True)
+            self._tar = TarWriter(self._file.fd, self._path)
+            self._tar.add_member("oci-layout", schema.OCI_LAYOUT)
+            self.pages = PageWriter(FrameWriter(self._tar, self._pool), self._pool, self._progress)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def set_model(self, pod: Pod) -> None:
+        """Give the process model."""
+        self._pod = pod
+
+    def set_config(self, config: bytes) -> None:
+        """Give the pod's configuration file, as it is."""
+        if len(config) > schema.MAX_SMALL:
+            raise ValueError(f"a configuration of {len(config)} bytes")
+        self._config = config
+
+    def set_base(self, base: list[Base]) -> None:
+        """Give the lower layers, topmost first."""
+        self._base = base
+
+    def add_layer(self, layer_id: str, stream: BinaryIO) -> None:
+        """Add a sealed layer, the bottommost first; it ends the pages.
+
+        Args:
+            layer_id: the id that it got when it was sealed.
+            stream: an OCI layer tar, read to its end.
+        """
+        self._end_pages()
+        blob = FrameWriter(self._tar, self._pool)
+        while content := _read_full(stream, FRAME_CONTENT):
+            blob.put(content)
+            self._progress.advance(len(content))
+        self._layers.append(self._end(blob, schema.LAYER_TYPE, {schema.LAYER_ID: layer_id}))
+
+    def commit(self) -> Summary:
+        """Complete, sign, and make it durable under its name.
+
+        Raises:
+            OSError: no space, or another failure of the file system.
+        """
+        if self._pod is None:
+            raise RuntimeError("an archive without a model")
+        self._end_pages()
+        model = self._add_model(self._pod)
+        config = self._tar.add_blob(schema.POD_CONFIG_TYPE, self._config)
+        index = schema.Index(self._framed, self.pages.runs)
+        index_blob = self._tar.add_blob(
+            schema.INDEX_TYPE, msgspec.msgpack.encode(index, order="sorted")
+        )
+        blobs = [*self._page_blobs, *self._layers, model, config, index_blob]
+        self._sign(blobs, self._manifest(self._pod))
+        size = self._tar.end()
+        self._file.commit()
+        raw = sum(self._framed[d.digest].length for d in [*self._layers, model])
+        return Summary(
+            bytes=size,
+            raw_bytes=raw + self.pages.count * PAGE_SIZE,
+            pages=self.pages.count,
+            unique_pages=self.pages.unique,
+            layers=len(self._layers),
+        )
+
+    def _end_pages(self) -> None:
+        if not self._page_blobs:
+            pages = self._end(self.pages.finish(), schema.PAGES_TYPE)
+            hashes = self._tar.add_blob(schema.HASHES_TYPE, self.pages.hashes())
+            self._page_blobs = [pages, hashes]
+
+    def _add_model(self, pod: Pod) -> Descriptor:
+        blob = FrameWriter(self._tar, self._pool)
+        encoded = msgspec.msgpack.encode(pod)
+        if len(encoded) > schema.MAX_MODEL:
+            raise ValueError(f"a model of {len(encoded)} bytes")
+        for start in range(0, len(encoded), FRAME_CONTENT):
+            blob.put(encoded[start : start + FRAME_CONTENT])
+        return self._end(blob, schema.MODEL_TYPE)
+
+    def _end(
+        self, blob: FrameWriter, media_type: str, annotations: dict[str, str] | None = None
+    ) -> Descriptor:
+        descriptor, self._framed[descriptor.digest] = blob.finish(media_type, annotations)
+        return descriptor
+
+    def _manifest(self, pod: Pod) -> schema.Manifest:
+        return schema.Manifest(
+            format=schema.FORMAT_VERSION,
+            requires=[],
+            tool=_tool(),
+            pod=pod.name,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            host=host.describe(),
+            kinds=sorted({part.kind for part in _parts(pod)}),
+            base=self._base,
+        )
+
+    def _sign(self, blobs: list[Descriptor], manifest: schema.Manifest) -> None:
+        config = self._tar.add_blob(schema.MANIFEST_TYPE, schema.canonical_json(manifest))
+        image = schema.canonical_json(schema.ImageManifest(config, blobs))
+        envelope = dsse.sign(image, self._key, keys.fingerprint(self._key.public_key()))
+        self._tar.add_blob(schema.IMAGE_MANIFEST_TYPE, image)
+        self._tar.add_blob(schema.ENVELOPE_TYPE, envelope)
+        self._tar.add_member("index.json", schema.index_json(image, envelope))
+
+
+class PageWriter:
+    """The page sequence being written. Two stages: hash and deduplicate, then compress.
+
+    Attributes:
+        count: pages so far.
+        runs: the encoded page map, after finish().
+    """
+
+    def __init__(self, blob: FrameWriter, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        self._blob, self._pool, self._progress = blob, pool, progress
+        self._dedup = Deduplicator()
+        self._batch = bytearray()
+        self._hashing: deque[tuple[bytearray, Future[list[bytes]]]] = deque()
+        self._unique = bytearray()
+        self._finished = False
+        self.count = 0
+        self.runs = b""
+
+    def add(self, data: bytes | bytearray | memoryview) -> int:
+        """Append *data*, whole pages, to the sequence; return the number of its first page.
+
+        Copies *data*; waits while the workers are far behind.
+
+        Raises:
+            ValueError: not whole pages.
+            RuntimeError: the pages have ended.
+            OSError: the archive cannot be written.
+        """
+        if self._finished:
+            raise RuntimeError("a page after the first layer")
+        view = memoryview(data).cast("B")
+        if len(view) % PAGE_SIZE:
+            raise ValueError(f"{len(view)} bytes are not whole pages")
+        first, self.count = self.count, self.count + len(view) // PAGE_SIZE
+        if self.count > schema.MAX_PAGES:
+            raise ValueError(f"more than {schema.MAX_PAGES} pages")
+        self._progress.advance(len(view))
+        while view:
+            room = FRAME_CONTENT - len(self._batch)
+            self._batch += view[:room]
+            view = view[room:]
+            if len(self._batch) == FRAME_CONTENT:
+                self._hash_batch()
+        return first
+
+    def finish(self) -> FrameWriter:
+        """End the sequence; return its blob, complete but for its end."""
+        self._finished = True
+        if self._batch:
+            self._hash_batch()
+        while self._hashing:
+            self._deduplicate()
+        if self._unique:
+            self._blob.put(bytes(self._unique))
+        self.runs = self._dedup.finish()
+        return self._blob
+
+    @property
+    def unique(self) -> int:
+        """Unique pages so far."""
+        return self._dedup.unique
+
+    def hashes(self) -> bytes:
+        """Return the digests of the unique pages, one after another."""
+        return self._dedup.hashes()
+
+    def _hash_batch(self) -> None:
+        batch, self._batch = self._batch, bytearray()
+        self._hashing.append((batch, self._pool.submit(_page_digests, batch)))
+        if len(self._hashing) > AHEAD:
+            self._deduplicate()
+
+    def _deduplicate(self) -> None:
+        batch, hashing = self._hashing.popleft()
+        with memoryview(batch) as view:
+            for start, end in _ranges(self._dedup.add(hashing.result())):
+                self._unique += view[start * PAGE_SIZE : end * PAGE_SIZE]
+        if len(self._unique) >= FRAME_CONTENT:
+            self._blob.put(bytes(self._unique[:FRAME_CONTENT]))
+            del self._unique[:FRAME_CONTENT]
+
+
+def _page_digests(batch: bytearray) -> list[bytes]:
+    view = memoryview(batch)
+    starts = range(0, len(view), PAGE_SIZE)
+    return [hashlib.sha256(view[start : start + PAGE_SIZE]).digest() for start in starts]
+
+
+def _ranges(positions: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of consecutive numbers in ascending *positions*, as start and end."""
+    start = end = -1
+    for position in positions:
+        if position != end:
+            if end > start:
+                yield start, end
+            start = position
+        end = position + 1
+    if end > start:
+        yield start, end
+
+
+def _read_full(stream: BinaryIO, size: int) -> bytes:
+    """Return *size* bytes of *stream*, or fewer at its end."""
+    data = bytearray()
+    while len(data) < size and (piece := stream.read(size - len(data))):
+        data += piece
+    return bytes(data)
+
+
+def _parts(pod: Pod) -> Iterator[Part]:
+    yield from pod.parts
+    yield from (file.part for file in pod.files)
+    yield from (item.part for item in pod.objects)
+    for process in pod.processes:
+        yield from process.parts
+        for thread in process.threads:
+            yield from thread.parts
+
+
+def _tool() -> str:
+    from importlib.metadata import version
+
+    return f"autopod {version('autopod')}"
