@@ -132,9 +132,10 @@ def fail_interrupted(registers: Registers) -> None:
 # exit_group(2): so nothing is left half done if the tracer is killed anywhere in between.
 CALL: Final = 0
 """Offset of: one system call, then return to the program."""
+_RETURN: Final = 2
 COPY: Final = 16
 """Offset of: clone a temporary process that makes the copy; wait for it; return to the program."""
-COPY_TEMPORARY: Final = 51
+_COPY_TEMPORARY: Final = 51
 """Offset of the clone by which the temporary process makes the copy."""
 COPY_EXIT: Final = 53
 """Offset of: exit_group(0)."""
@@ -160,7 +161,24 @@ INJECTED_CODE: Final = bytes.fromhex(
     "31ff"  # 58 xor %edi, %edi
     "0f05"  # 60 syscall
 )
-COPY_FLAGS_REGISTER: Final = "r12"
+
+
+def prepare_return(registers: Registers, area: int, stack: int) -> None:
+    """Make *registers* return by the frame for which return_frame() gave *stack*."""
+    registers.rip, registers.rsp = area + _RETURN, stack
+    registers.orig_rax = (1 << 64) - 1
+
+
+def prepare_copy(registers: Registers, area: int, temporary_flags: int, copy_flags: int) -> None:
+    """Make *registers* clone the temporary process; the flags are those of clone(2)."""
+    prepare_call(registers, area + COPY, SYSCALLS["clone"], (temporary_flags, 0, 0, 0, 0))
+    registers.r12 = copy_flags
+
+
+def prepare_copy_by(registers: Registers, area: int, copy_flags: int) -> None:
+    """Make *registers*, of the temporary process, clone the copy."""
+    prepare_call(registers, area + _COPY_TEMPORARY, SYSCALLS["clone"], (copy_flags, 0, 0, 0, 0))
+
 
 # From ucontext.h and sigcontext.h below arch/x86/include/uapi/asm.
 _UC_FP_XSTATE, _UC_SIGCONTEXT_SS, _UC_STRICT_RESTORE_SS = 1, 2, 4

@@ -1,0 +1,151 @@
+"""Stopping every thread of a pod, and letting them all go again.
+
+ptrace(2) stops the threads: it leaves no trace that the program could see, needs no control group,
+and lets go by itself when the tracer dies. New processes and threads may appear while the others
+are being stopped, so the lists are read again until nothing new is found.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ckpt import abi, procfs
+from ckpt.model import NotCheckpointable, Refusal
+from ckpt.tracee import DoesNotStop, Tracee
+
+TIMEOUT_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class FrozenProcess:
+    """A stopped process; a zombie has no threads.
+
+    Attributes:
+        host_pid: its id in the host's pid namespace.
+        pid: its id in the pod's.
+        status: fields of its /proc/PID/status at the freeze.
+        stat: fields of its /proc/PID/stat, numbered as in proc(5).
+        threads: leader first.
+    """
+
+    host_pid: int
+    pid: int
+    status: dict[str, str]
+    stat: list[str]
+    threads: list[Tracee] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        """Its name: comm."""
+        return self.stat[2]
+
+    @property
+    def leader(self) -> Tracee:
+        """The thread that carries the process's id."""
+        return self.threads[0]
+
+    def refusal(self, what: str, why: str, hint: str = "") -> Refusal:
+        """Return a refusal about this process."""
+        return Refusal(self.pid, self.command, what, why, hint)
+
+
+class Freeze:
+    """The stopped threads of a pod. As a context: thawed at the end, whatever happened.
+
+    Attributes:
+        began_ns: time.monotonic_ns() at the first interrupt.
+    """
+
+    def __init__(self) -> None:
+        self.began_ns = 0
+        self._tracees: dict[int, Tracee] = {}
+
+    def __enter__(self) -> "Freeze":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thaw()
+
+    def stop_all(self, host_pids: Callable[[], list[int]]) -> list[FrozenProcess]:
+        """Stop every thread of the processes that *host_pids* lists, again until none is new.
+
+        Raises:
+            NotCheckpointable: a thread is traced by somebody else, or does not stop.
+        """
+        self.began_ns = time.monotonic_ns()
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            pids = host_pids()
+            fresh = [
+                tracee
+                for pid in pids
+                for tid in procfs.threads(pid)
+                if tid not in self._tracees and (tracee := self._seize(pid, tid))
+            ]
+            if not fresh:
+                return [process for pid in pids if (process := self._process(pid))]
+            for tracee in fresh:
+                self._await(tracee, deadline)
+
+    def thaw(self) -> None:
+        """Let every thread go."""
+        for tracee in self._tracees.values():
+            tracee.detach()
+        self._tracees.clear()
+
+    def _seize(self, pid: int, tid: int) -> Tracee | None:
+        try:
+            tracee = Tracee.seize(tid, abi.PTRACE_O_SUSPEND_SECCOMP)
+            self._tracees[tid] = tracee
+            tracee.interrupt()
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            if _is_dead(pid, tid):
+                return None
+            raise NotCheckpointable(_refuse_traced(pid)) from None
+        return tracee
+
+    def _await(self, tracee: Tracee, deadline: float) -> None:
+        try:
+            alive = tracee.wait_stop(deadline)
+        except DoesNotStop:
+            raise NotCheckpointable(_refuse_busy(tracee.tid)) from None
+        if not alive:
+            del self._tracees[tracee.tid]
+
+    def _process(self, host_pid: int) -> FrozenProcess | None:
+        try:
+            status = procfs.parse_status(procfs.read(host_pid, "status"))
+            stat = procfs.parse_stat(procfs.read(host_pid, "stat"))
+        except OSError as e:
+            if e.errno in {errno.ENOENT, errno.ESRCH}:
+                return None
+            raise
+        threads = [self._tracees[tid] for tid in procfs.threads(host_pid) if tid in self._tracees]
+        return FrozenProcess(host_pid, procfs.inner_pid(status), status, stat, threads)
+
+
+def _is_dead(pid: int, tid: int) -> bool:
+    """Is the thread a zombie or gone? Such a one cannot be seized."""
+    try:
+        return procfs.parse_stat(procfs.read(pid, f"task/{tid}/stat"))[3] in {"Z", "X"}
+    except OSError:
+        return True
+
+
+def _refuse_traced(pid: int) -> Refusal:
+    status = procfs.parse_status(procfs.read(pid, "status"))
+    tracer = int(status["TracerPid"])
+    why = f"process {tracer} of the host traces it" if tracer else os.strerror(errno.EPERM)
+    return Refusal(procfs.inner_pid(status), status["Name"], "the process", why)
+
+
+def _refuse_busy(tid: int) -> Refusal:
+    status = procfs.parse_status(procfs.read(tid, "status"))
+    why = f"it does not stop within {TIMEOUT_S:g} s (state {status['State']})"
+    hint = "a parent waits in vfork(2) until its child calls execve(2); try again later"
+    return Refusal(procfs.inner_pid(status), status["Name"], "the process", why, hint)

@@ -1,0 +1,222 @@
+"""System calls in a running program that survive the death of the tracer.
+
+The program lends its registers for a moment. If its tracer is killed just then (kill -9, out of
+memory), the program must neither crash nor notice. So one scratch area is mapped in it, which holds
+the code of ckpt/arch (each way through it ends in rt_sigreturn(2)) and a signal frame with the
+program's own registers, extended state and signal mask, to which the stack pointer points during
+every call: the program, let loose anywhere, finishes the call and returns to where it was.
+Left over is the mapping of the scratch area, a few pages. What is not covered is the first call,
+which maps the area, and the last, which unmaps it: some ten microseconds each.
+
+The layout of the area: code | buffer | signal frame. Below the frame the buffer doubles as a
+stack for a signal handler that would run in between.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from ckpt import abi, procfs
+from ckpt.arch import x86_64 as arch
+from ckpt.freeze import FrozenProcess
+from ckpt.remote import Remote
+from ckpt.stops import Exited
+from ckpt.tracee import ALL_SIGNALS, WALL, Memory, Tracee
+
+PAGE: Final = 4096
+_BUFFER: Final = 8 * PAGE
+_PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
+_MAP_PRIVATE, _MAP_ANONYMOUS = 2, 0x20
+_CLONE_VM, _CLONE_FILES, _CLONE_PTRACE = 0x100, 0x400, 0x2000
+_CLOSE_RANGE_UNSHARE: Final = 2
+
+
+@dataclass(slots=True)
+class _Saved:
+    registers: arch.Registers
+    blocked: int
+
+
+class Injection:
+    """The right to make system calls in the threads of one frozen process.
+
+    As a context: at its end the scratch area is gone and every register is as it was.
+    """
+
+    def __init__(self, process: FrozenProcess, mappings: list[procfs.Mapping]) -> None:
+        self.process = process
+        self.memory = Memory(process.host_pid)
+        self._instruction = find_syscall(self.memory, mappings)
+        self._xstate_size = len(process.leader.xstate())
+        self._size = PAGE + _BUFFER + -(-(1024 + self._xstate_size) // PAGE) * PAGE
+        self._area = 0
+
+    def __enter__(self) -> "Injection":
+        try:
+            with self._bare() as call:
+                self._area = call.syscall(
+                    "mmap", 0, self._size, _PROT_READ | _PROT_EXEC,
+                    _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0,
+                )  # fmt: skip
+            self.memory.write(self._area, arch.INJECTED_CODE)
+            with self.borrow(self.process.leader) as call:
+                call.syscall(
+                    "mprotect", self._area + PAGE, self._size - PAGE, _PROT_READ | _PROT_WRITE
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._area:
+                with self._bare() as call:
+                    call.syscall("munmap", self._area, self._size)
+        finally:
+            self._area = 0
+            self.memory.close()
+
+    @property
+    def area(self) -> tuple[int, int]:
+        """First address of the scratch area, and the one after it."""
+        return self._area, self._area + self._size
+
+    @contextmanager
+    def borrow(self, tracee: Tracee) -> Iterator[Remote]:
+        """Let calls be made in *tracee*, a thread of the process, while the context lasts."""
+        saved = _Saved(tracee.registers(), tracee.blocked())
+        at = self._area + PAGE + _BUFFER
+        frame, stack = arch.return_frame(saved.registers, tracee.xstate(), saved.blocked, at)
+        self.memory.write(at, frame)
+        # From here to the end the thread would return by the frame; only then block signals.
+        lent = arch.copy(saved.registers)
+        arch.prepare_return(lent, self._area, stack)
+        tracee.set_registers(lent)
+        tracee.set_blocked(ALL_SIGNALS)
+        try:
+            yield Remote(
+                self.process.pid,
+                tracee,
+                self.memory,
+                instruction=self._area + arch.CALL,
+                buffer=(self._area + PAGE, _BUFFER),
+                registers=lent,
+            )
+        finally:
+            _give_back(tracee, saved)
+
+    @contextmanager
+    def _bare(self) -> Iterator[Remote]:
+        """Let calls be made where there is no scratch area: no data, no second chance."""
+        tracee = self.process.leader
+        saved = _Saved(tracee.registers(), tracee.blocked())
+        tracee.set_blocked(ALL_SIGNALS)
+        try:
+            yield Remote(
+                self.process.pid,
+                tracee,
+                self.memory,
+                instruction=self._instruction,
+                buffer=(0, 0),
+                registers=saved.registers,
+            )
+        finally:
+            _give_back(tracee, saved)
+
+    def copy(self) -> Tracee | None:
+        """Return a copy-on-write copy of the process, to be read at leisure; None if it cannot be.
+
+        The copy is a stopped process of the pod with the same memory, without open files, and a
+        child of the pod's init. It dies with this tracer; the caller kills it. The program can see
+        it in /proc only: a temporary process between them, which shares the program's memory,
+        makes it and is waited for here.
+        """
+        leader = self.process.leader
+        before = _children(leader.tid)
+        with self.borrow(leader) as call:
+            lent = leader.registers()
+            arch.prepare_copy(
+                lent,
+                self._area,
+                _CLONE_VM | _CLONE_FILES | _CLONE_PTRACE,
+                _CLONE_FILES | _CLONE_PTRACE,
+            )
+            leader.set_registers(lent)
+            leader.step()
+            pid = arch.result(leader.registers())
+            if pid < 0:
+                return None  # no memory, or a limit on the number of processes
+            temporary = _await_born(_children(leader.tid) - before)
+            try:
+                copy = self._copy_by(temporary)
+            finally:
+                self._end(temporary)
+                call.syscall("wait4", pid, 0, WALL, 0)
+        return copy
+
+    def _copy_by(self, temporary: Tracee) -> Tracee | None:
+        """Have the temporary process make the copy."""
+        lent = temporary.registers()
+        arch.prepare_copy_by(lent, self._area, _CLONE_FILES | _CLONE_PTRACE)
+        temporary.set_registers(lent)
+        temporary.step()
+        if arch.result(temporary.registers()) < 0:
+            return None
+        copy = _await_born(_children(temporary.tid))
+        copy.set_options(abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP)
+        with Memory(copy.tid) as memory:
+            remote = Remote(
+                self.process.pid,
+                copy,
+                memory,
+                instruction=self._area + arch.CALL,
+                buffer=(0, 0),
+                registers=lent,
+            )
+            # It shared the table so as to hold no file open while it was being made.
+            remote.syscall("close_range", 0, (1 << 32) - 1, _CLOSE_RANGE_UNSHARE)
+        return copy
+
+    def _end(self, temporary: Tracee) -> None:
+        lent = temporary.registers()
+        lent.rip = self._area + arch.COPY_EXIT
+        lent.orig_rax = (1 << 64) - 1
+        temporary.set_registers(lent)
+        temporary.resume()
+        while not isinstance(temporary.wait(), Exited):
+            temporary.resume()
+
+
+def _give_back(tracee: Tracee, saved: _Saved) -> None:
+    tracee.set_blocked(saved.blocked)
+    tracee.set_registers(saved.registers)
+
+
+def _children(tid: int) -> set[int]:
+    """Return the host pids of the children that a thread has made."""
+    return set(map(int, procfs.read(tid, f"task/{tid}/children").split()))
+
+
+def _await_born(pids: set[int]) -> Tracee:
+    """Return the one new process, which its parent's CLONE_PTRACE had us trace from birth."""
+    (pid,) = pids
+    tracee = Tracee(pid)
+    tracee.wait()
+    return tracee
+
+
+def find_syscall(memory: Memory, mappings: list[procfs.Mapping]) -> int:
+    """Return the address of a `syscall` instruction in the program, in its vDSO where it has one.
+
+    Raises:
+        LookupError: there is none.
+    """
+    executable = [m for m in mappings if m.mode[2] == "x" and m.name != b"[vsyscall]"]
+    for mapping in sorted(executable, key=lambda m: m.name != b"[vdso]"):
+        data = memory.read(mapping.start, mapping.end - mapping.start)
+        offset = data.find(arch.SYSCALL_INSTRUCTION)
+        if offset >= 0:
+            return mapping.start + offset
+    raise LookupError("the program holds no `syscall` instruction")

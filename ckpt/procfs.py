@@ -1,0 +1,175 @@
+"""What /proc/PID says, parsed. Text in, records out; only the functions with a pid read files.
+
+Source: proc(5), and fs/proc/task_mmu.c for VmFlags.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+_MAPPING: Final = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
+)
+
+
+@dataclass(slots=True)
+class Mapping:
+    """A virtual memory area.
+
+    Attributes:
+        start: first address.
+        end: address after the last.
+        mode: four of "rwxs" and "p", "-" as in /proc/PID/maps.
+        offset: in the file, in bytes.
+        inode: 0 where no file is mapped.
+        name: path, or a name such as b"[heap]".
+        flags: two-letter VmFlags.
+    """
+
+    start: int
+    end: int
+    mode: str
+    offset: int
+    inode: int
+    name: bytes
+    flags: frozenset[str] = field(default=frozenset())
+
+    @property
+    def shared(self) -> bool:
+        """Is it MAP_SHARED?"""
+        return self.mode[3] == "s"
+
+    @property
+    def link(self) -> str:
+        """Its name in /proc/PID/map_files."""
+        return f"{self.start:x}-{self.end:x}"
+
+
+def parse_smaps(text: bytes) -> list[Mapping]:
+    """Return the mappings of /proc/PID/smaps (or of maps, then without flags)."""
+    mappings: list[Mapping] = []
+    for line in text.splitlines():
+        if line.startswith(b"VmFlags:"):
+            mappings[-1].flags = frozenset(line[8:].decode().split())
+        elif match := _MAPPING.fullmatch(line):
+            start, end, mode, offset, _, inode, name = match.groups()
+            mappings.append(
+                Mapping(
+                    int(start, 16), int(end, 16), mode.decode(), int(offset, 16), int(inode), name
+                )
+            )
+    return mappings
+
+
+def parse_status(text: str) -> dict[str, str]:
+    """Return the fields of /proc/PID/status."""
+    fields = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in fields}
+
+
+def parse_stat(text: str) -> list[str]:
+    """Return the fields of /proc/PID/stat so that index N is field N of proc(5); 0 is unused."""
+    before, _, after = text.rpartition(")")
+    pid, _, command = before.partition(" (")
+    return ["", pid, command, *after.split()]
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A POSIX timer: timer_create(2)."""
+
+    id: int
+    signal: int
+    value: int
+    notify: str
+    tid: int | None
+    clock: int
+
+
+def parse_timers(text: str) -> list[Timer]:
+    """Return the timers of /proc/PID/timers.
+
+    Source: fs/proc/base.c, show_timer().
+    """
+    timers = []
+    for block in re.split(r"^ID: ", text, flags=re.MULTILINE)[1:]:
+        identity, signal_line, notify_line, clock_line = block.splitlines()
+        number, value = signal_line.removeprefix("signal: ").split("/")
+        how, target = notify_line.removeprefix("notify: ").split("/")
+        kind, _, tid = target.partition(".")
+        timers.append(
+            Timer(
+                int(identity),
+                int(number),
+                int(value, 16),
+                how,
+                int(tid) if kind == "tid" else None,
+                int(clock_line.removeprefix("ClockID: ")),
+            )
+        )
+    return timers
+
+
+_LIMIT_NAMES: Final = {
+    "Max cpu time": "cpu",
+    "Max file size": "fsize",
+    "Max data size": "data",
+    "Max stack size": "stack",
+    "Max core file size": "core",
+    "Max resident set": "rss",
+    "Max processes": "nproc",
+    "Max open files": "nofile",
+    "Max locked memory": "memlock",
+    "Max address space": "as",
+    "Max file locks": "locks",
+    "Max pending signals": "sigpending",
+    "Max msgqueue size": "msgqueue",
+    "Max nice priority": "nice",
+    "Max realtime priority": "rtprio",
+    "Max realtime timeout": "rttime",
+}
+
+
+def parse_limits(text: str) -> dict[str, tuple[int | None, int | None]]:
+    """Return soft and hard limit by the name of its RLIMIT_*, in lower case; None is unlimited."""
+    limits = {}
+    for line in text.splitlines()[1:]:
+        soft, hard = line[26:].split()[:2]
+        limits[_LIMIT_NAMES[line[:26].strip()]] = (_limit(soft), _limit(hard))
+    return limits
+
+
+def _limit(word: str) -> int | None:
+    return None if word == "unlimited" else int(word)
+
+
+def read(host_pid: int, name: str) -> str:
+    """Return the text of /proc/HOST_PID/NAME; undecodable bytes are kept as surrogates.
+
+    Raises:
+        OSError: the process is gone, or may not be looked at.
+    """
+    return os.fsdecode(read_bytes(host_pid, name))
+
+
+def read_bytes(host_pid: int, name: str) -> bytes:
+    """Return the bytes of /proc/HOST_PID/NAME."""
+    with open(f"/proc/{host_pid}/{name}", "rb", buffering=0) as file:
+        pieces = []
+        while piece := file.read(1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def threads(host_pid: int) -> list[int]:
+    """Return the ids of the threads of a process in the caller's pid namespace, leader first."""
+    try:
+        return sorted(map(int, os.listdir(f"/proc/{host_pid}/task")), key=lambda t: t != host_pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def inner_pid(status: dict[str, str], field_name: str = "NSpid") -> int:
+    """Return an id (NSpid, NSpgid, NSsid) as the innermost pid namespace numbers it."""
+    return int(status[field_name].split()[-1])
