@@ -175,6 +175,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = (c_long, c_int, c_void_p, c_void_p)
 _libc.ptrace.restype = c_long
 _libc.setns.argtypes = (c_int, c_int)
+_libc.syncfs.argtypes = (c_int,)
 _libc.unshare.argtypes = (c_int,)
 _libc.ioctl.argtypes = (c_int, c_ulong, c_void_p)
 _libc.syscall.restype = c_long
@@ -215,6 +216,14 @@ def setns(fd: int, nstype: int = 0) -> None:
     Source: setns(2).
     """
     _checked("setns", _libc.setns(fd, nstype))
+
+
+def syncfs(fd: int) -> None:
+    """Make the whole file system of *fd* durable.
+
+    Source: syncfs(2).
+    """
+    _checked("syncfs", _libc.syncfs(fd))
 
 
 def prctl(option: int, *args: int) -> int:
