@@ -1,0 +1,302 @@
+"""The pod's files: sealed into the archive at a checkpoint, installed from it at a restart.
+
+The archive holds the sealed layers; the lower layers it only names, by identity (what is in them).
+Layers are topmost first here, as stackfs has them; in the archive they are bottommost first.
+"""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ckpt import abi, stack
+from ckpt.archive.read import Archive
+from ckpt.archive.schema import Base
+from ckpt.archive.write import ArchiveWriter
+from ckpt.stack import Mounting, SealedLayer
+from launcher import config
+from launcher.places import Places
+
+_LAYER_ID: Final = "trusted.stackfs.id"
+_STACK_FILES: Final = ("layers", "upper", "work", "stack.json")
+"""What stackfs keeps in a pod's state directory; the log beside it is the launcher's."""
+
+
+class InstallError(Exception):
+    """The files of an archive cannot be installed here; nothing was changed."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A pod's file system at the moment of a checkpoint.
+
+    Attributes:
+        layers: sealed layers, topmost first; they never change.
+        lowers: lower layers, topmost first.
+    """
+
+    places: Places
+    pod: str
+    layers: list[SealedLayer]
+    lowers: list[str]
+
+
+def seal(places: Places, pod: str) -> Stack:
+    """Seal what the pod has written; takes the time of two messages, whatever the size.
+
+    The caller has stopped the pod's processes and called syncfs(2) on its root. An upper in which
+    nothing is makes no layer.
+
+    Raises:
+        stack.StackError: it is not mounted, or stackfs could not.
+    """
+    status = stack.status(places, pod)
+    layers = status.layers if status.upper_empty else stack.snapshot(places, pod).layers
+    return Stack(places, pod, layers, [lower.path for lower in status.lower])
+
+
+def write_layers(writer: ArchiveWriter, sealed: Stack) -> None:
+    """Put the sealed layers into the archive, and the identities of the lower ones.
+
+    The pod may run meanwhile.
+
+    Raises:
+        stack.StackError: a layer cannot be packed, or an identity not be computed.
+    """
+    with identities(sealed.places, sealed.lowers) as running:
+        for layer in reversed(sealed.layers):
+            with stack.pack(sealed.places, layer.path) as tar:
+                writer.add_layer(layer.id, tar)
+        writer.set_base([Base(path, running[path].result()) for path in sealed.lowers])
+
+
+@contextmanager
+def identities(places: Places, directories: Sequence[str]) -> Iterator[dict[str, stack.Identity]]:
+    """Within the block, compute the identities of *directories* at the same time."""
+    with ExitStack() as undo:
+        running = {}
+        for directory in directories:
+            running[directory] = stack.identity(places, directory)
+            undo.callback(running[directory].abandon)
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """The pod's root is mounted, as the archive has it.
+
+    Attributes:
+        lowers: the lower layers that were found, topmost first.
+        replaced: where the state is now that was here before; None if there was none.
+    """
+
+    lowers: list[str]
+    replaced: Path | None
+    _undo: ExitStack
+
+    def undo(self) -> None:
+        """Put back what this installation changed. The pod's processes are gone."""
+        self._undo.close()
+
+
+def install(
+    archive: Archive,
+    places: Places,
+    pod: str,
+    lowers: Sequence[Path] | None = None,
+    replace: bool = False,
+    *,
+    mounting: Mounting | None = None,
+) -> Installed:
+    """Mount the pod's root as it was at the checkpoint.
+
+    Sealed layers that are here already are used as they are; otherwise they are extracted, while
+    the identities of the lower layers are computed.
+
+    Args:
+        archive: the archive.
+        places: the instance.
+        pod: its name here.
+        lowers: directories to take the lower layers from; None: those of the pod's mount, of its
+            configuration, and those that the archive names. They are told by their identities.
+        replace: move other state of the pod aside.
+        mounting: from stack.begin_mount(), to save its time; finished or abandoned here.
+
+    Raises:
+        InstallError: a lower layer is missing, or there is other state and not *replace*.
+        stack.StackError: stackfs could not do its part.
+        FormatError: a layer is not the signed one.
+    """
+    wanted = [layer.id for layer in reversed(archive.layers)]
+    with ExitStack() as cleanup, ExitStack() as undo:
+        if mounting is not None:
+            cleanup.callback(mounting.abandon)
+        here = _State.look(places.state(pod))
+        reuse = here.is_exactly(wanted)
+        if not (reuse or here.is_empty or replace):
+            raise _other_state(pod, here)
+        mounted = _mounted_lowers(places, pod)
+        candidates = _candidates(archive, places, pod, lowers, mounted or [])
+        with identities(places, candidates) as running:
+            if not reuse:
+                undo.callback(shutil.rmtree, _staging(places, pod), ignore_errors=True)
+                _extract(archive, places, _staging(places, pod))
+            chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
+        replaced = None
+        if mounted is not None and (not reuse or mounted != chosen):
+            stack.umount(places, pod)
+            mounted = None
+        if not reuse:
+            replaced = _take_place(places, pod, here, undo)
+        if mounted is None:
+            undo.callback(stack.umount, places, pod)
+            (mounting or stack.begin_mount(places, pod)).finish(chosen)
+        return Installed(chosen, replaced, undo.pop_all())
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What stackfs keeps for the pod here: ids of its layers, topmost first; is the upper used?"""
+
+    layers: list[str]
+    written: bool
+
+    @classmethod
+    def look(cls, state: Path) -> "_State":
+        names = [name for name in _names(state / "layers") if name.isdecimal()]
+        paths = [state / "layers" / name for name in sorted(names, key=int, reverse=True)]
+        return cls([_layer_id(path) for path in paths], bool(_names(state / "upper")))
+
+    def is_exactly(self, layers: list[str]) -> bool:
+        return self.layers == layers and not self.written
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.layers and not self.written
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _layer_id(path: Path) -> str:
+    try:
+        return os.getxattr(path, _LAYER_ID, follow_symlinks=False).decode()
+    except OSError as e:
+        if e.errno != errno.ENODATA:
+            raise
+        return ""
+
+
+def _other_state(pod: str, here: _State) -> InstallError:
+    what = f"{len(here.layers)} sealed layers" if here.layers else "files that it has written"
+    more = " and files written after them" if here.layers and here.written else ""
+    return InstallError(
+        f"pod {pod!r} has other state here: {what}{more}",
+        "--replace moves that state aside and installs the archive's",
+    )
+
+
+def _mounted_lowers(places: Places, pod: str) -> list[str] | None:
+    try:
+        return [lower.path for lower in stack.status(places, pod).lower]
+    except stack.NotMounted:
+        return None
+
+
+def _candidates(
+    archive: Archive,
+    places: Places,
+    pod: str,
+    given: Sequence[Path] | None,
+    mounted: list[str],
+) -> list[str]:
+    """Return the directories that may be lower layers, the likeliest first."""
+    if given is not None:
+        return [os.path.realpath(path) for path in given]
+    named = [base.path for base in archive.manifest.base]
+    paths = [*mounted, *config.load(places, pod).root.lower, *named]
+    return [path for path in dict.fromkeys(paths) if os.path.isdir(path)]
+
+
+def match(base: Sequence[Base], identities: Mapping[str, str]) -> list[str]:
+    """Return the directory for each of the lower layers in *base*. Pure.
+
+    Args:
+        base: what is wanted.
+        identities: what is there: identity by directory, the likeliest first.
+
+    Raises:
+        InstallError: no directory has one of the identities.
+    """
+    by_identity = {identity: path for path, identity in reversed(list(identities.items()))}
+    for number, lower in enumerate(base, 1):
+        if lower.identity not in by_identity:
+            seen = "; ".join(f"{path} has {found[:16]}…" for path, found in identities.items())
+            raise InstallError(
+                f"lower layer {number} of {len(base)} is not here: a directory with identity "
+                f"{lower.identity[:16]}…, which was {lower.path} ({seen or 'none was found'})",
+                "give a copy of it with --lower DIR; `stackfs identity DIR` prints identities",
+            )
+    return [by_identity[lower.identity] for lower in base]
+
+
+def _staging(places: Places, pod: str) -> Path:
+    """Where layers are extracted to: beside the pods' states, under no pod's name."""
+    return places.states() / f".{pod}.new"
+
+
+def _extract(archive: Archive, places: Places, staging: Path) -> None:
+    """Make the archive's layers in *staging*/layers, durable."""
+    shutil.rmtree(staging, ignore_errors=True)  # an earlier restart may have been killed
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    staging.mkdir(mode=0o700)
+    directory = staging / "layers"
+    directory.mkdir(mode=0o700)
+    for number, layer in enumerate(archive.layers, 1):
+        with stack.unpack(places, directory / str(number)) as tar:
+            for piece in archive.layer_tar(layer):
+                tar.write(piece)
+        os.setxattr(directory / str(number), _LAYER_ID, layer.id.encode())
+    fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        abi.syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _take_place(places: Places, pod: str, here: _State, undo: ExitStack) -> Path | None:
+    """Make the staged layers the pod's; return where the former state is now, if there was any."""
+    state, aside = places.state(pod), None
+    if not here.is_empty:
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        aside = state.with_name(f"{pod}.replaced-{now}")
+        state.rename(aside)
+        undo.callback(aside.rename, state)
+    state.mkdir(mode=0o700, exist_ok=True)
+    undo.callback(_forget, state, remove=aside is not None)
+    _forget(state, remove=False)
+    (_staging(places, pod) / "layers").rename(state / "layers")
+    _staging(places, pod).rmdir()
+    return aside
+
+
+def _forget(state: Path, *, remove: bool) -> None:
+    """Delete what stackfs keeps in *state*, or all of it."""
+    for path in [state] if remove else [state / name for name in _STACK_FILES]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,316 @@
+"""Speaking with stackfs: its control socket, and its command line (ARCHITECTURE.md).
+
+Nothing of stackfs is imported: starting trio and pyfuse3 is the daemon's business. An error carries
+stackfs's own words.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Final, Self, TypeVar, cast
+
+import msgspec
+
+from launcher.places import Places
+
+_REPLY_SECONDS: Final = 60
+_MAX_REPLY: Final = 1 << 20
+_ERROR: Final = "stackfs: error: "
+_HINT: Final = "stackfs: hint: "
+
+T = TypeVar("T")
+
+
+class StackError(Exception):
+    """stackfs could not do what it was asked; the text is its own."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotMounted(StackError):  # noqa: N818 (a state, which callers ask for)
+    """The pod has no stackfs daemon."""
+
+
+class Lower(msgspec.Struct, frozen=True):
+    """A read-only lower layer; *identity* is None while stackfs has not computed it."""
+
+    path: str
+    identity: str | None
+
+
+class SealedLayer(msgspec.Struct, frozen=True):
+    """A former upper, read-only now, with the id that it got when it was sealed."""
+
+    id: str
+    path: str
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What a daemon says of its mount; layers and lowers topmost first."""
+
+    pod: str
+    pid: int
+    root: str
+    lower: list[Lower]
+    layers: list[SealedLayer]
+    upper: str
+    upper_empty: bool
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The upper has become *layer*, the first of *layers*."""
+
+    layer: SealedLayer
+    layers: list[SealedLayer]
+
+
+def status(places: Places, pod: str) -> Status:
+    """Ask the daemon of *pod* for its state.
+
+    Raises:
+        NotMounted: there is no daemon.
+    """
+    return _request(places, pod, "status", Status)
+
+
+def snapshot(places: Places, pod: str) -> Snapshot:
+    """Seal the upper of *pod* as its newest layer.
+
+    The caller has stopped the pod's processes and called syncfs(2) on its root.
+
+    Raises:
+        NotMounted: there is no daemon.
+    """
+    return _request(places, pod, "snapshot", Snapshot)
+
+
+def is_mounted(places: Places, pod: str) -> bool:
+    """Does a daemon of *pod* answer?"""
+    try:
+        status(places, pod)
+    except NotMounted:
+        return False
+    return True
+
+
+def mount(
+    places: Places,
+    pod: str,
+    lowers: Sequence[str | Path],
+    *,
+    upper: Path | None = None,
+    pass_fds: Sequence[int] = (),
+) -> None:
+    """Mount the root of *pod* from *lowers*, topmost first; returns when it answers.
+
+    Args:
+        places: the instance.
+        pod: its name.
+        lowers: directories; `/proc/self/fd/N` with N among *pass_fds* names an open one.
+        upper: the writable layer, if not the pod's own state directory.
+        pass_fds: descriptors that stackfs inherits.
+    """
+    begin_mount(places, pod, pass_fds=pass_fds).finish(lowers, upper)
+
+
+def begin_mount(places: Places, pod: str, *, pass_fds: Sequence[int] = ()) -> "Mounting":
+    """Start to mount the root of *pod*: all but the decision what to mount."""
+    command = _Command(
+        places, "mount", pod, "--spec", "-", stdin=subprocess.PIPE, pass_fds=pass_fds
+    )
+    return Mounting(command)
+
+
+def umount(places: Places, pod: str, *, lazy: bool = False) -> None:
+    """Unmount the root of *pod* and end its daemon."""
+    with _Command(places, "umount", pod, *(["--lazy"] if lazy else [])) as command:
+        command.wait()
+
+
+def identity(places: Places, directory: str | Path) -> "Identity":
+    """Start to compute the identity of the lower layer *directory*."""
+    return Identity(places, directory)
+
+
+@contextmanager
+def pack(places: Places, directory: str | Path) -> Iterator[BinaryIO]:
+    """Within the block, give the layer *directory* as an OCI layer tar to read to its end.
+
+    Raises:
+        StackError: at the end of the block, if the tar is not whole.
+    """
+    with _Command(places, "pack", os.fspath(directory), stdout=subprocess.PIPE) as command:
+        yield cast(BinaryIO, command.stdout)
+        command.wait()
+
+
+@contextmanager
+def unpack(places: Places, directory: str | Path) -> Iterator[BinaryIO]:
+    """Within the block, take the OCI layer tar that the new layer *directory* is made from.
+
+    Raises:
+        StackError: the tar is refused. Nothing is left then.
+    """
+    with _Command(places, "unpack", os.fspath(directory), stdin=subprocess.PIPE) as command:
+        try:
+            yield cast(BinaryIO, command.stdin)
+            cast(BinaryIO, command.stdin).close()
+        except BrokenPipeError:
+            command.wait()  # says why it does not want more
+            raise
+        command.wait()
+
+
+class Mounting:
+    """A mount that stackfs is ready for, or getting ready for."""
+
+    def __init__(self, command: "_Command") -> None:
+        self._command = command
+
+    def finish(self, lowers: Sequence[str | Path], upper: Path | None = None) -> None:
+        """Mount; returns when the root answers.
+
+        Raises:
+            StackError: it could not be mounted.
+        """
+        spec = {"lower": [os.fspath(lower) for lower in lowers], "upper": upper}
+        with self._command as command:
+            stdin = cast(BinaryIO, command.stdin)
+            with suppress(BrokenPipeError):  # it has ended, and wait() says why
+                stdin.write(json.dumps(spec, default=os.fspath).encode())
+                stdin.close()
+            command.wait()
+
+    def abandon(self) -> None:
+        """Do not mount."""
+        with self._command:
+            pass
+
+
+class Identity:
+    """The identity of a directory, being computed by stackfs."""
+
+    def __init__(self, places: Places, directory: str | Path) -> None:
+        self._command = _Command(places, "identity", os.fspath(directory), stdout=subprocess.PIPE)
+
+    def result(self) -> str:
+        """Return the identity, 64 hexadecimal digits.
+
+        Raises:
+            StackError: it could not be computed.
+        """
+        with self._command as command:
+            text = cast(BinaryIO, command.stdout).read()
+            command.wait()
+        return text.decode().strip()
+
+    def abandon(self) -> None:
+        """Do not wait for it."""
+        with self._command:
+            pass
+
+
+class _Command:
+    """A running stackfs command. As a context manager it does not outlive its block.
+
+    Its standard error goes to a file in memory: the daemon that `mount` leaves behind could keep a
+    pipe open for good.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        program = Path(sys.executable).with_name("stackfs")
+        self._name = arguments[0]
+        self._stderr: IO[bytes] = os.fdopen(os.memfd_create("stackfs-stderr"), "w+b")
+        self._process = subprocess.Popen(
+            [program, *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=self._stderr,
+            env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
+            pass_fds=pass_fds,
+        )
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+        for pipe in (self.stdin, self.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # what is still in its buffer has no reader now
+                    pipe.close()
+        self._process.wait()
+        self._stderr.close()
+
+    def wait(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            StackError: it failed.
+        """
+        status = self._process.wait()
+        self._stderr.seek(0)
+        text = self._stderr.read().decode(errors="replace")
+        if status:
+            raise _error(text, f"`stackfs {self._name}` ended with status {status}")
+
+
+def _error(text: str, otherwise: str) -> StackError:
+    """Return what stackfs wrote to standard error as an exception."""
+    lines = text.splitlines()
+    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    hints = [line.removeprefix(_HINT) for line in lines if line.startswith(_HINT)]
+    message = errors or lines[-1:] or [otherwise]
+    return StackError(message[0], hints[0] if hints else "")
+
+
+def _request(places: Places, pod: str, op: str, kind: type[T]) -> T:
+    """Make one request on the control socket of *pod*."""
+    with _connect(places, pod) as connection:
+        connection.sendall(json.dumps({"op": op}).encode() + b"\n")
+        with connection.makefile("rb") as stream:
+            line = stream.readline(_MAX_REPLY)
+    try:
+        reply: Any = json.loads(line)
+        if not reply["ok"]:
+            raise StackError(reply["error"], reply.get("hint") or "")
+        return msgspec.convert(reply, kind)
+    except (ValueError, KeyError, TypeError) as e:
+        raise StackError(f"stackfs of pod {pod!r} gave no sensible answer to {op!r}: {e}") from e
+
+
+def _connect(places: Places, pod: str) -> socket.socket:
+    """Connect by way of the directory's descriptor: a socket's path has at most 107 bytes."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(_REPLY_SECONDS)
+    try:
+        run_fd = os.open(places.run(pod), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{run_fd}/stackfs.sock")
+        finally:
+            os.close(run_fd)
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        raise NotMounted(
+            f"pod {pod!r} is not mounted", f"mount it: stackfs mount {pod} --lower DIR"
+        ) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
