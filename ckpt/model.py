@@ -45,11 +45,13 @@ class OpenFile(msgspec.Struct, frozen=True):
         id: its number, the index in Pod.files.
         flags: access mode and status flags, as names ("rdonly", "append", "nonblock", …).
         part: what is open.
+        attributes: what a file of any kind can have besides: locks, an owner for its signals.
     """
 
     id: int
     flags: list[str]
     part: Part
+    attributes: list[Part] = []
 
 
 class Descriptor(msgspec.Struct, frozen=True):

@@ -5,12 +5,13 @@ duplicates each open file description once into the dumping process (pidfd_getfd
 to the kinds in the table's order; the first whose recognises() is true collects it. Restart side:
 one process, the *workshop*, stands in the pod's namespaces (all but the pid namespace), rebuilds
 every open file there with ordinary system calls, and the pod's processes are then cloned from it,
-inherit all of them, and dup3(2) each to its number. What must be done by the process itself, once
-its descriptors stand (epoll_ctl(2), POSIX locks, F_SETOWN, TIOCSCTTY), happens in finish().
+inherit all of them, and dup3(2) each to its number. What needs other open files to stand first
+(epoll_ctl(2)) happens in complete(), still in the workshop; what must be done by the process
+itself, once its descriptors stand (POSIX locks, F_SETOWN, TIOCSCTTY), in finish().
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,17 +25,19 @@ class Source:
     """An open file description of the frozen pod, as a collector sees it.
 
     Attributes:
+        id: its OpenFile.id.
         host_pid: a process that has it open, numbered in the host's pid namespace.
         pid: the same process, numbered in the pod's.
-        fd: its number there; -1 where it is only mapped or is the program's executable.
+        fd: its number there; -1 where it is only mapped, executed, or a process's directory.
         local_fd: our own duplicate: the same description, so never move its offset or change its
-            flags. Owned by the driver.
+            flags. An O_PATH descriptor where fd is -1. Owned by the driver.
         link: what readlink(2) of /proc/PID/fd/FD gives.
         stat: fstat(2) of it.
-        fdinfo: text of /proc/PID/fdinfo/FD; "" where fd is -1.
-        flags: O_* as fcntl(F_GETFL) gives them.
+        fdinfo: text of /proc/PID/fdinfo/FD; of our duplicate's where fd is -1.
+        flags: O_* as fcntl(F_GETFL) gives them; where fd is -1, as the user of the file needs them.
     """
 
+    id: int
     host_pid: int
     pid: int
     fd: int
@@ -45,14 +48,34 @@ class Source:
     flags: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mount of the pod: a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
+
+    Attributes:
+        id: mount id, as in fdinfo.
+        device: st_dev of its files.
+        point: where, seen from the pod's root.
+        fstype: file-system type.
+    """
+
+    id: int
+    device: int
+    point: bytes
+    fstype: str
+
+
 class Dump(Protocol):
     """What a collector may ask of the dump."""
 
     pod_root_fd: int
     """O_PATH descriptor of the pod's root in the pod's mount namespace (/proc/INIT/root)."""
 
-    host_net_pid: int
-    """Host pid of a process in the pod's network namespace (for sock_diag(7))."""
+    init_host_pid: int
+    """Host pid of the pod's init: its mounts, network namespace and clocks are the pod's."""
+
+    looking_only: bool
+    """The pod may be running (`ckpt check`): ask for nothing that only a frozen pod can bear."""
 
     log_path: str
     """The launcher's log file on the host, which programs have as their output."""
@@ -72,6 +95,18 @@ class Dump(Protocol):
         """Give the state of an object that object_id() said is new."""
         ...
 
+    def mounts(self) -> Mapping[int, Mount]:
+        """Return the mounts of the pod's mount namespace, by mount id."""
+        ...
+
+    def pid_in_pod(self, host_pid: int) -> int | None:
+        """Return what the pod's process *host_pid* is called there; None if it is no such."""
+        ...
+
+    def locked_descriptors(self, host_pid: int) -> Sequence[tuple[int, str]]:
+        """Return number and fdinfo of the descriptors of *host_pid* whose files it has locked."""
+        ...
+
     def store(self, data: bytes | memoryview) -> int:
         """Put bulk *data* (a queue, an unlinked file) into the page store.
 
@@ -86,6 +121,10 @@ class Dump(Protocol):
 
     def refuse(self, source: Source, why: str, hint: str = "") -> None:
         """Record that *source* cannot be carried over. The dump ends after the collection."""
+        ...
+
+    def refuse_process(self, host_pid: int, what: str, why: str, hint: str = "") -> None:
+        """Record that something of the process *host_pid* cannot be carried over."""
         ...
 
 
@@ -114,6 +153,14 @@ class Workshop(Protocol):
         """
         ...
 
+    def part(self, file_id: int, kind: str) -> Any:  # noqa: ANN401 (each kind has its own)
+        """Return the state of an open file if it is of *kind*, else None."""
+        ...
+
+    def temporary(self, fd: int) -> int:
+        """Have *fd* closed when every file is rebuilt and completed; return it."""
+        ...
+
     def give_console(self, index: int, master_fd: int) -> None:
         """Hand the master of pseudo-terminal *index*, which was outside, to the pod's monitor."""
         ...
@@ -139,9 +186,12 @@ class Remote(Protocol):
 class FileKind(Protocol):
     """A kind of open file description. Modules implement it with module-level functions."""
 
-    State: type[msgspec.Struct]
+    @property
+    def State(self) -> type[msgspec.Struct]:  # noqa: N802
+        """The kind's part of the format."""
+        ...
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: Source, dump: Dump) -> bool:
         """Is *source* of this kind?"""
         ...
 
@@ -153,19 +203,89 @@ class FileKind(Protocol):
         """Return a new descriptor of the rebuilt open file, with file.flags set; close-on-exec."""
         ...
 
-    def finish(self, state: Any, fd: int, remote: Remote) -> None:  # noqa: ANN401
+
+class Completing(Protocol):
+    """A kind whose files need a second step in the workshop, when every file is rebuilt."""
+
+    def complete(self, state: Any, fd: int, workshop: Workshop) -> None:  # noqa: ANN401
+        """Do to the workshop's *fd* what needs other open files."""
+        ...
+
+
+class Finishing(Protocol):
+    """A kind that needs its process."""
+
+    def finish(self, state: Any, file: OpenFile, fd: int, remote: Remote) -> None:  # noqa: ANN401
         """Do what the process must do itself now that the file stands at its number *fd*.
 
-        Called once for each descriptor that refers to the file. Optional.
+        Called once for each descriptor that refers to the file.
         """
         ...
 
 
 class ObjectKind(Protocol):
-    """A kind of shared object: its State and how the workshop makes one of it."""
+    """A kind whose open files share a kernel object."""
 
-    State: type[msgspec.Struct]
+    @property
+    def ObjectState(self) -> type[msgspec.Struct]:  # noqa: N802
+        """The object's part of the format."""
+        ...
 
     def rebuild_object(self, state: Any, workshop: Workshop) -> Any:  # noqa: ANN401
         """Make the object; what is returned is for the kind's own rebuild()."""
+        ...
+
+
+class AttributeKind(Protocol):
+    """Something that a file of any kind can have (OpenFile.attributes)."""
+
+    @property
+    def State(self) -> type[msgspec.Struct]:  # noqa: N802
+        """Its part of the format."""
+        ...
+
+    def collect_attribute(self, source: Source, dump: Dump) -> msgspec.Struct | None:
+        """Return the state; None if *source* has no such, or after dump.refuse()."""
+        ...
+
+    def rebuild_attribute(self, state: Any, fd: int) -> None:  # noqa: ANN401
+        """Give it to the workshop's descriptor *fd*."""
+        ...
+
+    def finish_attribute(self, state: Any, fd: int, remote: Remote) -> None:  # noqa: ANN401
+        """Do what the process must do itself; as Finishing.finish()."""
+        ...
+
+
+class ProcessKind(Protocol):
+    """State of a process that concerns its open files (POSIX locks, controlling terminal)."""
+
+    @property
+    def ProcessState(self) -> type[msgspec.Struct]:  # noqa: N802
+        """Its part of the format."""
+        ...
+
+    def collect_process(self, host_pid: int, dump: Dump) -> msgspec.Struct | None:
+        """Return the state; None if the process has no such, or after dump.refuse_process()."""
+        ...
+
+    def finish_process(self, state: Any, remote: Remote) -> None:  # noqa: ANN401
+        """Give it back to the process, whose descriptors stand."""
+        ...
+
+
+class PodKind(Protocol):
+    """State of the pod as a whole that concerns files (contents of a tmpfs)."""
+
+    @property
+    def PodState(self) -> type[msgspec.Struct]:  # noqa: N802
+        """Its part of the format."""
+        ...
+
+    def collect_pod(self, dump: Dump) -> Iterable[msgspec.Struct]:
+        """Return the states, any number of them."""
+        ...
+
+    def rebuild_pod(self, state: Any, workshop: Workshop) -> None:  # noqa: ANN401
+        """Rebuild one of them, before any open file."""
         ...

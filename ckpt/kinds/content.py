@@ -1,0 +1,115 @@
+"""Content and attributes of a file that exists nowhere else: unlinked files, memfds, tmpfs.
+
+Holes stay holes. Data go through in pieces, never as a whole.
+"""
+
+import errno
+import os
+import stat as mode_bits
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from ckpt.kinds.protocol import Dump, Workshop
+
+PIECE_BYTES: Final = 4 << 20
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """A run of data in a file: where, how long, and its first page in the archive."""
+
+    offset: int
+    length: int
+    first_page: int
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a file holds: everything but *extents* is zero."""
+
+    size: int
+    extents: list[Extent]
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """What inode(7) says of a file: permissions with set-id and sticky bits, owner, times."""
+
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    xattrs: dict[str, bytes]
+
+
+def collect_content(fd: int, size: int, dump: Dump) -> Content:
+    """Store the data of the readable, seekable *fd*, which may be the program's own description.
+
+    The file offset of *fd* moves: give a descriptor of your own.
+    """
+    if dump.looking_only:
+        return Content(size, [])
+    extents = []
+    for start, end in _data(fd, size):
+        for offset in range(start, end, PIECE_BYTES):
+            piece = os.pread(fd, min(PIECE_BYTES, end - offset), offset)
+            if piece:
+                extents.append(Extent(offset, len(piece), dump.store(piece)))
+    return Content(size, extents)
+
+
+def rebuild_content(content: Content, fd: int, workshop: Workshop) -> None:
+    """Write the content into the empty file *fd*."""
+    os.ftruncate(fd, content.size)
+    for extent in content.extents:
+        data, done = workshop.load(extent.first_page, extent.length), 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], extent.offset + done)
+
+
+def collect_attributes(fd: int, stat: os.stat_result) -> Attributes:
+    """Return the attributes of *fd*, which must not be an O_PATH descriptor."""
+    return Attributes(
+        mode=mode_bits.S_IMODE(stat.st_mode),
+        uid=stat.st_uid,
+        gid=stat.st_gid,
+        atime_ns=stat.st_atime_ns,
+        mtime_ns=stat.st_mtime_ns,
+        xattrs=_xattrs(fd),
+    )
+
+
+def rebuild_attributes(attributes: Attributes, fd: int) -> None:
+    """Give *fd* its attributes; last, for writing changes times and clears set-id bits."""
+    os.fchown(fd, attributes.uid, attributes.gid)
+    os.fchmod(fd, attributes.mode)
+    for name, value in attributes.xattrs.items():
+        os.setxattr(fd, name, value)
+    os.utime(fd, ns=(attributes.atime_ns, attributes.mtime_ns))
+
+
+def _xattrs(fd: int) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+    except OSError as e:
+        if e.errno in {errno.ENOTSUP, errno.ENOSYS}:
+            return {}
+        raise
+
+
+def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Return the ranges of *fd* that are not holes.
+
+    Source: lseek(2), SEEK_DATA; ENXIO: only a hole follows.
+    """
+    position = 0
+    while position < size:
+        try:
+            position = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:
+                return
+            raise
+        end = min(os.lseek(fd, position, os.SEEK_HOLE), size)
+        yield position, end
+        position = end

@@ -1,0 +1,189 @@
+"""Files of the pod's file systems: regular files, directories, and anything opened with O_PATH.
+
+A file that has a name in the pod is opened by it again: its content travels with the pod's
+file-system layers. One whose last name is gone is a *ghost*: its content travels as an object
+that all its opens and mappings share, and is rebuilt without a name on the same file system.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import stat as mode_bits
+from typing import Final
+
+import msgspec
+
+from ckpt.kinds import flags, location
+from ckpt.kinds.content import (
+    Attributes,
+    Content,
+    collect_attributes,
+    collect_content,
+    rebuild_attributes,
+    rebuild_content,
+)
+from ckpt.kinds.protocol import Dump, Source, Workshop
+from ckpt.model import OpenFile
+
+_OUTSIDE: Final = "it is not below the pod's root"
+_OUTSIDE_HINT: Final = "start the program with `launcher start`, whose output goes to the pod's log"
+_POSITION: Final = re.compile(r"^pos:\t(\d+)$", re.MULTILINE)
+_PLAIN: Final = (mode_bits.S_IFREG, mode_bits.S_IFDIR)
+
+
+class State(msgspec.Struct, frozen=True):
+    """A file by its name, or as a ghost.
+
+    Attributes:
+        path: absolute, in the pod; None if it has no name any more.
+        ghost: the object that holds it then.
+        type: "file", "directory" or "other" (only with the flag "path").
+        position: file offset; of a directory, what its file system means by it.
+    """
+
+    path: bytes | None
+    ghost: int | None
+    type: str
+    position: int
+
+
+class ObjectState(msgspec.Struct, frozen=True):
+    """A ghost.
+
+    Attributes:
+        directory: where its last name was; the file system to rebuild it on.
+        attributes: owner, permissions, times.
+        content: None for a directory.
+    """
+
+    directory: bytes
+    attributes: Attributes
+    content: Content | None
+
+
+def recognises(source: Source, dump: Dump) -> bool:
+    """See protocol.FileKind."""
+    del dump
+    return mode_bits.S_IFMT(source.stat.st_mode) in _PLAIN or bool(source.flags & os.O_PATH)
+
+
+def collect(source: Source, dump: Dump) -> State | None:
+    """See protocol.FileKind."""
+    if not location.is_inside(source, dump):
+        dump.refuse(source, _OUTSIDE, _OUTSIDE_HINT)
+        return None
+    link = os.fsencode(source.link)
+    kind = _type(source.stat.st_mode)
+    position = _POSITION.search(source.fdinfo)
+    offset = int(position[1]) if position and source.fd >= 0 else 0
+    path = location.locate(link, source.stat, dump)
+    if path is not None:
+        return State(path, None, kind, offset)
+    if source.stat.st_nlink > 0 and kind != "directory":
+        dump.refuse(source, "its name was removed, and its other name was not found")
+        return None
+    if kind == "other":
+        dump.refuse(source, "it has no name any more")
+        return None
+    return State(None, _ghost(source, dump), kind, offset)
+
+
+def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
+    """See protocol.FileKind."""
+    status = flags.open_flags(file.flags) & ~(flags.O_TMPFILE_BIT | flags.O_ASYNC)
+    if state.path is not None:
+        fd = location.open_in_pod(None, state.path, status)
+    else:
+        if state.type == "file":
+            status &= ~os.O_DIRECTORY  # a part of O_TMPFILE
+        fd = reopen(workshop.object(_known(state.ghost)), status & ~os.O_NOFOLLOW, workshop)
+    found = _type(os.fstat(fd).st_mode)
+    if found != state.type:
+        os.close(fd)
+        raise ValueError(f"{state.path!r} is a {found}, no longer a {state.type}")
+    if state.position and not status & os.O_PATH:
+        os.lseek(fd, state.position, os.SEEK_SET)
+    return fd
+
+
+def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
+    """Make the ghost; return an O_PATH descriptor of it.
+
+    No descriptor for writing stays: the file may be a program (execve(2), ETXTBSY).
+    """
+    directory_fd = _existing(state.directory)
+    try:
+        make = _hidden_directory if state.content is None else _hidden_file
+        fd, name = make(directory_fd)
+        if state.content is not None:
+            rebuild_content(state.content, fd, workshop)
+        rebuild_attributes(state.attributes, fd)
+        ghost = reopen(fd, os.O_PATH, workshop)
+        os.close(fd)
+        if name is not None:
+            remove = os.unlink if state.content is not None else os.rmdir
+            remove(name, dir_fd=directory_fd)
+    finally:
+        os.close(directory_fd)
+    return workshop.temporary(ghost)
+
+
+def reopen(fd: int, status: int, workshop: Workshop) -> int:
+    """Open the workshop's *fd* once more: a new description of the same inode."""
+    return os.open(f"self/fd/{fd}", status | os.O_CLOEXEC, dir_fd=workshop.host_proc_fd)
+
+
+def _known(ghost: int | None) -> int:
+    if ghost is None:
+        raise ValueError("a file with neither name nor content")
+    return ghost
+
+
+def _type(mode: int) -> str:
+    if mode_bits.S_ISREG(mode):
+        return "file"
+    return "directory" if mode_bits.S_ISDIR(mode) else "other"
+
+
+def _ghost(source: Source, dump: Dump) -> int:
+    key = (source.stat.st_dev, source.stat.st_ino)
+    number, new = dump.object_id("regular", key)
+    if new:
+        directory = os.path.dirname(location.removed_name(os.fsencode(source.link)))
+        fd = os.open(f"/proc/self/fd/{source.local_fd}", os.O_RDONLY | os.O_NOATIME)
+        try:
+            stat = os.fstat(fd)
+            content = None
+            if mode_bits.S_ISREG(stat.st_mode):
+                content = collect_content(fd, stat.st_size, dump)
+            state = ObjectState(directory, collect_attributes(fd, stat), content)
+        finally:
+            os.close(fd)
+        dump.set_object(number, state)
+    return number
+
+
+def _existing(directory: bytes) -> int:
+    """Open *directory*, or the nearest one above it that still exists."""
+    while True:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return location.open_in_pod(None, directory, os.O_RDONLY | os.O_DIRECTORY)
+        directory = os.path.dirname(directory)
+
+
+def _hidden_file(directory_fd: int) -> tuple[int, str | None]:
+    """Make an empty file; return its descriptor and the name to remove, if it needed one.
+
+    O_TMPFILE needs support in the file system; FUSE may lack it (open(2), "O_TMPFILE").
+    """
+    with contextlib.suppress(OSError):
+        return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory_fd), None
+    name = f".ckpt-{secrets.token_hex(8)}"
+    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory_fd), name
+
+
+def _hidden_directory(directory_fd: int) -> tuple[int, str | None]:
+    name = f".ckpt-{secrets.token_hex(8)}"
+    os.mkdir(name, 0o700, dir_fd=directory_fd)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory_fd), name

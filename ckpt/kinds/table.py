@@ -1,0 +1,74 @@
+"""All kinds of open files, and in which order they are asked.
+
+To add a kind: write its module (protocol.py says what it must offer), enter it here, and give it
+a workload under tests/workloads.
+"""
+
+from typing import Any, Final
+
+from ckpt.kinds import (
+    device,
+    epoll,
+    eventfd,
+    log,
+    pipe,
+    regular,
+)
+from ckpt.kinds.protocol import (
+    AttributeKind,
+    Completing,
+    FileKind,
+    Finishing,
+    PodKind,
+    ProcessKind,
+)
+
+FILE_KINDS: Final[tuple[FileKind, ...]] = (
+    eventfd,
+    epoll,
+    pipe,
+    device,
+    log,
+    regular,
+)
+"""The first that recognises a file collects it; regular, which goes by the path, comes last."""
+
+COMPLETING_KINDS: Final[tuple[Completing, ...]] = (epoll,)
+"""Need a second step in the workshop, in this order."""
+
+WATCHING_KINDS: Final[tuple[Completing, ...]] = ()
+"""The same, but after the workshop has closed what it opened meanwhile."""
+
+FINISHING_KINDS: Final[tuple[Finishing, ...]] = (device, epoll)
+"""Need a step of the process itself, in this order: those which replace a file, then epoll."""
+
+ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = ()
+PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = ()
+POD_KINDS: Final[tuple[PodKind, ...]] = ()
+
+
+def name(kind: Any) -> str:  # noqa: ANN401 (a module)
+    """Return what *kind* is called in the archive: the name of its module."""
+    return str(kind.__name__).rpartition(".")[2]
+
+
+_BY_NAME: Final[dict[str, Any]] = {
+    name(kind): kind for kind in (*FILE_KINDS, *ATTRIBUTE_KINDS, *PROCESS_KINDS, *POD_KINDS)
+}
+
+
+def find(kind: str) -> Any:  # noqa: ANN401 (a module)
+    """Return the module of *kind*, None if it is not one of open files."""
+    return _BY_NAME.get(kind)
+
+
+def named(kind: str) -> Any:  # noqa: ANN401 (a module)
+    """Return the module of *kind*.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module = find(kind)
+    if module is None:
+        raise ValueError(f"unknown kind of open file {kind!r}")
+    return module

@@ -1,0 +1,389 @@
+"""The open files of a frozen pod, collected.
+
+What is one open file description in the kernel is one model.OpenFile, whoever shares it. This
+module finds the descriptions (kcmp(2)), duplicates each once (pidfd_getfd(2)) and drives the kinds
+of ckpt/kinds/table.py, which know what is behind them; a description that no kind recognises is
+refused. Nothing of the pod is changed, and everything is looked at before anything is collected,
+so that a kind sees all open files of the pod (both ends of a pipe, the peer of a socket).
+
+It runs while the pod stands still: a descriptor costs five short system calls, a description some
+more. With store=None it only looks, and then the pod may be running (`ckpt check`).
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ckpt.kinds import abi, flags, table
+from ckpt.kinds.protocol import Mount, Source
+from ckpt.model import Descriptor, Object, OpenFile, Part, Refusal
+
+_FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
+_GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EBADF)
+_VIEWS: Final = {"map_files": "mapping of", "exe": "program", "cwd": "directory", "root": "root"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was collected; of no use but for the reasons where there are refusals.
+
+    Attributes:
+        files: open file descriptions; add_path() and Descriptor.file give their ids.
+        objects: kernel objects that several of them share.
+        descriptors: descriptor table of each process, by its pid in the pod.
+        process_parts: what a process must do itself at the restart, by its pid in the pod.
+        pod_parts: what belongs to the pod as a whole.
+        refusals: why the pod cannot be checkpointed.
+    """
+
+    files: list[OpenFile]
+    objects: list[Object]
+    descriptors: dict[int, list[Descriptor]]
+    process_parts: dict[int, list[Part]]
+    pod_parts: list[Part]
+    refusals: list[Refusal]
+
+
+@dataclass
+class _Shared:
+    """A shared object on its way: its kind is known at once, its state a little later."""
+
+    kind: str
+    state: msgspec.Struct | None = None
+
+
+@dataclass
+class _Process:
+    host_pid: int
+    pid: int
+    descriptors: list[Descriptor] = field(default_factory=list)
+    locked: list[tuple[int, str]] = field(default_factory=list)
+
+
+class FileCollector:
+    """Collects the open files of one pod; implements protocol.Dump.
+
+    Args:
+        pod_root_fd: O_PATH descriptor of the pod's root, opened as /proc/INIT/root. Not owned.
+        init_host_pid: the pod's init.
+        log_path: the launcher's log of the pod.
+        store: puts bulk data into the archive and returns its first page; None only looks.
+    """
+
+    def __init__(
+        self,
+        *,
+        pod_root_fd: int,
+        init_host_pid: int,
+        log_path: str,
+        store: Callable[[bytes | memoryview], int] | None,
+    ) -> None:
+        self.pod_root_fd = pod_root_fd
+        self.init_host_pid = init_host_pid
+        self.log_path = log_path
+        self.looking_only = store is None
+        self._store = store
+        self._processes: dict[int, _Process] = {}
+        self._sources: list[Source] = []
+        self._buckets: dict[tuple[int, ...], list[Source]] = {}
+        self._paths: dict[tuple[object, ...], int] = {}
+        self._views: dict[int, str] = {}
+        self._ids: dict[tuple[int, int], int] = {}
+        self._objects: dict[tuple[str, object], int] = {}
+        self._shared: list[_Shared] = []
+        self._refusals: list[Refusal] = []
+        self._mounts: dict[int, Mount] | None = None
+        self._names: dict[int, int] | None = None
+
+    def __enter__(self) -> "FileCollector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every duplicate.
+
+        The program's own POSIX locks stay: they go when their owner closes the file, and we are
+        not their owner (fcntl_locking(2), "Record locks").
+        """
+        while self._sources:
+            os.close(self._sources.pop().local_fd)
+
+    # --- finding ---------------------------------------------------------------------------
+
+    def add_process(self, host_pid: int, pid: int) -> None:
+        """Find the descriptors of a stopped process.
+
+        Raises:
+            OSError: it cannot be read, or is gone.
+        """
+        process = self._processes[host_pid] = _Process(host_pid, pid)
+        pidfd = os.pidfd_open(host_pid)
+        try:
+            for fd in sorted(map(int, os.listdir(f"/proc/{host_pid}/fd"))):
+                try:
+                    self._add_descriptor(process, pidfd, fd)
+                except OSError as e:
+                    if not (self.looking_only and e.errno in _GONE):
+                        raise
+        finally:
+            os.close(pidfd)
+
+    def add_path(self, host_pid: int, pid: int, proc_path: str) -> int:
+        """Return the OpenFile.id of a file that a process uses without a descriptor.
+
+        Args:
+            host_pid: the process, in the host's numbers.
+            pid: the process, in the pod's.
+            proc_path: `/proc/HOSTPID/` and `map_files/A-B`, `exe`, `cwd` or `root`.
+
+        Raises:
+            OSError: it cannot be read, or is gone.
+        """
+        view = proc_path.split("/")[3]
+        local_fd = os.open(proc_path, os.O_PATH)
+        stat, link = os.fstat(local_fd), os.readlink(proc_path)
+        access = _view_flags(view, os.lstat(proc_path).st_mode)
+        key = (stat.st_dev, stat.st_ino, link, access)
+        if key in self._paths:
+            os.close(local_fd)
+            return self._paths[key]
+        source = Source(
+            id=len(self._sources),
+            host_pid=host_pid,
+            pid=pid,
+            fd=-1,
+            local_fd=local_fd,
+            link=link,
+            stat=stat,
+            fdinfo=_read(f"/proc/self/fdinfo/{local_fd}").decode(),
+            flags=access,
+        )
+        self._sources.append(source)
+        self._views[source.id] = _VIEWS[view]
+        self._paths[key] = source.id
+        return source.id
+
+    def _add_descriptor(self, process: _Process, pidfd: int, fd: int) -> None:
+        text = _read(f"/proc/{process.host_pid}/fdinfo/{fd}")
+        match = _FDINFO.match(text)
+        if match is None:
+            raise ValueError(f"/proc/{process.host_pid}/fdinfo/{fd} is of an unknown form")
+        status = int(match[2] or b"0", 8)
+        cloexec = bool(status & os.O_CLOEXEC)
+        status &= ~os.O_CLOEXEC
+        key = (int(match[1]), status, int(match[3]), int(match[4] or b"0"))
+        bucket = self._buckets.setdefault(key, [])
+        at, known = _search(bucket, process.host_pid, fd)
+        if known is None:
+            known = self._duplicate(process, pidfd, fd, text.decode(), status)
+            bucket.insert(at, known)
+        self._ids[process.host_pid, fd] = known.id
+        process.descriptors.append(Descriptor(fd=fd, file=known.id, cloexec=cloexec))
+        if b"\nlock:" in text:
+            process.locked.append((fd, text.decode()))
+
+    def _duplicate(
+        self, process: _Process, pidfd: int, fd: int, fdinfo: str, status: int
+    ) -> Source:
+        link = os.readlink(f"/proc/{process.host_pid}/fd/{fd}")
+        local_fd = abi.pidfd_getfd(pidfd, fd)
+        source = Source(
+            id=len(self._sources),
+            host_pid=process.host_pid,
+            pid=process.pid,
+            fd=fd,
+            local_fd=local_fd,
+            link=link,
+            stat=os.fstat(local_fd),
+            fdinfo=fdinfo,
+            flags=status,
+        )
+        self._sources.append(source)
+        return source
+
+    # --- protocol.Dump ---------------------------------------------------------------------
+
+    def file_id(self, host_pid: int, fd: int) -> int | None:
+        """See protocol.Dump."""
+        return self._ids.get((host_pid, fd))
+
+    def object_id(self, kind: str, key: object) -> tuple[int, bool]:
+        """See protocol.Dump."""
+        known = self._objects.get((kind, key))
+        if known is not None:
+            return known, False
+        self._objects[kind, key] = number = len(self._shared)
+        self._shared.append(_Shared(kind))
+        return number, True
+
+    def set_object(self, object_id: int, state: msgspec.Struct) -> None:
+        """See protocol.Dump."""
+        self._shared[object_id].state = state
+
+    def store(self, data: bytes | memoryview) -> int:
+        """See protocol.Dump."""
+        return 0 if self._store is None else self._store(data)
+
+    def sources(self) -> Sequence[Source]:
+        """See protocol.Dump."""
+        return self._sources
+
+    def locked_descriptors(self, host_pid: int) -> Sequence[tuple[int, str]]:
+        """See protocol.Dump."""
+        return self._processes[host_pid].locked
+
+    def mounts(self) -> Mapping[int, Mount]:
+        """See protocol.Dump."""
+        if self._mounts is None:
+            text = _read(f"/proc/{self.init_host_pid}/mountinfo")
+            self._mounts = {m.id: m for m in _parse_mounts(text)}
+        return self._mounts
+
+    def pid_in_pod(self, host_pid: int) -> int | None:
+        """See protocol.Dump."""
+        if self._names is None:
+            self._names = {}
+            for process in self._processes.values():
+                for task in os.listdir(f"/proc/{process.host_pid}/task"):
+                    status = _read(f"/proc/{process.host_pid}/task/{task}/status")
+                    self._names.update(_parse_ids(status))
+        return self._names.get(host_pid)
+
+    def refuse(self, source: Source, why: str, hint: str = "") -> None:
+        """See protocol.Dump."""
+        if source.fd >= 0:
+            what = f"descriptor {source.fd} ({source.link})"
+        else:
+            what = f"{self._views[source.id]} {source.link}"
+        self._refuse(source.host_pid, source.pid, what, why, hint)
+
+    def refuse_process(self, host_pid: int, what: str, why: str, hint: str = "") -> None:
+        """See protocol.Dump."""
+        self._refuse(host_pid, self._processes[host_pid].pid, what, why, hint)
+
+    def _refuse(self, host_pid: int, pid: int, what: str, why: str, hint: str) -> None:
+        command = _read(f"/proc/{host_pid}/comm").decode(errors="replace").rstrip("\n")
+        self._refusals.append(Refusal(pid, command, what, why, hint))
+
+    # --- collecting ------------------------------------------------------------------------
+
+    def finish(self) -> Files:
+        """Have the kinds collect everything that was found.
+
+        Raises:
+            OSError: the pod changed meanwhile, or a system call failed.
+        """
+        files = [file for source in self._sources if (file := self._collect(source)) is not None]
+        process_parts = {
+            process.pid: [
+                _part(kind, state)
+                for kind in table.PROCESS_KINDS
+                if (state := kind.collect_process(process.host_pid, self)) is not None
+            ]
+            for process in self._processes.values()
+        }
+        pod_parts = [
+            _part(kind, state) for kind in table.POD_KINDS for state in kind.collect_pod(self)
+        ]
+        objects = [
+            Object(id=number, part=_part(table.named(shared.kind), shared.state))
+            for number, shared in enumerate(self._shared)
+            if shared.state is not None
+        ]
+        descriptors = {p.pid: p.descriptors for p in self._processes.values()}
+        return Files(files, objects, descriptors, process_parts, pod_parts, self._refusals)
+
+    def _collect(self, source: Source) -> OpenFile | None:
+        try:
+            names = flags.open_flag_names(source.flags)
+        except ValueError as e:
+            self.refuse(source, f"it is open with {e}")
+            return None
+        for kind in table.FILE_KINDS:
+            if kind.recognises(source, self):
+                state = kind.collect(source, self)
+                break
+        else:
+            self.refuse(source, "this kind of file cannot be carried over")
+            return None
+        if state is None:
+            return None
+        attributes = [
+            _part(attribute, found)
+            for attribute in table.ATTRIBUTE_KINDS
+            if source.fd >= 0 and (found := attribute.collect_attribute(source, self)) is not None
+        ]
+        return OpenFile(source.id, names, _part(kind, state), attributes)
+
+
+def _part(kind: object, state: msgspec.Struct) -> Part:
+    """Return the encoded *state* of *kind*, a module of ckpt/kinds."""
+    return Part(table.name(kind), msgspec.Raw(msgspec.msgpack.encode(state)))
+
+
+def _search(bucket: list[Source], host_pid: int, fd: int) -> tuple[int, Source | None]:
+    """Find the description of *fd* among *bucket*, which is in kcmp(2)'s order.
+
+    Returns its place there, or the one where it belongs, and the Source if it is known.
+    """
+    low, high, own = 0, len(bucket), os.getpid()
+    while low < high:
+        middle = (low + high) // 2
+        order = abi.kcmp(own, host_pid, abi.KCMP_FILE, bucket[middle].local_fd, fd)
+        if order == 0:
+            return middle, bucket[middle]
+        if order == 1:
+            low = middle + 1
+        else:
+            high = middle
+    return low, None
+
+
+def _view_flags(view: str, link_mode: int) -> int:
+    """Return how a file must be opened to be used as *view* (see FileCollector.add_path()).
+
+    The permissions of a link in map_files say how the mapped file was opened.
+
+    Source: fs/proc/base.c, map_files_get_link() and proc_map_files_instantiate().
+    """
+    if view in {"cwd", "root"}:
+        return os.O_PATH | os.O_DIRECTORY
+    return os.O_RDWR if view == "map_files" and link_mode & 0o200 else os.O_RDONLY
+
+
+def _parse_mounts(text: bytes) -> Iterator[Mount]:
+    """Return the lines of a mountinfo file. Source: proc_pid_mountinfo(5)."""
+    for line in text.splitlines():
+        fields, _, rest = line.partition(b" - ")
+        number, _, device, _, point = fields.split(b" ")[:5]
+        major, minor = map(int, device.split(b":"))
+        yield Mount(
+            id=int(number),
+            device=os.makedev(major, minor),
+            point=re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), point),
+            fstype=rest.split(b" ")[0].decode(),
+        )
+
+
+def _parse_ids(status: bytes) -> Iterator[tuple[int, int]]:
+    """Return (number on the host, number in the pod) of the task, its group and its session.
+
+    Source: proc_pid_status(5): NSpid and its like list the numbers from the reader's namespace
+    inwards.
+    """
+    for label in (b"NStgid:", b"NSpid:", b"NSpgid:", b"NSsid:"):
+        numbers = status.partition(label)[2].split(b"\n", 1)[0].split()
+        if numbers:
+            yield int(numbers[0]), int(numbers[-1])
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
