@@ -5,11 +5,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from launcher.errors import Locked
 from launcher.places import Places
-
-
-class Locked(Exception):  # noqa: N818 (it names a state)
-    """Another command works on the pod."""
 
 
 @contextmanager

@@ -20,12 +20,17 @@ def check_pod_name(name: str) -> str:
     Raises:
         ValueError: the name is not of that form; the text says what is.
     """
-    if not _POD.fullmatch(name):
+    if not is_pod_name(name):
         raise ValueError(
             f"{name!r} cannot name a pod: use 1 to 32 of a-z, 0-9 and '-', "
             "beginning and ending with a letter or digit"
         )
     return name
+
+
+def is_pod_name(name: str) -> bool:
+    """Can *name* name a pod?"""
+    return _POD.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,28 @@ A pod runs as long as its init lives. The record of a running pod is `/run/autop
 Nothing here locks: commands hold launcher.lock.locked() around it.
 """
 
+import os
+import select
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import msgspec
+
+from launcher import cgroups, confine, network
 from launcher.config import PodConfig
-from launcher.places import Places
+from launcher.errors import PodError
+from launcher.init import Init
+from launcher.places import Places, is_pod_name
+from launcher.plan import Plan, plan
 
+__all__ = ["ClockOffsets", "Pod", "PodError", "create", "destroy", "find", "names"]
 
-class PodError(Exception):
-    """A pod cannot be made, found or ended; *hint* says what may help, or is ""."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+_DEATH_S: Final = 10.0
+_STUCK: Final = "a process in uninterruptible sleep (state D in `ps`) holds it; see the kernel log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +55,33 @@ class Pod:
     clocks: ClockOffsets
 
 
+class _Record(msgspec.Struct, frozen=True):
+    """`pod.json`. A reboot starts process ids anew, so it holds for one boot only."""
+
+    boot_id: str
+    init_pid: int
+    init_start: int
+    cgroups: list[str]
+    clocks: ClockOffsets
+
+
 def names(places: Places) -> list[str]:
     """Return the names of all pods that this host knows (configuration, state or runtime)."""
-    raise NotImplementedError
+    known = {path.stem for path in places.configs().glob("*.toml")}
+    for directory in (places.states(), places.runs()):
+        known |= {path.name for path in directory.glob("*") if path.is_dir()}
+    return sorted(name for name in known if is_pod_name(name))
 
 
 def find(places: Places, name: str) -> Pod | None:
     """Return pod *name* if it is running."""
-    raise NotImplementedError
+    record = _read_record(places, name)
+    if record is None or record.boot_id != _boot_id():
+        return None
+    if start_time(record.init_pid) != record.init_start:
+        return None
+    groups = tuple(map(Path, record.cgroups))
+    return Pod(name, record.init_pid, record.init_start, groups, record.clocks)
 
 
 def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = None) -> Pod:
@@ -62,10 +90,43 @@ def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = N
     On failure everything is undone, but for the network, which is made once and kept.
 
     Raises:
-        PodError: the pod runs already, or its root is not mounted, or a limit cannot be set.
-        OSError: a system call failed; the text says which, a note says at what.
+        PodError: the pod runs already, or its root is not mounted, or something else is
+            missing; the text says what failed.
+        OSError: a file of the launcher's own cannot be written.
     """
-    raise NotImplementedError
+    name, clocks = config.name, clocks or ClockOffsets()
+    if find(places, name) is not None:
+        raise PodError(f"pod {name!r} is running already")
+    _check_root(places, name)
+    destroy(places, name)
+    network.ensure(places, config)
+    the_plan = plan_of(places, config, clocks)
+    return _make(places, config, the_plan, clocks)
+
+
+def _make(places: Places, config: PodConfig, the_plan: Plan, clocks: ClockOffsets) -> Pod:
+    with ExitStack() as undo:
+        groups = cgroups.make(places, config.name, config.limits)
+        undo.callback(cgroups.remove, groups)
+        first = _build(the_plan, config, groups)
+        undo.callback(_kill_init, first.pid)
+        with closing(first):
+            pod = Pod(config.name, first.pid, start_time(first.pid), groups, clocks)
+            undo.callback(_forget, places, config.name)
+            _write_record(places, pod)
+            first.begin()
+        undo.pop_all()
+    return pod
+
+
+def plan_of(places: Places, config: PodConfig, clocks: ClockOffsets) -> Plan:
+    """Return how create() would make the pod."""
+    return plan(
+        config,
+        places.root(config.name),
+        network.path(places, config.name),
+        (clocks.monotonic_ns, clocks.boottime_ns),
+    )
 
 
 def destroy(places: Places, name: str) -> None:
@@ -76,4 +137,98 @@ def destroy(places: Places, name: str) -> None:
     Raises:
         PodError: a process did not die in time.
     """
-    raise NotImplementedError
+    pod = find(places, name)
+    record = _read_record(places, name)
+    groups = [Path(path) for path in record.cgroups] if record else []
+    groups += [path for path in cgroups.leftovers(places, name) if path not in groups]
+    cgroups.kill(groups)
+    if pod is not None:
+        _kill_init(pod.init_pid)
+    try:
+        cgroups.remove(groups)
+    except OSError as e:
+        raise PodError(f"pod {name!r} does not end: {e.strerror}: {e.filename}") from e
+    _forget(places, name)
+
+
+def _check_root(places: Places, name: str) -> None:
+    """Refuse a pod whose root is no mount: its programs would write to the host's own disk."""
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    candidates = (places.root(name), places.barrier(name))
+    hint = f"stackfs mount {name} --lower DIR"
+    if not any(os.fspath(path).replace(" ", "\\040") in mounts for path in candidates):
+        raise PodError(f"nothing is mounted at {candidates[0]}", hint)
+    try:
+        places.root(name).stat()
+    except OSError as e:
+        raise PodError(f"{candidates[0]}: {e.strerror}", f"stackfs umount {name}; {hint}") from e
+
+
+def _build(the_plan: Plan, config: PodConfig, groups: Sequence[Path]) -> Init:
+    cgroup_fds = cgroups.open_procs(groups)
+    try:
+        return Init(the_plan, confine.of_init(config.privileges), cgroup_fds)
+    finally:
+        for fd in cgroup_fds:
+            os.close(fd)
+
+
+def _kill_init(pid: int) -> None:
+    """Kill a pod's init and wait: when it is gone, so is every process of its namespace."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        if not select.select([fd], [], [], _DEATH_S)[0]:
+            raise PodError(f"process {pid}, the pod's init, does not die", _STUCK)
+    finally:
+        os.close(fd)
+
+
+def start_time(pid: int) -> int:
+    """Return when process *pid* started, in clock ticks since boot; 0 if it is dead or a zombie.
+
+    Source: proc_pid_stat(5), fields 3 and 22; the second, in parentheses, may hold anything.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _record_path(places: Places, name: str) -> Path:
+    return places.run(name) / "pod.json"
+
+
+def _read_record(places: Places, name: str) -> _Record | None:
+    try:
+        return msgspec.json.decode(_record_path(places, name).read_bytes(), type=_Record)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None  # written by nobody of ours: no pod to be found by it
+
+
+def _write_record(places: Places, pod: Pod) -> None:
+    record = _Record(
+        _boot_id(), pod.init_pid, pod.init_start, [os.fspath(p) for p in pod.cgroups], pod.clocks
+    )
+    path = _record_path(places, pod.name)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(record))
+    os.replace(new, path)
+
+
+def _forget(places: Places, name: str) -> None:
+    for file in ("pod.json", "pod.new", "monitor.sock"):
+        (places.run(name) / file).unlink(missing_ok=True)

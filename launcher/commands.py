@@ -1,0 +1,146 @@
+"""The commands that act: one function each, locked, with the library below."""
+
+import errno
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from launcher import config as configuration
+from launcher import enter, pods, program, terminal
+from launcher.config import PodConfig
+from launcher.errors import PodError, SpawnFailed
+from launcher.lock import locked
+from launcher.places import Places, check_pod_name
+from launcher.pods import ClockOffsets, Pod
+from launcher.program import NULL, Program
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+
+
+def describe(places: Places, name: str) -> list[str]:
+    """Return the steps that would make pod *name*, a line each."""
+    config = configuration.load(places, name)
+    return pods.plan_of(places, config, ClockOffsets()).describe()
+
+
+def start(places: Places, name: str, argv: list[str]) -> None:
+    """Start a program in pod *name*, in the background, making the pod if it is not running."""
+    config = configuration.load(places, name)
+    with locked(places, name), _running(places, config):
+        pod = _found(places, name)
+        log_fd = program.open_log(places, name)
+        variables = program.environment(config)
+        program.execute(
+            pod, config, Program(argv, variables, (NULL, log_fd, log_fd), detached=True)
+        )
+
+
+def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make: bool) -> int:
+    """Run a program in pod *name*, attached; return its exit status as env(1) does."""
+    config = configuration.load(places, name)
+    made = False
+    try:
+        with locked(places, name):
+            made = make and pods.find(places, name) is None
+            if made:
+                pods.create(places, config)
+            pod = _found(places, name)
+            if with_terminal or os.isatty(0):
+                session = terminal.start(places, pod, config, argv)
+            else:
+                session = terminal.start_plain(pod, config, argv)
+        return session.wait()
+    except SpawnFailed as e:
+        return _report(e)
+    finally:
+        if made:
+            _end_if_empty(places, name)
+
+
+def _report(e: SpawnFailed) -> int:
+    sys.stderr.write(f"launcher: error: {e}\n")
+    if e.errno in (errno.ENOENT, errno.ENOTDIR):
+        return _NOT_FOUND
+    return _NOT_EXECUTABLE if e.errno in (errno.EACCES, errno.ENOEXEC) else 125
+
+
+@contextmanager
+def _running(places: Places, config: PodConfig) -> Iterator[None]:
+    """Make the pod if it is not running; end it again if what follows fails."""
+    if pods.find(places, config.name) is not None:
+        yield
+        return
+    pods.create(places, config)
+    try:
+        yield
+    except BaseException:
+        pods.destroy(places, config.name)
+        raise
+
+
+def _found(places: Places, name: str) -> Pod:
+    pod = pods.find(places, check_pod_name(name))
+    if pod is None:
+        raise PodError(f"pod {name!r} is not running", f"launcher start {name} PROGRAM")
+    return pod
+
+
+def _end_if_empty(places: Places, name: str) -> None:
+    """End the pod that `run` made, unless other programs run in it by now."""
+    with locked(places, name):
+        pod = pods.find(places, name)
+        if pod is not None and not enter.pids(pod):
+            pods.destroy(places, name)
+
+
+def stop(places: Places, name: str, timeout: float) -> None:
+    """End pod *name*: SIGTERM to all, wait up to *timeout* seconds, kill what is left."""
+    with locked(places, name):
+        pod = pods.find(places, check_pod_name(name))
+        if pod is not None:
+            _terminate(pod, time.monotonic() + timeout)
+        pods.destroy(places, name)
+
+
+def _terminate(pod: Pod, deadline: float) -> None:
+    """Send SIGTERM to all processes of *pod* and wait until none is left."""
+    pidfds = []
+    try:
+        for pid in enter.pids(pod):
+            with suppress(ProcessLookupError):
+                pidfds.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(pidfds[-1], signal.SIGTERM)
+        for fd in pidfds:
+            select.select([fd], [], [], max(0, deadline - time.monotonic()))
+    finally:
+        for fd in pidfds:
+            os.close(fd)
+
+
+def kill(places: Places, name: str) -> None:
+    """Kill pod *name* and all its processes at once."""
+    with locked(places, check_pod_name(name)):
+        pods.destroy(places, name)
+
+
+def attach(places: Places, name: str, index: int | None) -> None:
+    """Attach to terminal *index* of the pod, or to its only one, until that hangs up."""
+    _found(places, name)
+    terminal.attach(places, name, index)
+
+
+def logs(places: Places, name: str, *, follow: bool) -> None:
+    """Write the log of pod *name* to standard output."""
+    path = places.log(check_pod_name(name))
+    if not path.exists():
+        raise PodError(f"pod {name!r} has no log", f"launcher start {name} PROGRAM")
+    if follow:
+        os.execvp("tail", ["tail", "-n", "+1", "-F", "--", os.fspath(path)])  # noqa: S606
+    with path.open("rb") as file:
+        while os.sendfile(1, file.fileno(), None, 1 << 20):
+            pass

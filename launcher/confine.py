@@ -1,0 +1,91 @@
+"""What a process of a pod loses before it executes its program.
+
+The pod's init, `start`, `run` and `exec` all come through here, so none is confined less. Runs
+in the process itself: nothing may import lazily (see launcher.execute).
+"""
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from launcher import abi, capabilities, seccomp
+from launcher.config import Privileges
+
+_LAST_CAPABILITY: Final = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a program is allowed.
+
+    Attributes:
+        capabilities: its bounding, permitted and effective set, as a bit mask.
+        no_new_privileges: see prctl(2), PR_SET_NO_NEW_PRIVS.
+        filter: a packed BPF program for seccomp(2), or b"" for none.
+    """
+
+    capabilities: int
+    no_new_privileges: bool
+    filter: bytes
+
+
+def of_programs(privileges: Privileges) -> Confinement:
+    """Return what the pod's programs are allowed: no capability that we have not ourselves."""
+    return Confinement(
+        capabilities.mask(privileges.capabilities) & _bounding_set(),
+        privileges.no_new_privileges,
+        _filter(privileges),
+    )
+
+
+def of_init(privileges: Privileges) -> Confinement:
+    """Return what the pod's init is allowed: it only reaps, and needs nothing for that."""
+    return Confinement(0, no_new_privileges=True, filter=_filter(privileges))
+
+
+def apply(confinement: Confinement) -> None:
+    """Confine the calling process; the next execve(2) makes it complete.
+
+    The filter comes first: without no_new_privs it needs CAP_SYS_ADMIN.
+
+    Raises:
+        OSError: as prctl(2) or capset(2).
+    """
+    if confinement.no_new_privileges:
+        abi.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
+    if confinement.filter:
+        abi.set_seccomp_filter(confinement.filter)
+    for number in range(_LAST_CAPABILITY + 1):
+        if not confinement.capabilities >> number & 1 and not _drop(number):
+            break
+    abi.prctl(abi.PR_CAP_AMBIENT, abi.PR_CAP_AMBIENT_CLEAR_ALL)
+    abi.capset(confinement.capabilities, confinement.capabilities, 0)
+
+
+def reset_signals() -> None:
+    """Give every signal its default disposition and unblock all; execve(2) would not."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _drop(capability: int) -> bool:
+    """Drop *capability* from the bounding set; False if the kernel does not know it."""
+    try:
+        abi.prctl(abi.PR_CAPBSET_DROP, capability)
+    except OSError as e:
+        if e.errno != 22:  # EINVAL
+            raise
+        return False
+    return True
+
+
+def _bounding_set() -> int:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapBnd:"))
+    return int(line.split()[1], 16)
+
+
+def _filter(privileges: Privileges) -> bytes:
+    return seccomp.compile_policy(os.uname().machine) if privileges.seccomp == "default" else b""

@@ -1,0 +1,190 @@
+"""Programs into a running pod.
+
+Stages, each a child of the one before:
+
+1. the launcher opens what cannot be reached from inside: the log, `cgroup.procs`;
+2. *entrant* enters all namespaces of the pod but the pid namespace, which takes in children only
+   (setns(2)), and exits;
+3. *program* joins the control groups, loses its privileges, and executes. Its parent is the
+   launcher, a child subreaper by then; where it is to outlive the launcher, one more stage forks
+   and exits, and the pod's init becomes its parent.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import termios
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from launcher import abi, cgroups, confine, enter, spawn
+from launcher.config import PodConfig
+from launcher.errors import SpawnFailed
+from launcher.execute import join_control_groups
+from launcher.places import Places
+from launcher.pods import Pod
+from launcher.spawn import Report
+
+_NAMESPACES: Final = (
+    abi.CLONE_NEWNS
+    | abi.CLONE_NEWPID
+    | abi.CLONE_NEWIPC
+    | abi.CLONE_NEWUTS
+    | abi.CLONE_NEWNET
+    | abi.CLONE_NEWCGROUP
+    | abi.CLONE_NEWTIME
+)
+_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+}
+NULL: Final = -1
+"""In place of a descriptor: the pod's /dev/null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to be executed in a pod.
+
+    Attributes:
+        argv: its name or path in the pod, and its arguments.
+        environment: all of it.
+        stdio: the launcher's descriptors that become its 0, 1 and 2; NULL for /dev/null.
+        detached: a child of the pod's init, not of the launcher.
+        terminal: descriptor 0 is a terminal, and becomes its controlling terminal.
+    """
+
+    argv: list[str]
+    environment: Mapping[str, str]
+    stdio: tuple[int, int, int]
+    detached: bool = False
+    terminal: bool = False
+
+
+def environment(config: PodConfig, **more: str) -> dict[str, str]:
+    """Return what the pod's programs find in their environment."""
+    return {**_ENVIRONMENT, **more, **config.environment}
+
+
+def open_log(places: Places, name: str) -> int:
+    """Return the log file of pod *name*, open for appending; made if it is missing."""
+    places.states().mkdir(mode=0o755, parents=True, exist_ok=True)
+    places.state(name).mkdir(mode=0o700, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(places.log(name), flags, 0o600)
+
+
+def execute(pod: Pod, config: PodConfig, program: Program) -> int:
+    """Execute *program* in the pod; return when it runs.
+
+    A program that is not detached becomes a child of the calling process, which has to wait for
+    it and is a child subreaper afterwards (prctl(2)).
+
+    Returns:
+        The program's pid on the host; 0 if it is detached.
+
+    Raises:
+        SpawnFailed: it could not be executed; `errno` is execve(2)'s.
+        PodError: the pod has ended.
+    """
+    return _Entry(pod, config, program).make()
+
+
+class _Entry:
+    """What the stages share; they are forks of one another."""
+
+    def __init__(self, pod: Pod, config: PodConfig, program: Program) -> None:
+        self._pod, self._program = pod, program
+        self._confinement = confine.of_programs(config.privileges)
+        self._report = Report()
+
+    def make(self) -> int:
+        self._pidfd = enter.pidfd(self._pod)
+        self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
+        try:
+            if not self._program.detached:
+                abi.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
+            entrant = spawn.fork(self._enter, self._report)
+        finally:
+            for fd in (self._pidfd, *self._cgroup_fds):
+                os.close(fd)
+        self._report.listen()
+        try:
+            return self._wait(entrant)
+        finally:
+            self._report.close()
+
+    def _wait(self, entrant: int) -> int:
+        pid = 0
+        try:
+            pid = int(self._report.expect(b"pid"))
+            self._report.expect(b"ready")
+            self._report.finish()
+        except SpawnFailed:
+            os.waitpid(entrant, 0)
+            if pid and not self._program.detached:
+                os.waitpid(pid, 0)
+            raise
+        os.waitpid(entrant, 0)
+        return 0 if self._program.detached else pid
+
+    def _enter(self) -> None:
+        spawn.hide()
+        abi.setns(self._pidfd, _NAMESPACES)
+        pid = spawn.fork(self._inside, self._report)
+        self._report.say(b"pid", pid)
+        if self._program.detached:
+            os.waitpid(pid, 0)
+
+    def _inside(self) -> None:
+        if self._program.detached:
+            spawn.fork(self._become, self._report)
+        else:
+            self._become()
+
+    def _become(self) -> NoReturn:
+        program = self._program
+        join_control_groups(self._cgroup_fds)
+        os.setsid()
+        spawn.become_ordinary()
+        _place_stdio(program.stdio)
+        if program.terminal:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        self._report.say(b"ready")
+        spawn.close_on_exec()
+        confine.apply(self._confinement)
+        _exec(program.argv, program.environment)
+
+
+def _place_stdio(stdio: Sequence[int]) -> None:
+    """Make *stdio* descriptors 0, 1 and 2."""
+    placed = [_open_null() if fd == NULL else os.dup(fd) for fd in stdio]
+    for number, fd in enumerate(placed):
+        os.dup2(fd, number)
+
+
+def _open_null() -> int:
+    """Open the pod's /dev/null: programs of the pod may have put something else there."""
+    fd = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
+        raise OSError(errno.ENXIO, "is not the null device", "/dev/null")
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _exec(argv: list[str], variables: Mapping[str, str]) -> NoReturn:
+    """Execute argv[0], searched in PATH as execvp(3) does."""
+    name = argv[0]
+    failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    directories = [""] if "/" in name else variables.get("PATH", "").split(":")
+    for directory in directories:
+        try:
+            os.execve(os.path.join(directory, name), argv, variables)  # noqa: S606
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as e:
+            failure = e
+    raise failure
