@@ -71,6 +71,17 @@ class Remote:
             target[:] = self.memory.read(address, len(target))
         return value
 
+    def put(self, data: bytes) -> int:
+        """Copy *data* there and return its address, for a structure that points to it.
+
+        It lies in the upper half of the buffer and stays until the next put().
+        """
+        if len(data) > self._size // 2:
+            raise ValueError(f"more than {self._size // 2} bytes")
+        at = self._buffer + self._size // 2
+        self.memory.write(at, data)
+        return at
+
     def _call(self, name: str, words: tuple[int, ...]) -> int:
         arch.prepare_call(self._registers, self._instruction, arch.SYSCALLS[name], words)
         self.tracee.set_registers(self._registers)

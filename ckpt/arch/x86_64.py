@@ -46,11 +46,15 @@ SYSCALLS: Final[dict[str, int]] = {
     "pidfd_getfd": 438, "epoll_pwait2": 441, "futex_waitv": 449, "mseal": 462,
 }  # fmt: skip
 
-# Results of an interrupted system call that only a tracer sees: include/linux/errno.h.
+_CALL_NAMES: Final = {number: name for name, number in SYSCALLS.items()}
+
+# Results of an interrupted system call; the first four are seen by a tracer only.
+# Source: include/linux/errno.h.
 _ERESTARTSYS: Final = -512
 _ERESTARTNOINTR: Final = -513
 _ERESTARTNOHAND: Final = -514
 _ERESTART_RESTARTBLOCK: Final = -516
+_EINTR: Final = -4
 
 
 class user_regs_struct(ctypes.Structure):  # noqa: N801 (the kernel's name)
@@ -98,17 +102,28 @@ def signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-def interrupted_call(registers: Registers) -> int | None:
-    """Return the number of the system call that the stop interrupted, if it is to be restarted."""
+def pending_call(registers: Registers) -> tuple[str, tuple[int, ...]] | None:
+    """Return name and arguments of the system call that the stop interrupted, if there is one."""
     if signed(registers.orig_rax) < 0:
         return None
-    restarts = (_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND, _ERESTART_RESTARTBLOCK)
-    return registers.orig_rax if result(registers) in restarts else None
+    name = _CALL_NAMES.get(registers.orig_rax, str(registers.orig_rax))
+    return name, tuple(getattr(registers, register) for register in ARGUMENT_REGISTERS)
+
+
+def will_restart(registers: Registers) -> bool:
+    """Will the kernel make the interrupted call again by itself, with the same arguments?"""
+    plain = (_ERESTARTSYS, _ERESTARTNOINTR, _ERESTARTNOHAND)
+    return signed(registers.orig_rax) >= 0 and result(registers) in plain
 
 
 def needs_restart_block(registers: Registers) -> bool:
     """Would the kernel finish the interrupted call from its own notes (restart_syscall(2))?"""
-    return result(registers) == _ERESTART_RESTARTBLOCK
+    return signed(registers.orig_rax) >= 0 and result(registers) == _ERESTART_RESTARTBLOCK
+
+
+def returns_eintr(registers: Registers) -> bool:
+    """Does the stopped thread come out of a system call with EINTR?"""
+    return signed(registers.orig_rax) >= 0 and result(registers) == _EINTR
 
 
 def restart(registers: Registers) -> None:
@@ -123,7 +138,7 @@ def restart(registers: Registers) -> None:
 
 def fail_interrupted(registers: Registers) -> None:
     """Make *registers* return EINTR from the interrupted call."""
-    registers.rax = -4 & (1 << 64) - 1
+    registers.rax = _EINTR & (1 << 64) - 1
     registers.orig_rax = (1 << 64) - 1
 
 
@@ -205,11 +220,10 @@ def return_frame(registers: Registers, xstate: bytes, mask: int, at: int) -> tup
     Source: arch/x86/kernel/signal_64.c, sys_rt_sigreturn().
     """
     goal = copy(registers)
-    if interrupted_call(goal) is not None:
-        if needs_restart_block(goal):
-            fail_interrupted(goal)  # sigreturn(2) forgets what restart_syscall(2) would need
-        else:
-            restart(goal)
+    if will_restart(goal):
+        restart(goal)
+    elif needs_restart_block(goal):
+        fail_interrupted(goal)  # sigreturn(2) forgets what restart_syscall(2) would need
     fpstate = at + 512
     general = [getattr(goal, name) for name in (
         "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rdi", "rsi", "rbp", "rbx", "rdx",

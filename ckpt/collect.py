@@ -1,0 +1,121 @@
+"""One frozen process -> model, without its open files and its pages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Final
+
+import msgspec
+
+from ckpt import procfs
+from ckpt.freeze import FrozenProcess
+from ckpt.inject import Injection
+from ckpt.kinds import (
+    attributes,
+    credentials,
+    limits,
+    memory,
+    paths,
+    pending,
+    registers,
+    registrations,
+    scheduling,
+    seccomp,
+    signal_actions,
+    stages,
+    thread_signals,
+    timers,
+)
+from ckpt.kinds.stages import Subject, SubjectThread
+from ckpt.model import Part, Refusal, Thread
+from ckpt.remote import Remote
+from ckpt.tracee import Tracee
+
+PROCESS_KINDS: Final = (paths, signal_actions, limits, timers, pending, attributes)
+"""Process-level kinds in the order of collection and, within a stage, of rebuilding.
+
+Timers come before pending signals: one that expires in between is then there twice, not lost.
+"""
+
+THREAD_KINDS: Final = (
+    scheduling,
+    registrations,
+    thread_signals,
+    seccomp,
+    credentials,
+    pending,
+    registers,
+)
+"""Kinds of state of each thread; filters come before credentials, which they may need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """State of one process.
+
+    Attributes:
+        memory: its address space, without pages.
+        parts: its other parts.
+        threads: leader first.
+        copy: a stopped copy of it from which to read the pages; None if there could be none.
+        quiet: threads whose interrupted call is to be made again when they go on.
+    """
+
+    memory: memory.State
+    parts: list[Part]
+    threads: list[Thread]
+    copy: Tracee | None
+    quiet: list[Tracee]
+
+
+def part(kind: ModuleType, state: msgspec.Struct) -> Part:
+    """Return *state* as a part of the model."""
+    return Part(stages.name_of(kind), msgspec.Raw(msgspec.msgpack.encode(state)))
+
+
+def collect(
+    process: FrozenProcess,
+    file_id: Callable[[str], int],
+    tids: dict[int, int],
+    refusals: list[Refusal],
+) -> Collected:
+    """Collect a process that has threads.
+
+    Args:
+        process: it stands still.
+        file_id: see Subject.
+        tids: see Subject.
+        refusals: what cannot be carried over is added here.
+    """
+    mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
+    status = {
+        tracee.tid: procfs.parse_status(procfs.read(process.host_pid, f"task/{tracee.tid}/status"))
+        for tracee in process.threads
+    }
+    quiet = [t for t in process.threads if registers.is_quiet(t.registers(), status[t.tid])]
+
+    def refuse(what: str, why: str, hint: str) -> None:
+        refusals.append(process.refusal(what, why, hint))
+
+    with Injection(process, mappings) as injection:
+
+        def thread(tracee: Tracee, remote: Remote, before: object, blocked: int) -> Thread:
+            subject_thread = SubjectThread(
+                subject, tracee, remote, before, blocked, status[tracee.tid]
+            )
+            parts = [part(kind, kind.collect(subject_thread)) for kind in THREAD_KINDS]
+            return Thread(tids[tracee.tid], parts)
+
+        leader = process.leader
+        before, blocked = leader.registers(), leader.blocked()
+        with injection.borrow(leader) as remote:
+            subject = Subject(process, mappings, injection, remote, file_id, tids, refuse)
+            parts = [part(kind, kind.collect(subject)) for kind in PROCESS_KINDS]
+            space = memory.collect(subject)
+            threads = [thread(leader, remote, before, blocked)]
+        for tracee in process.threads[1:]:
+            before, blocked = tracee.registers(), tracee.blocked()
+            with injection.borrow(tracee) as remote:
+                threads.append(thread(tracee, remote, before, blocked))
+        copy = injection.copy()
+    return Collected(space, parts, threads, copy, quiet)

@@ -1,0 +1,75 @@
+"""Small attributes of a process: prctl(2), personality(2), oom_score_adj, a stop by a signal."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ckpt import procfs
+from ckpt.kinds.stages import Stage, Subject, Target
+
+STAGE = Stage.ARM
+
+# <linux/prctl.h>
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+_SUID_DUMP_USER: Final = 1
+
+
+class State(msgspec.Struct, frozen=True):
+    """Attributes of a process.
+
+    Attributes:
+        personality: execution domain and flags as of personality(2).
+        dumpable: PR_SET_DUMPABLE.
+        subreaper: PR_SET_CHILD_SUBREAPER.
+        no_huge_pages: PR_SET_THP_DISABLE.
+        oom_score_adjust: -1000 to 1000.
+        coredump_filter: core(5).
+        stopped: a stopping signal holds all its threads.
+    """
+
+    personality: int
+    dumpable: bool
+    subreaper: bool
+    no_huge_pages: bool
+    oom_score_adjust: int
+    coredump_filter: int
+    stopped: bool
+
+
+def collect(subject: Subject) -> State:
+    """Ask the process, and read /proc/PID."""
+    call, pid = subject.remote.syscall, subject.host_pid
+    reaper = bytearray(4)
+    call("prctl", _PR_GET_CHILD_SUBREAPER, reaper, 0, 0, 0)
+    return State(
+        personality=int(procfs.read(pid, "personality"), 16),
+        dumpable=call("prctl", _PR_GET_DUMPABLE, 0, 0, 0, 0) == _SUID_DUMP_USER,
+        subreaper=any(reaper),
+        no_huge_pages=bool(call("prctl", _PR_GET_THP_DISABLE, 0, 0, 0, 0)),
+        oom_score_adjust=int(procfs.read(pid, "oom_score_adj")),
+        coredump_filter=int(procfs.read(pid, "coredump_filter") or "33", 16),
+        stopped=any(thread.stopped_by for thread in subject.process.threads),
+    )
+
+
+def rebuild(state: State, target: Target) -> None:
+    """Set them; a stopped process stops again as soon as it is let go."""
+    call, pid = target.remote.syscall, target.host_pid
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/coredump_filter").write_text(f"{state.coredump_filter:#x}")
+    try:
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(state.oom_score_adjust))
+    except PermissionError:
+        target.note(f"oom_score_adj is not {state.oom_score_adjust}: this host may not lower it")
+    call("personality", state.personality)
+    call("prctl", _PR_SET_CHILD_SUBREAPER, int(state.subreaper), 0, 0, 0)
+    call("prctl", _PR_SET_THP_DISABLE, int(state.no_huge_pages), 0, 0, 0)
+    call("prctl", _PR_SET_DUMPABLE, int(state.dumpable), 0, 0, 0)
+    if state.stopped:
+        os.kill(pid, signal.SIGSTOP)

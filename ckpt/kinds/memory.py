@@ -1,0 +1,356 @@
+"""The address space of a process: mappings, the pages of its own, and what mm_struct notes.
+
+Collected in two steps: collect() takes the map while the process stands still; fill() reads the
+pages, later, from a copy-on-write copy. Pages of files and of shared memory are not here: they
+belong to open files, which mappings name by OpenFile.id.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from ckpt import procfs
+from ckpt.kinds.stages import Stage, Subject, Target
+from ckpt.model import PAGE_SIZE
+from ckpt.pagemap import PageMap
+from ckpt.tracee import Memory
+
+STAGE = Stage.BUILD
+CHUNK: Final = 4 << 20
+
+# <asm-generic/mman-common.h> and <linux/mman.h>
+_PROTECTIONS: Final = {"read": 1, "write": 2, "exec": 4}
+_MAP_SHARED, _MAP_PRIVATE, _MAP_DROPPABLE = 1, 2, 8
+_MAP_FIXED_NOREPLACE: Final = 0x10_0000
+_MAP_ANONYMOUS, _MAP_GROWSDOWN, _MAP_NORESERVE = 0x20, 0x100, 0x4000
+_MADV_GUARD_INSTALL: Final = 102
+_PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
+_MLOCK_ONFAULT: Final = 1
+_PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+
+_ADVICE: Final = {  # name: VmFlags, MADV_*
+    "random": ("rr", 1),
+    "sequential": ("sr", 2),
+    "dontfork": ("dc", 10),
+    "mergeable": ("mg", 12),
+    "hugepage": ("hg", 14),
+    "nohugepage": ("nh", 15),
+    "dontdump": ("dd", 16),
+    "wipeonfork": ("wf", 18),
+}
+_REFUSED: Final = {  # VmFlags: why
+    "ht": "it is of huge pages (hugetlbfs)",
+    "um": "userfaultfd watches it",
+    "uw": "userfaultfd write-protects it",
+    "ui": "userfaultfd watches it",
+    "io": "it is memory of a device",
+    "pf": "it is memory of a device",
+    "ss": "it is a shadow stack",
+}
+_KERNEL_MADE: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
+_OUTSIDE: Final = b"[vsyscall]"
+_ANONYMOUS_NAME: Final = b"[anon:"
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Stored pages: address, number of pages, and the first of them in the archive."""
+
+    address: int
+    count: int
+    first: int
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    """A virtual memory area (mmap(2)).
+
+    Attributes:
+        start: first address.
+        end: address after the last.
+        protection: of "read", "write", "exec".
+        shared: MAP_SHARED.
+        file: OpenFile.id of what is mapped; None for anonymous memory.
+        offset: in the file, in bytes.
+        flags: of "growsdown", "noreserve", "droppable", "locked", "locked-on-fault", "sealed".
+        advice: what madvise(2) has set.
+        name: PR_SET_VMA_ANON_NAME.
+        runs: pages of its own.
+        guards: ranges of MADV_GUARD_INSTALL.
+    """
+
+    start: int
+    end: int
+    protection: list[str]
+    shared: bool
+    file: int | None
+    offset: int
+    flags: list[str]
+    advice: list[str]
+    name: bytes = b""
+    runs: list[Run] = []
+    guards: list[tuple[int, int]] = []
+
+
+class Special(msgspec.Struct, frozen=True):
+    """A mapping that the kernel makes: "vdso", "vvar" or "vvar_vclock"."""
+
+    name: str
+    start: int
+    end: int
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """What mm_struct notes of an address space; PR_SET_MM_MAP in prctl(2)."""
+
+    start_code: int
+    end_code: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    brk: int
+    start_stack: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+
+
+class State(msgspec.Struct, frozen=True):
+    """An address space.
+
+    Attributes:
+        layout: addresses that the kernel keeps.
+        auxv: the auxiliary vector.
+        executable: OpenFile.id of /proc/PID/exe.
+        mappings: by address, without those that the kernel makes.
+        specials: those that the kernel makes, by address.
+        vdso: content of "vdso".
+    """
+
+    layout: Layout
+    auxv: bytes
+    executable: int
+    mappings: list[Mapping]
+    specials: list[Special]
+    vdso: bytes
+
+
+def collect(subject: Subject) -> State:
+    """Take the map; pages follow with fill()."""
+    mappings = [
+        _mapping(m, subject)
+        for m in subject.mappings
+        if m.name not in _KERNEL_MADE and m.name != _OUTSIDE and not _is_scratch(m, subject)
+    ]
+    specials = [
+        Special(m.name.decode().strip("[]"), m.start, m.end)
+        for m in subject.mappings
+        if m.name in _KERNEL_MADE
+    ]
+    vdso = b"".join(
+        subject.injection.memory.read(s.start, s.end - s.start)
+        for s in specials
+        if s.name == "vdso"
+    )
+    auxv = procfs.read_bytes(subject.host_pid, "auxv")
+    return State(_layout(subject), auxv, subject.file_id("exe"), mappings, specials, vdso)
+
+
+def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
+    """Return what of a memory map cannot be carried over, and why."""
+    for m in mappings:
+        what = f"mapping {m.link} {m.name.decode(errors='replace')}".rstrip()
+        for flag in sorted(m.flags & _REFUSED.keys()):
+            if m.name not in _KERNEL_MADE:
+                yield what, _REFUSED[flag]
+        if m.name.startswith(b"/SYSV"):
+            yield what, "it is System V shared memory"
+        elif m.name.startswith(b"/[aio]"):
+            yield what, "it is a context of io_setup(2)"
+
+
+def _is_scratch(m: procfs.Mapping, subject: Subject) -> bool:
+    return m.start < subject.injection.area[1] and m.end > subject.injection.area[0]
+
+
+def _mapping(m: procfs.Mapping, subject: Subject) -> Mapping:
+    modes = zip(m.mode, _PROTECTIONS, strict=False)
+    flags = {
+        "growsdown": "gd",
+        "noreserve": "nr",
+        "droppable": "dp",
+        "locked": "lo",
+        "locked-on-fault": "lf",
+        "sealed": "sl",
+    }
+    name = m.name[len(_ANONYMOUS_NAME) : -1] if m.name.startswith(_ANONYMOUS_NAME) else b""
+    return Mapping(
+        m.start,
+        m.end,
+        [name for letter, name in modes if letter != "-"],
+        m.shared,
+        subject.file_id(f"map_files/{m.link}") if m.inode else None,
+        m.offset if m.inode else 0,
+        [name for name, flag in flags.items() if flag in m.flags],
+        [name for name, (flag, _) in _ADVICE.items() if flag in m.flags],
+        name,
+    )
+
+
+def _layout(subject: Subject) -> Layout:
+    """Source: proc_pid_stat(5); the break is not among the fields."""
+    stat = subject.process.stat
+    start_brk, *rest = (int(stat[n]) for n in range(47, 52))
+    return Layout(
+        int(stat[26]),
+        int(stat[27]),
+        int(stat[45]),
+        int(stat[46]),
+        start_brk,
+        subject.remote.syscall("brk", 0),
+        int(stat[28]),
+        *rest,
+    )
+
+
+def unforked(state: State) -> bool:
+    """Has the process memory that its copies lack, and that must be read while it is stopped?"""
+    return any(_unforked(m) for m in state.mappings)
+
+
+def _unforked(mapping: Mapping) -> bool:
+    return not {"dontfork", "wipeonfork"}.isdisjoint(mapping.advice)
+
+
+def fill(
+    state: State, host_pid: int, add: Callable[[memoryview], int], *, only_unforked: bool
+) -> State:
+    """Read the pages and store them.
+
+    Args:
+        state: as collect() or a former fill() gave it.
+        host_pid: the process or a copy of it.
+        add: takes page data and returns the number of its first page in the archive.
+        only_unforked: read just what a copy would lack; else all the rest.
+    """
+    with PageMap(host_pid) as pages, Memory(host_pid) as memory:
+        store = _Store(memory, add)
+        wanted = [
+            m
+            for m in state.mappings
+            if _unforked(m) is only_unforked and not m.shared and "droppable" not in m.flags
+        ]
+        ranges = {m.start: store.plan(pages.own_pages(m.start, m.end)) for m in wanted}
+        store.flush()
+        guards = {m.start: pages.guards(m.start, m.end) for m in wanted if m.file is None}
+    mappings = [
+        msgspec.structs.replace(
+            m, runs=[run() for run in ranges[m.start]], guards=guards.get(m.start, [])
+        )
+        if m.start in ranges
+        else m
+        for m in state.mappings
+    ]
+    return msgspec.structs.replace(state, mappings=mappings)
+
+
+class _Store:
+    """Gathers pages into pieces of a good size for the archive."""
+
+    def __init__(self, memory: Memory, add: Callable[[memoryview], int]) -> None:
+        self._memory = memory
+        self._add = add
+        self._buffer = bytearray()
+        self._bases: list[int] = []
+
+    def plan(self, ranges: list[tuple[int, int]]) -> list[Callable[[], Run]]:
+        """Read *ranges*; the runs are known once flush() was called."""
+        return [
+            self._one(at, min(CHUNK, end - at))
+            for start, end in ranges
+            for at in range(start, end, CHUNK)
+        ]
+
+    def _one(self, at: int, length: int) -> Callable[[], Run]:
+        if len(self._buffer) + length > CHUNK:
+            self.flush()
+        piece, offset = len(self._bases), len(self._buffer)
+        self._buffer += self._memory.read(at, length)
+        return lambda: Run(at, length // PAGE_SIZE, self._bases[piece] + offset // PAGE_SIZE)
+
+    def flush(self) -> None:
+        """Hand over what was gathered."""
+        if self._buffer:
+            self._bases.append(self._add(memoryview(self._buffer)))
+            self._buffer = bytearray()
+
+
+# --- restart ---------------------------------------------------------------------------------
+
+
+def rebuild(state: State, target: Target) -> None:
+    """Map everything; the pages are written by load() afterwards, from outside."""
+    for mapping in state.mappings:
+        _map(mapping, target)
+
+
+def _map(mapping: Mapping, target: Target) -> None:
+    call, length = target.remote.syscall, mapping.end - mapping.start
+    flags = _MAP_SHARED if mapping.shared else _MAP_PRIVATE
+    if "droppable" in mapping.flags:
+        flags = _MAP_DROPPABLE
+    flags |= _MAP_FIXED_NOREPLACE
+    flags |= _MAP_GROWSDOWN if "growsdown" in mapping.flags else 0
+    flags |= _MAP_NORESERVE if "noreserve" in mapping.flags else 0
+    fd = -1
+    if mapping.file is None:
+        flags |= _MAP_ANONYMOUS
+    else:
+        fd = target.file(mapping.file)
+    protection = sum(_PROTECTIONS[name] for name in mapping.protection)
+    call("mmap", mapping.start, length, protection, flags, fd, mapping.offset)
+    for advice in mapping.advice:
+        call("madvise", mapping.start, length, _ADVICE[advice][1])
+    if mapping.name:
+        name = target.remote.put(mapping.name + b"\0")
+        call("prctl", _PR_SET_VMA, _PR_SET_VMA_ANON_NAME, mapping.start, length, name)
+
+
+def load(state: State, memory: Memory, read: Callable[[int, int], bytes]) -> None:
+    """Write the stored pages; *read* gives a number of pages of the archive from the first on."""
+    for mapping in state.mappings:
+        for run in mapping.runs:
+            memory.write(run.address, read(run.first, run.count))
+
+
+def seal(state: State, target: Target) -> None:
+    """Do what can only follow when the pages stand: guard ranges, locks, seals."""
+    call = target.remote.syscall
+    for mapping in state.mappings:
+        length = mapping.end - mapping.start
+        for start, end in mapping.guards:
+            call("madvise", start, end - start, _MADV_GUARD_INSTALL)
+        if "locked" in mapping.flags:
+            on_fault = _MLOCK_ONFAULT if "locked-on-fault" in mapping.flags else 0
+            call("mlock2", mapping.start, length, on_fault)
+        if "sealed" in mapping.flags:
+            call("mseal", mapping.start, length, 0)
+
+
+def note_layout(state: State, target: Target) -> None:
+    """Set what the kernel notes of the address space, and the executable.
+
+    Before anything is mapped: the kernel refuses to change the executable while the old one is.
+
+    Source: kernel/sys.c, prctl_set_mm_map(); kernel/fork.c, replace_mm_exe_file().
+    """
+    auxv = target.remote.put(state.auxv)
+    raw = struct.pack(
+        "<12QII",
+        *msgspec.structs.astuple(state.layout),
+        auxv,
+        len(state.auxv),
+        target.file(state.executable),
+    )
+    target.remote.syscall("prctl", _PR_SET_MM, _PR_SET_MM_MAP, raw, len(raw), 0)

@@ -1,0 +1,63 @@
+"""System-call filters of a thread: seccomp(2)."""
+
+import ctypes
+import struct
+from typing import Final
+
+import msgspec
+
+from ckpt import abi
+from ckpt.kinds.stages import Stage, SubjectThread, Target
+
+STAGE = Stage.CONFINE
+
+_PR_SET_SECCOMP: Final = 22
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_FLAG_LOG: Final = 2
+_MODES: Final = {"0": "none", "1": "strict", "2": "filter"}
+_INSTRUCTION: Final = ctypes.sizeof(abi.sock_filter)
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """One program of the chain: classic BPF for the pod's architecture (<linux/filter.h>)."""
+
+    program: bytes
+    log: bool
+
+
+class State(msgspec.Struct, frozen=True):
+    """*mode* is "none", "strict" or "filter"; filters in the order of their installation."""
+
+    mode: str
+    filters: list[Filter]
+
+
+def collect(thread: SubjectThread) -> State:
+    """Read the programs out of the kernel: PTRACE_SECCOMP_GET_FILTER, newest first."""
+    mode = _MODES[thread.status.get("Seccomp", "0")]
+    count = int(thread.status.get("Seccomp_filters", "0")) if mode == "filter" else 0
+    filters = [_read(thread.tracee.tid, index) for index in range(count)]
+    return State(mode, filters[::-1])
+
+
+def _read(tid: int, index: int) -> Filter:
+    length = abi.ptrace(abi.PTRACE_SECCOMP_GET_FILTER, tid, index, None)
+    program = (abi.sock_filter * length)()
+    abi.ptrace(abi.PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(program))
+    about = abi.seccomp_metadata(index, 0)
+    abi.ptrace(abi.PTRACE_SECCOMP_GET_METADATA, tid, ctypes.sizeof(about), ctypes.addressof(about))
+    return Filter(bytes(program), bool(about.flags & _FLAG_LOG))
+
+
+def rebuild(state: State, target: Target) -> None:
+    """Install the programs while CAP_SYS_ADMIN lasts.
+
+    They do not hinder the calls that follow: the tracer has PTRACE_O_SUSPEND_SECCOMP.
+    """
+    remote = target.remote
+    for entry in state.filters:
+        at = remote.put(entry.program)
+        program = struct.pack("<H6xQ", len(entry.program) // _INSTRUCTION, at)
+        remote.syscall("seccomp", _SECCOMP_SET_MODE_FILTER, _FLAG_LOG if entry.log else 0, program)
+    if state.mode == "strict":
+        remote.syscall("prctl", _PR_SET_SECCOMP, 1, 0, 0, 0)

@@ -1,0 +1,97 @@
+"""Which pages of a mapping hold something of the process's own.
+
+Source: Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+import array
+import ctypes
+import errno
+import os
+from typing import Final
+
+from ckpt import abi
+from ckpt.model import PAGE_SIZE
+
+_REGIONS: Final = 1024
+_PRESENT, _SWAPPED, _FILE = 1 << 63, 1 << 62, 1 << 61
+_CHUNK_PAGES: Final = 1 << 16
+
+Range = tuple[int, int]
+"""First address, and the one after the last."""
+
+
+class PageMap:
+    """The page map of a process. As a context: closed at the end."""
+
+    def __init__(self, host_pid: int) -> None:
+        self._fd = os.open(f"/proc/{host_pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> "PageMap":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def own_pages(self, start: int, end: int) -> list[Range]:
+        """Return the ranges of private pages in memory or swap that are not those of a file.
+
+        The shared page of zeros does not count. On a kernel without PAGEMAP_SCAN (before Linux
+        v6.7) it does, and is stored once by the archive.
+        """
+        clean = abi.PAGE_IS_PFNZERO | abi.PAGE_IS_FILE
+        try:
+            return self._scan(
+                start, end, absent=clean, any_of=abi.PAGE_IS_PRESENT | abi.PAGE_IS_SWAPPED
+            )
+        except OSError as e:
+            if e.errno not in {errno.ENOTTY, errno.EINVAL}:
+                raise
+            return self._read(start, end)
+
+    def guards(self, start: int, end: int) -> list[Range]:
+        """Return the ranges of MADV_GUARD_INSTALL; none on a kernel before Linux v6.15."""
+        try:
+            return self._scan(start, end, absent=0, any_of=abi.PAGE_IS_GUARD)
+        except OSError as e:
+            if e.errno not in {errno.ENOTTY, errno.EINVAL}:
+                raise
+            return []
+
+    def _scan(self, start: int, end: int, *, absent: int, any_of: int) -> list[Range]:
+        regions = (abi.page_region * _REGIONS)()
+        arg = abi.pm_scan_arg(
+            size=ctypes.sizeof(abi.pm_scan_arg),
+            start=start,
+            end=end,
+            vec=ctypes.addressof(regions),
+            vec_len=_REGIONS,
+            category_inverted=absent,
+            category_mask=absent,
+            category_anyof_mask=any_of,
+            return_mask=any_of,
+        )
+        found: list[Range] = []
+        while arg.start < end:
+            count = abi.ioctl(self._fd, abi.PAGEMAP_SCAN, arg)
+            for region in regions[:count]:
+                _append(found, region.start, region.end)
+            arg.start = arg.walk_end
+        return found
+
+    def _read(self, start: int, end: int) -> list[Range]:
+        found: list[Range] = []
+        for at in range(start, end, _CHUNK_PAGES * PAGE_SIZE):
+            count = min(_CHUNK_PAGES, (end - at) // PAGE_SIZE)
+            entries = array.array("Q", os.pread(self._fd, 8 * count, at // PAGE_SIZE * 8))
+            for index, entry in enumerate(entries):
+                if entry & (_PRESENT | _SWAPPED) and not entry & _FILE:
+                    address = at + index * PAGE_SIZE
+                    _append(found, address, address + PAGE_SIZE)
+        return found
+
+
+def _append(found: list[Range], start: int, end: int) -> None:
+    if found and found[-1][1] == start:
+        found[-1] = (found[-1][0], end)
+    else:
+        found.append((start, end))
