@@ -51,9 +51,9 @@ def verify(manifest: bytes, envelope: bytes, trusted: "Mapping[str, Ed25519Publi
         The fingerprint of the key.
 
     Raises:
-        FormatError: *envelope* is not one of *manifest*.
-        UntrustedKey: it names a key that is not among *trusted*.
+        UntrustedKey: *envelope* names a key that is not among *trusted*.
         BadSignature: the key that it names did not sign *manifest*.
+        FormatError: *envelope* is not one, or holds anything beside that signature.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -61,14 +61,14 @@ def verify(manifest: bytes, envelope: bytes, trusted: "Mapping[str, Ed25519Publi
     if tail is None:
         raise FormatError("the signature's envelope is malformed")
     keyid, signature = tail[1].decode(), base64.b64decode(tail[2])
-    if envelope != _envelope(manifest, keyid, signature):
-        raise FormatError("the signature's envelope does not belong to the manifest")
     if keyid not in trusted:
         raise UntrustedKey(f"signed by key {keyid}, which is not trusted here")
     try:
         trusted[keyid].verify(signature, pae(IMAGE_MANIFEST_TYPE, manifest))
     except InvalidSignature:
         raise BadSignature(f"the signature is not one of key {keyid} over this archive") from None
+    if envelope != _envelope(manifest, keyid, signature):
+        raise FormatError("the signature's envelope does not belong to the manifest")
     return keyid
 
 

@@ -116,11 +116,12 @@ class PageReader:
 
     Attributes:
         count: pages in it.
+        unique: pages in it with different contents.
     """
 
-    def __init__(self, unique: FrameReader, page_map: PageMap) -> None:
-        self._unique, self._map = unique, page_map
-        self.count = page_map.count
+    def __init__(self, contents: FrameReader, page_map: PageMap) -> None:
+        self._contents, self._map = contents, page_map
+        self.count, self.unique = page_map.count, page_map.unique
 
     def read(self, first: int, count: int) -> bytes:
         """Return *count* pages from number *first* on.
@@ -137,6 +138,6 @@ class PageReader:
             while page < end:
                 frame, start = divmod(page, _FRAME_PAGES)
                 stop = min(_FRAME_PAGES, start + end - page)
-                content = memoryview(self._unique.content(frame))
+                content = memoryview(self._contents.content(frame))
                 yield content[start * PAGE_SIZE : stop * PAGE_SIZE]
                 page += stop - start

@@ -68,6 +68,7 @@ class PageMap:
 
     Attributes:
         count: pages in the sequence.
+        unique: unique pages.
     """
 
     def __init__(self, packed: bytes, unique: int) -> None:
@@ -80,6 +81,7 @@ class PageMap:
             raise FormatError(f"a page map of {len(packed)} bytes")
         self._firsts: list[int] = []
         self._starts: list[int] = []  # number in the sequence of each run's first page
+        self.unique = unique
         self.count = seen = 0
         expected = 0  # a run that begins here would belong to the run before
         for first, count in _RUN.iter_unpack(packed):

@@ -175,7 +175,7 @@ class ArchiveWriter:
             requires=[],
             tool=_tool(),
             pod=pod.name,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=_now(),
             host=host.describe(),
             kinds=sorted({part.kind for part in _parts(pod)}),
             base=self._base,
@@ -307,6 +307,10 @@ def _parts(pod: Pod) -> Iterator[Part]:
         yield from process.parts
         for thread in process.threads:
             yield from thread.parts
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _tool() -> str:
