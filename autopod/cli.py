@@ -1,11 +1,182 @@
-"""The `autopod` command."""
+"""The `autopod` command: the article's verbs. Arguments in, lines out.
 
+Modules are imported by the command that needs them: a restart must not pay for what it does not
+use. Every command that changes a pod holds its lock.
+"""
+
+import argparse
 import sys
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from ckpt import commandline
+from launcher.places import Places
+
+_DESCRIPTION = "Isolate services in pods, checkpoint them, and restart them under another kernel."
+_EPILOG = """\
+example:
+  mount -o bind /pod /autopod/exim/root
+  autopod add exim
+  autopod addproc exim /usr/sbin/exim4 -bd -q30m
+  autopod checkpoint exim -o /exim.pod
+  autopod restart exim -i /exim.pod
+"""
 
 
-def main() -> int:
-    """Run the command line; return the exit status."""
-    return 2
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line *argv*, or that of the process; return the exit status."""
+    return commandline.run("autopod", _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = commandline.Parser(
+        prog="autopod",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show a traceback when something fails"
+    )
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    add = verbs.add_parser("add", help="make a pod: mount its root, make its network identity")
+    add.set_defaults(run=_add)
+    _add_pod(add)
+    add.add_argument(
+        "--base",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="a directory below the pod's own files, read only; several: topmost first (default: "
+        "what is mounted at the pod's root, else as configured, else as the last time)",
+    )
+    add.add_argument(
+        "--ip", metavar="A.B.C.D/N", type=_address, help="the pod's address (default: a free one)"
+    )
+
+    addproc = verbs.add_parser("addproc", help="start a program in a pod")
+    addproc.set_defaults(run=_addproc)
+    _add_pod(addproc)
+    addproc.add_argument("program", metavar="PROGRAM", help="its path inside the pod")
+    addproc.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
+
+    checkpoint = verbs.add_parser("checkpoint", help="write a pod to a signed file, and end it")
+    checkpoint.set_defaults(run=_checkpoint)
+    _add_pod(checkpoint)
+    checkpoint.add_argument("-o", dest="file", metavar="FILE", type=Path, required=True)
+    checkpoint.add_argument(
+        "--leave-running", action="store_true", help="let the pod go on afterwards"
+    )
+
+    restart = verbs.add_parser("restart", help="let a pod go on from such a file")
+    restart.set_defaults(run=_restart)
+    _add_pod(restart)
+    restart.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
+    restart.add_argument(
+        "--base",
+        dest="lower",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        help="a base directory of the pod, told by what is in it (default: as configured, or as "
+        "archived)",
+    )
+    restart.add_argument(
+        "--replace", action="store_true", help="move other files of the pod on this host aside"
+    )
+
+    remove = verbs.add_parser("rm", help="remove a pod from this host; its base is left alone")
+    remove.set_defaults(run=_remove)
+    _add_pod(remove)
+    remove.add_argument(
+        "--purge", action="store_true", help="even if it has files of its own: they are deleted"
+    )
+
+    listing = verbs.add_parser("list", help="show the pods of this host")
+    listing.set_defaults(run=_list)
+    listing.add_argument("--json", action="store_true", help="as an array of objects")
+    return parser
+
+
+def _add_pod(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pod", metavar="POD", type=commandline.pod)
+
+
+def _address(text: str) -> str:
+    try:
+        IPv4Interface(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+    if "/" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} lacks the prefix length, like /24")
+    return text
+
+
+def _add(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.add import add
+    from launcher.identity import identity
+    from launcher.lock import locked
+
+    with locked(places, arguments.pod):
+        config = add(places, arguments.pod, arguments.base, arguments.ip)
+    own = identity(places, config)
+    at = f" at {own.address}" if own else ""
+    print(f"pod {arguments.pod}{at}, root {places.root(arguments.pod)}")
+    return 0
+
+
+def _addproc(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands, config
+
+    program, given = arguments.program, arguments.arguments
+    known = config.load(places, arguments.pod)
+    commands.start(places, arguments.pod, [program, *(given or known.arguments.get(program, ()))])
+    return 0
+
+
+def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import commands
+    from ckpt.archive import keys
+
+    if not (places.keys() / keys.PRIVATE).exists():
+        fingerprint, _ = keys.ensure(places.keys(), places.trust())
+        print(f"made this host's key pair, {fingerprint[:16]}…, in {places.keys()}")
+    commands.checkpoint(
+        places, arguments.pod, arguments.file, leave_running=arguments.leave_running
+    )
+    return 0
+
+
+def _restart(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import commands
+
+    commands.restart(
+        places,
+        arguments.pod,
+        arguments.file,
+        lowers=arguments.lower,
+        replace=arguments.replace,
+    )
+    return 0
+
+
+def _remove(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.remove import remove
+    from launcher.lock import locked
+
+    with locked(places, arguments.pod):
+        remove(places, arguments.pod, purge=arguments.purge)
+    return 0
+
+
+def _list(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import overview
+
+    rows = overview.gather(places)
+    print(overview.as_json(rows) if arguments.json else overview.table(rows), end="")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""`autopod rm`: a pod leaves this host for good."""
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from autopod.errors import Refused
+from ckpt import stack
+from launcher import network, pods
+from launcher.places import Places
+
+
+def remove(places: Places, name: str, *, purge: bool) -> None:
+    """Kill the pod's processes; remove mount, network identity, state, configuration.
+
+    What the administrator bind-mounted at the pod's root, and the base directories, are left
+    alone. The caller holds the pod's lock, which goes with it.
+
+    Args:
+        places: the instance.
+        name: of the pod.
+        purge: even if the pod has files of its own, which are deleted then.
+
+    Raises:
+        Refused: there is no such pod, or it has files of its own and not *purge*.
+        pods.PodError: a process did not die.
+        stack.StackError: its root cannot be unmounted.
+    """
+    if not is_known(places, name):
+        raise Refused(f"there is no pod {name!r}", "autopod list shows those that are here")
+    if not purge and has_files(places.state(name)):
+        hint = f"checkpoint it first if you need them; autopod rm {name} --purge deletes them"
+        raise Refused(f"pod {name!r} has files of its own below {places.state(name)}", hint)
+    pods.destroy(places, name)
+    with suppress(stack.NotMounted):
+        stack.status(places, name)
+        stack.umount(places, name)
+    network.remove_network(places, name)
+    places.config(name).unlink(missing_ok=True)
+    for tree in (places.state(name), places.run(name)):
+        if tree.exists():
+            shutil.rmtree(tree)
+    with suppress(OSError):  # not empty: the administrator's own mount point is in it
+        places.barrier(name).rmdir()
+
+
+def is_known(places: Places, name: str) -> bool:
+    """Return whether this host has anything of the pod; a mere lock file is nothing."""
+    left = places.run(name).glob("*")
+    return (
+        places.config(name).exists()
+        or places.state(name).exists()
+        or any(path.name != "lock" for path in left)
+    )
+
+
+def has_files(state: Path) -> bool:
+    """Return whether a pod has written anything: into its upper layer, or into sealed ones."""
+    return any(any((state / part).glob("*")) for part in ("upper", "layers"))

@@ -1,0 +1,74 @@
+"""What the command lines `ckpt` and `autopod` have in common: arguments, errors, exit statuses."""
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from launcher.places import Places, check_pod_name
+
+_PACKAGES = ("autopod", "ckpt", "launcher")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors have the form of all errors. Its subcommands' are of the same kind."""
+
+    def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override]
+        """Print *message* and exit with status 2."""
+        tool, _, verb = self.prog.partition(" ")
+        print_error(tool, message, f"{tool} {verb} --help".replace("  ", " "))
+        sys.exit(2)
+
+
+def pod(name: str) -> str:
+    """Return *name* if it can name a pod: a `type` for arguments."""
+    try:
+        return check_pod_name(name)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def run(tool: str, arguments: argparse.Namespace) -> int:
+    """Call `arguments.run(places, arguments)`; return the exit status.
+
+    An error is printed as `TOOL: error: …` and, where more is known, `TOOL: hint: …`; with
+    `arguments.debug` it is raised.
+    """
+    try:
+        status: int = arguments.run(Places.from_environment(), arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone; nothing more can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as e:
+        if arguments.debug:
+            raise
+        complain(tool, e)
+        return 1
+    return status
+
+
+def complain(tool: str, error: Exception) -> None:
+    """Print *error* for a person."""
+    from ckpt.model import NotCheckpointable
+
+    if isinstance(error, NotCheckpointable):
+        for refusal in error.refusals:
+            print_error(tool, str(NotCheckpointable(refusal)), refusal.hint)
+    elif isinstance(error, OSError) and error.strerror:
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        print_error(tool, f"{error.strerror}{where}")
+    elif isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
+        print_error(tool, str(error), getattr(error, "hint", ""))
+    else:
+        message = f"internal error: {type(error).__name__}: {error}"
+        print_error(tool, message, f"please report it with what `{tool} --debug …` prints")
+
+
+def print_error(tool: str, message: str, hint: str = "") -> None:
+    """Print the line *message*, and *hint* if there is one, to standard error."""
+    sys.stderr.write(f"{tool}: error: {message}\n")
+    if hint:
+        sys.stderr.write(f"{tool}: hint: {hint}\n")
