@@ -43,6 +43,7 @@ def start(places: Places, name: str, argv: list[str]) -> None:
 def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make: bool) -> int:
     """Run a program in pod *name*, attached; return its exit status as env(1) does."""
     config = configuration.load(places, name)
+    argv = program.command_line(config, argv)
     made = False
     try:
         with locked(places, name):

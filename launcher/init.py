@@ -17,7 +17,7 @@ import os
 import signal
 from typing import Final, NoReturn
 
-from launcher import confine, spawn
+from launcher import abi, confine, spawn
 from launcher.confine import Confinement
 from launcher.errors import SpawnFailed
 from launcher.execute import Executor
@@ -99,7 +99,11 @@ class Init:
 
 def _sealed_program() -> int:
     """Return a descriptor of a copy of catatonit that can be executed, but not read or changed."""
-    fd = os.memfd_create("init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create("init", flags | abi.MFD_EXEC)
+    except OSError:  # before Linux v6.3 there is no such flag, and every memfd can be executed
+        fd = os.memfd_create("init", flags)
     with open(PROGRAM, "rb") as program:
         while os.sendfile(fd, program.fileno(), None, 1 << 20):
             pass

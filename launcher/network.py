@@ -9,6 +9,7 @@ launcher.network`): the import takes 150 ms and starts an event loop, which no p
 that is to fork into a pod.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -193,9 +194,12 @@ def _disconnect(wanted: Identity) -> None:
 def _main(verb: str, name: str) -> int:
     from pyroute2.netlink.exceptions import NetlinkError
 
+    places = Places.from_environment()
     act: Any = {"make": _make, "remove": _remove}[verb]
     try:
-        act(Places.from_environment(), name)
+        with open(places.runs() / "network.lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one bridge for all pods
+            act(places, name)
     except NetlinkError as e:
         sys.stderr.write(f"{os.strerror(e.code)}\n")
         return 1

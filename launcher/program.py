@@ -68,6 +68,11 @@ def environment(config: PodConfig, **more: str) -> dict[str, str]:
     return {**_ENVIRONMENT, **more, **config.environment}
 
 
+def command_line(config: PodConfig, argv: list[str]) -> list[str]:
+    """Return *argv*; a program alone gets the arguments that the configuration has for it."""
+    return argv if len(argv) > 1 else [*argv, *config.arguments.get(argv[0], ())]
+
+
 def open_log(places: Places, name: str) -> int:
     """Return the log file of pod *name*, open for appending; made if it is missing."""
     places.states().mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -177,14 +182,13 @@ def _open_null() -> int:
 
 def _exec(argv: list[str], variables: Mapping[str, str]) -> NoReturn:
     """Execute argv[0], searched in PATH as execvp(3) does."""
-    name = argv[0]
-    failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    name, missing = argv[0], errno.ENOENT
     directories = [""] if "/" in name else variables.get("PATH", "").split(":")
     for directory in directories:
         try:
             os.execve(os.path.join(directory, name), argv, variables)  # noqa: S606
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except PermissionError as e:
-            failure = e
-    raise failure
+        except OSError as e:
+            missing = e.errno or missing
+    raise OSError(missing, f"cannot execute {name!r}: {os.strerror(missing)}")

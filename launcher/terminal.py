@@ -237,7 +237,7 @@ def _raw(attachment: monitor.Attachment | None) -> Iterator[None]:
     old = termios.tcgetattr(0)
     resize = signal.signal(signal.SIGWINCH, lambda *_: _copy_window_size(attachment.master_fd))
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSADRAIN)  # what is typed ahead stays
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, old)
