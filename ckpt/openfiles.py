@@ -16,13 +16,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
 from ckpt.kinds import abi, flags, table
 from ckpt.kinds.protocol import Mount, Source
 from ckpt.model import Descriptor, Object, OpenFile, Part, Refusal
+
+T = TypeVar("T")
 
 _FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EBADF)
@@ -98,8 +100,7 @@ class FileCollector:
         self._objects: dict[tuple[str, object], int] = {}
         self._shared: list[_Shared] = []
         self._refusals: list[Refusal] = []
-        self._mounts: dict[int, Mount] | None = None
-        self._names: dict[int, int] | None = None
+        self._memory: dict[str, Any] = {}
 
     def __enter__(self) -> "FileCollector":
         return self
@@ -240,22 +241,19 @@ class FileCollector:
         """See protocol.Dump."""
         return self._processes[host_pid].locked
 
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """See protocol.Dump."""
+        if name not in self._memory:
+            self._memory[name] = make()
+        return cast(T, self._memory[name])
+
     def mounts(self) -> Mapping[int, Mount]:
         """See protocol.Dump."""
-        if self._mounts is None:
-            text = _read(f"/proc/{self.init_host_pid}/mountinfo")
-            self._mounts = {m.id: m for m in _parse_mounts(text)}
-        return self._mounts
+        return self.once("mounts", self._read_mounts)
 
     def pid_in_pod(self, host_pid: int) -> int | None:
         """See protocol.Dump."""
-        if self._names is None:
-            self._names = {}
-            for process in self._processes.values():
-                for task in os.listdir(f"/proc/{process.host_pid}/task"):
-                    status = _read(f"/proc/{process.host_pid}/task/{task}/status")
-                    self._names.update(_parse_ids(status))
-        return self._names.get(host_pid)
+        return self.once("ids", self._read_ids).get(host_pid)
 
     def refuse(self, source: Source, why: str, hint: str = "") -> None:
         """See protocol.Dump."""
@@ -268,6 +266,17 @@ class FileCollector:
     def refuse_process(self, host_pid: int, what: str, why: str, hint: str = "") -> None:
         """See protocol.Dump."""
         self._refuse(host_pid, self._processes[host_pid].pid, what, why, hint)
+
+    def _read_mounts(self) -> dict[int, Mount]:
+        text = _read(f"/proc/{self.init_host_pid}/mountinfo")
+        return {mount.id: mount for mount in _parse_mounts(text)}
+
+    def _read_ids(self) -> dict[int, int]:
+        ids: dict[int, int] = {}
+        for host_pid in self._processes:
+            for task in os.listdir(f"/proc/{host_pid}/task"):
+                ids.update(_parse_ids(_read(f"/proc/{host_pid}/task/{task}/status")))
+        return ids
 
     def _refuse(self, host_pid: int, pid: int, what: str, why: str, hint: str) -> None:
         command = _read(f"/proc/{host_pid}/comm").decode(errors="replace").rstrip("\n")

@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import struct
-from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
+from ctypes import byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
 from typing import Final
 
 CLONE_NEWNET: Final = 0x40000000  # <linux/sched.h>
@@ -45,7 +45,17 @@ F_OWNER_TID: Final = 0
 F_OWNER_PID: Final = 1
 F_OWNER_PGRP: Final = 2
 
+# <linux/prctl.h>, <linux/securebits.h>
+PR_GET_SECUREBITS: Final = 27
+PR_SET_SECUREBITS: Final = 28
+SECBIT_NO_SETUID_FIXUP: Final = 4
+
 EPOLL_CTL_ADD: Final = 1  # <linux/eventpoll.h>
+
+# <asm-generic/socket.h>
+SOL_SOCKET: Final = 1
+SO_GET_FILTER: Final = 26
+
 SPLICE_F_NONBLOCK: Final = 2  # <linux/splice.h>
 
 _X86_64: Final = platform.machine() == "x86_64"
@@ -72,6 +82,8 @@ _libc.inotify_init1.argtypes = (c_int,)
 _libc.inotify_add_watch.argtypes = (c_int, c_char_p, c_uint)
 _libc.open_by_handle_at.argtypes = (c_int, c_char_p, c_int)
 _libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_libc.getsockopt.argtypes = (c_int, c_int, c_int, c_void_p, c_void_p)
+_libc.setsockopt.argtypes = (c_int, c_int, c_int, c_char_p, c_uint)
 
 
 def _checked(name: str, result: int, path: bytes | None = None) -> int:
@@ -220,3 +232,41 @@ def open_by_handle_at(mount_fd: int, handle_type: int, handle: bytes, flags: int
     blob = struct.pack("Ii", len(handle), handle_type) + handle
     result = _libc.open_by_handle_at(mount_fd, blob, flags | os.O_CLOEXEC)
     return _checked("open_by_handle_at", result)
+
+
+def get_filter(fd: int) -> bytes:
+    """Return the classic BPF program attached to a socket; empty if there is none.
+
+    The length that the kernel takes and gives counts instructions, of 8 bytes each.
+
+    Raises:
+        OSError: EACCES: the program is not a classic one.
+
+    Source: net/core/filter.c, sk_get_filter().
+    """
+    count = c_uint(0)
+    _checked("getsockopt", _libc.getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, None, byref(count)))
+    if not count.value:
+        return b""
+    program = ctypes.create_string_buffer(count.value * 8)
+    _checked("getsockopt", _libc.getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, program, byref(count)))
+    return program.raw
+
+
+def attach_filter(fd: int, program: bytes) -> None:
+    """Attach the classic BPF *program* to a socket.
+
+    Source: socket(7), SO_ATTACH_FILTER; struct sock_fprog.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    result = _libc.setsockopt(fd, SOL_SOCKET, SO_GET_FILTER, fprog, len(fprog))
+    _checked("setsockopt", result)
+
+
+def prctl(option: int, argument: int = 0) -> int:
+    """Read or change an attribute of the calling process.
+
+    Source: prctl(2).
+    """
+    return _checked("prctl", _libc.prctl(option, argument, 0, 0, 0))

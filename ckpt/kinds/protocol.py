@@ -11,13 +11,15 @@ itself, once its descriptors stand (POSIX locks, F_SETOWN, TIOCSCTTY), in finish
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from ckpt.model import OpenFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ class Dump(Protocol):
 
     def mounts(self) -> Mapping[int, Mount]:
         """Return the mounts of the pod's mount namespace, by mount id."""
+        ...
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what *make* returned when *name* was asked for first."""
         ...
 
     def pid_in_pod(self, host_pid: int) -> int | None:

@@ -13,6 +13,8 @@ from ckpt.kinds import (
     log,
     pipe,
     regular,
+    tcp,
+    unix,
 )
 from ckpt.kinds.protocol import (
     AttributeKind,
@@ -27,13 +29,15 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
     eventfd,
     epoll,
     pipe,
+    tcp,
+    unix,
     device,
     log,
     regular,
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""
 
-COMPLETING_KINDS: Final[tuple[Completing, ...]] = (epoll,)
+COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, epoll)
 """Need a second step in the workshop, in this order."""
 
 WATCHING_KINDS: Final[tuple[Completing, ...]] = ()

@@ -110,7 +110,7 @@ def in_child(body):
         try:
             body(report)
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (the parent raises it)
             with contextlib.suppress(OSError):
                 report(RuntimeError(traceback.format_exc()))
     finally:
@@ -222,9 +222,9 @@ def roundtrip(setup, check, *, network=False, mounts=False, log_path=None):
         os.waitpid(child, 0)
 
 
-def refusals(setup, **namespaces):
-    """Return why a process after setup() is refused, and that a mere look says the same."""
+def refusals(setup, *, look=True, **namespaces):
+    """Return why a process after setup() is refused; a mere look says the same if *look*."""
     with stopped(setup, **namespaces) as (pid, _):
         found = collect(pid, store=Pages().store).refusals
-        assert collect(pid).refusals == found
+        assert collect(pid).refusals == (found if look else [])
         return found

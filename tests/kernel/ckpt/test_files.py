@@ -115,7 +115,7 @@ def test_directories(tmp_path):
     def check(_):
         assert sorted(os.listdir(10)) == ["a", "b", "c"]
         assert os.fstat(11).st_mode & 0o777 == 0o710
-        with pytest.raises(OSError):
+        with pytest.raises(FileNotFoundError):
             os.open("x", os.O_CREAT, dir_fd=11)
 
     roundtrip(setup, check)

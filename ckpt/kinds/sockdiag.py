@@ -1,0 +1,118 @@
+"""Unix sockets as the kernel lists them: sock_diag(7), UNIX_DIAG.
+
+The only place that tells the peer of a unix socket, and which connections wait at a listener.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ckpt.kinds import abi
+
+# <linux/netlink.h>, <linux/sock_diag.h>, <linux/unix_diag.h>
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLM_F_REQUEST_DUMP: Final = 0x301
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_SHOW_PEER, _SHOW_ICONS, _SHOW_RQLEN = 0x04, 0x08, 0x10
+_DIAG_PEER, _DIAG_ICONS, _DIAG_RQLEN, _DIAG_SHUTDOWN = 2, 3, 4, 6
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBHIIIII")
+_MESSAGE: Final = struct.Struct("=BBBBIII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_LISTEN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A unix socket of a network namespace.
+
+    Attributes:
+        inode: of the socket; 0 where nobody has accepted it yet.
+        listening: does it wait for connections?
+        peer: inode of the other end; 0 if that was never accepted, or is closed; None if the
+            socket is not connected.
+        waiting: at a listener: the inodes of the clients that wait to be accepted, in order; 0
+            for one that has gone again.
+        backlog: of a listener.
+        shutdown: SHUT_RD + 1 and SHUT_WR + 1 together, as the kernel's RCV_ and SEND_SHUTDOWN.
+    """
+
+    inode: int
+    listening: bool
+    peer: int | None
+    waiting: tuple[int, ...]
+    backlog: int
+    shutdown: int
+
+
+def unix_sockets(host_pid: int) -> dict[int, UnixSocket]:
+    """Return the unix sockets in the network namespace of *host_pid*, by inode.
+
+    Raises:
+        OSError: as setns(2) and netlink(7).
+    """
+    with _socket_in(host_pid) as s:
+        show = _SHOW_PEER | _SHOW_ICONS | _SHOW_RQLEN
+        request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0, 0)
+        length = _HEADER.size + len(request)
+        s.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0) + request)
+        return {found.inode: found for found in _answers(s)}
+
+
+def _socket_in(host_pid: int) -> socket.socket:
+    """Return a netlink socket of another network namespace; we come back to our own."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/proc/{host_pid}/ns/net", os.O_RDONLY)
+    try:
+        abi.setns(there, abi.CLONE_NEWNET)
+        try:
+            return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+        finally:
+            abi.setns(own, abi.CLONE_NEWNET)
+    finally:
+        os.close(own)
+        os.close(there)
+
+
+def _answers(s: socket.socket) -> Iterator[UnixSocket]:
+    while True:
+        data = s.recv(1 << 16)
+        while data:
+            length, kind, *_ = _HEADER.unpack_from(data)
+            body = data[_HEADER.size : length]
+            data = data[(length + 3) & ~3 :]
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                err = -struct.unpack_from("=i", body)[0]
+                raise OSError(err, f"sock_diag: {os.strerror(err)}")
+            yield _parse(body)
+
+
+def _parse(body: bytes) -> UnixSocket:
+    _, _, state, _, inode, _, _ = _MESSAGE.unpack_from(body)
+    attributes = dict(_attributes(body[_MESSAGE.size :]))
+    peer = attributes.get(_DIAG_PEER)
+    icons = attributes.get(_DIAG_ICONS, b"")
+    queue, limit = struct.unpack("=II", attributes.get(_DIAG_RQLEN, bytes(8)))
+    del queue
+    return UnixSocket(
+        inode=inode,
+        listening=state == _LISTEN,
+        peer=None if peer is None else int.from_bytes(peer, "little"),
+        waiting=struct.unpack(f"={len(icons) // 4}I", icons),
+        backlog=limit if state == _LISTEN else 0,
+        shutdown=attributes.get(_DIAG_SHUTDOWN, b"\0")[0],
+    )
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind, data[_ATTRIBUTE.size : length]
+        data = data[(length + 3) & ~3 :]

@@ -1,0 +1,304 @@
+"""Sockets through collector and workshop."""
+
+import os
+import socket
+import struct
+
+import pytest
+
+from tests.kernel.ckpt.roundtrip import refusals, roundtrip
+
+pytestmark = pytest.mark.needs("root")
+
+
+def put(s, number):
+    """Move a socket to descriptor *number*."""
+    os.dup2(s.fileno(), number)
+    s.close()
+
+
+def take(number):
+    return socket.socket(fileno=number)
+
+
+def peer_user(s):
+    return struct.unpack("iII", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+def test_socket_pair_with_messages_both_ways(kind):
+    def setup():
+        a, b = socket.socketpair(socket.AF_UNIX, kind)
+        a.setblocking(False)
+        a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 30_000)
+        for message in (b"one", b"two" * 5000):
+            a.send(message)
+        b.send(b"back")
+        put(a, 10)
+        put(b, 11)
+
+    def check(_):
+        a, b = take(10), take(11)
+        assert not os.get_blocking(10)
+        assert a.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 60_000
+        assert b.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) != 60_000
+        if kind == socket.SOCK_STREAM:
+            assert b.recv(20_000) == b"one" + b"two" * 5000
+        else:
+            assert b.recv(20_000) == b"one"
+            assert b.recv(20_000) == b"two" * 5000
+        assert a.recv(100) == b"back"
+        with pytest.raises(BlockingIOError):
+            a.recv(1)
+        b.send(b"alive")
+        assert a.recv(100) == b"alive"
+
+    roundtrip(setup, check)
+
+
+def test_half_closed_pair():
+    def setup():
+        a, b = socket.socketpair()
+        a.send(b"last words")
+        a.shutdown(socket.SHUT_WR)
+        put(a, 10)
+        put(b, 11)
+
+    def check(_):
+        a, b = take(10), take(11)
+        assert b.recv(100) == b"last words"
+        assert b.recv(100) == b""
+        b.send(b"answer")
+        assert a.recv(100) == b"answer"
+        with pytest.raises(BrokenPipeError):
+            a.send(b"x")
+
+    roundtrip(setup, check)
+
+
+def test_end_whose_other_is_closed():
+    def setup():
+        a, b = socket.socketpair()
+        a.send(b"testament")
+        a.close()
+        put(b, 11)
+
+    def check(_):
+        b = take(11)
+        assert b.recv(100) == b"testament"
+        assert b.recv(100) == b""
+
+    roundtrip(setup, check)
+
+
+@pytest.mark.parametrize("abstract", [True, False])
+def test_listener_with_accepted_and_waiting_clients(tmp_path, abstract):
+    path = b"\0name" if abstract else os.fsencode(tmp_path / "socket")
+
+    def setup():
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        if not abstract:
+            os.chmod(path, 0o712)
+            os.chown(path, 33, 34)
+        listener.listen(7)
+        client = socket.socket(socket.AF_UNIX)
+        os.setresuid(-1, 1000, 0)
+        os.setresuid(-1, 0, 0)
+        client.connect(path)
+        server, _ = listener.accept()
+        client.send(b"request")
+        waiting = socket.socket(socket.AF_UNIX)
+        waiting.connect(path)
+        put(listener, 10)
+        put(client, 11)
+        put(server, 12)
+        put(waiting, 13)
+
+    def check(_):
+        listener, client, server, waiting = map(take, range(10, 14))
+        name = path if abstract else os.fsdecode(path)
+        assert listener.getsockname() == server.getsockname() == client.getpeername() == name
+        assert client.getsockname() == ""
+        assert server.recv(100) == b"request"
+        accepted, _ = listener.accept()
+        waiting.send(b"patient")
+        assert accepted.recv(100) == b"patient"
+        if not abstract:
+            stat = os.stat(path)
+            assert (stat.st_mode & 0o777, stat.st_uid, stat.st_gid) == (0o712, 33, 34)
+        new = socket.socket(socket.AF_UNIX)
+        new.connect(path)
+        listener.accept()[0].send(b"hello")
+        assert new.recv(100) == b"hello"
+
+    roundtrip(setup, check, network=True)
+
+
+def test_peer_credentials():
+    def setup():
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(b"\0credentials")
+        os.setresgid(-1, 101, -1)
+        os.setresuid(-1, 100, -1)
+        listener.listen()
+        os.setresuid(-1, 0, -1)
+        os.setresgid(-1, 201, -1)
+        os.setresuid(-1, 200, -1)
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(b"\0credentials")
+        os.setresuid(-1, 0, -1)
+        os.setresgid(-1, 0, -1)
+        server, _ = listener.accept()
+        listener.close()
+        put(client, 11)
+        put(server, 12)
+
+    def check(_):
+        assert peer_user(take(11)) == (100, 101)
+        assert peer_user(take(12)) == (200, 201)
+
+    roundtrip(setup, check, network=True)
+
+
+def test_relative_and_removed_names(tmp_path):
+    def setup():
+        os.chdir(tmp_path)
+        old = socket.socket(socket.AF_UNIX)
+        old.bind("socket")
+        old.listen()
+        os.unlink("socket")
+        new = socket.socket(socket.AF_UNIX)
+        new.bind("socket")
+        new.listen()
+        put(new, 10)
+        put(old, 11)
+
+    def check(_):
+        new, old = take(10), take(11)
+        assert new.getsockname() == old.getsockname() == "socket"
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(tmp_path / "socket"))
+        new.setblocking(False)
+        new.accept()
+        assert os.listdir(tmp_path) == ["socket"]
+
+    roundtrip(setup, check, network=True)
+
+
+def test_datagrams_to_a_name(tmp_path):
+    path = str(tmp_path / "log")
+
+    def setup():
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        server.bind(path)
+        named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        named.bind("\0sender")
+        named.connect(path)
+        named.send(b"first")
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        client.connect(path)
+        client.send(b"")
+        client.send(b"third")
+        put(server, 10)
+        put(client, 11)
+        put(named, 12)
+
+    def check(_):
+        server, client = take(10), take(11)
+        assert server.recvfrom(100) == (b"first", b"\0sender")
+        assert server.recvfrom(100) == (b"", None)
+        assert server.recvfrom(100) == (b"third", None)
+        client.send(b"fourth")
+        assert server.recv(100) == b"fourth"
+        assert client.getpeername() == path
+
+    roundtrip(setup, check, network=True)
+
+
+def test_what_cannot_be_carried_over_is_refused():
+    def setup():
+        a, b = socket.socketpair()
+        socket.send_fds(a, [b"x"], [0])
+        put(a, 10)
+        put(b, 11)
+
+    (refusal,) = refusals(setup, look=False)
+    assert "descriptors or credentials" in refusal.why
+    assert refusal.what.startswith("descriptor 11 (socket:[")
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_tcp_listener(family):
+    def setup():
+        s = socket.socket(family)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 7))
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 77)
+        if family == socket.AF_INET6:
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        s.bind(("", 25))
+        s.listen(13)
+        put(s, 10)
+        put(socket.socket(family), 11)
+        bound = socket.socket(family)
+        bound.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 2525))
+        put(bound, 12)
+
+    def check(_):
+        s = take(10)
+        assert s.getsockname()[1] == 25
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 7)
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 7
+        assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+        info = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        assert struct.unpack_from("I", info, 28) == (13,)
+        client = socket.create_connection((("127.0.0.1", "::1")[family == socket.AF_INET6], 25))
+        s.accept()[0].send(b"220")
+        assert client.recv(10) == b"220"
+        bound = take(12)
+        assert bound.getsockname()[1] == 2525
+        bound.listen()
+        fresh = take(11)
+        fresh.connect(bound.getsockname()[:2])
+
+    roundtrip(setup, check, network=True)
+
+
+def test_listeners_that_share_a_port():
+    def setup():
+        for number in (10, 11):
+            s = socket.socket()
+            os.fchown(s.fileno(), 33, 33)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            s.bind(("127.0.0.1", 80))
+            s.listen()
+            put(s, number)
+
+    def check(_):
+        one, other = take(10), take(11)
+        assert one.getsockname() == other.getsockname() == ("127.0.0.1", 80)
+        assert os.fstat(10).st_uid == os.fstat(11).st_uid == 33
+        client = socket.create_connection(("127.0.0.1", 80))
+        client.close()
+
+    roundtrip(setup, check, network=True)
+
+
+def test_established_connection_is_refused():
+    def setup():
+        listener = socket.create_server(("127.0.0.1", 25))
+        put(socket.create_connection(("127.0.0.1", 25)), 10)
+        put(listener.accept()[0], 11)
+
+    found = refusals(setup, network=True)
+    assert [r.what.split()[1] for r in found] == ["10", "11"]
+    assert "established TCP connection from 127.0.0.1 port 25 to port" in found[0].why
+    assert "cannot be carried over yet" in found[0].hint
