@@ -1,11 +1,228 @@
 """The `stackfs` command."""
 
+import argparse
+import json
+import os
 import sys
+from typing import Any, NoReturn
+
+from stackfs.control import Refused
+from stackfs.places import Places, check_pod_name
 
 
-def main() -> int:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors have the form of all our errors."""
+
+    def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override]
+        """Say it and exit with status 2."""
+        _say_error(message, f"see {self.prog} --help")
+        raise SystemExit(2)
+
+
+def _pod(name: str) -> str:
+    try:
+        return check_pod_name(name)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="stackfs",
+        description="Stack read-only directories below a writable one, as a pod's root.",
+        epilog="Exit status: 0 done, 1 failed, 2 usage. AUTOPOD_PREFIX moves every place.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    _add_daemon_verbs(verbs)
+    _add_stack_verbs(verbs)
+    _add_layer_verbs(verbs)
+    return parser
+
+
+def _add_daemon_verbs(verbs: Any) -> None:  # noqa: ANN401 (argparse has no public type for it)
+    mount = verbs.add_parser(
+        "mount",
+        help="mount a pod's stack at /autopod/POD; its root is /autopod/POD/root",
+        description="Mount a pod's stack; returns when the pod's root answers. Without --lower "
+        "the layers of the last time are used.",
+    )
+    mount.add_argument("pod", type=_pod, metavar="POD")
+    mount.add_argument(
+        "--lower",
+        action="append",
+        metavar="DIR",
+        help="a read-only directory; given several times, the first is the topmost; "
+        "/proc/self/fd/N stands for an inherited descriptor",
+    )
+    mount.add_argument(
+        "--upper", metavar="DIR", help="the writable directory (default: in the pod's state)"
+    )
+    mount.add_argument("--foreground", action="store_true", help="do not become a daemon")
+    mount.add_argument(
+        "--spec",
+        choices=["-"],
+        help='read {"lower": [DIR...], "upper": DIR or null} from standard input',
+    )
+    mount.set_defaults(run=_mount)
+    umount = verbs.add_parser("umount", help="unmount a pod's stack; its files stay")
+    umount.add_argument("pod", type=_pod, metavar="POD")
+    umount.add_argument(
+        "--lazy", action="store_true", help="although it is in use; it ends with its last user"
+    )
+    umount.set_defaults(run=_umount)
+
+
+def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
+    listing = verbs.add_parser("list", help="list the stacks")
+    listing.add_argument("--json", action="store_true", help="as an array of objects")
+    listing.set_defaults(run=_list)
+    snapshot = verbs.add_parser(
+        "snapshot",
+        help="make what was written so far a read-only layer",
+        description="Seal the upper layer and open a fresh one; prints the layer. Whoever needs "
+        "files as they are at one moment stops the writers and calls syncfs(2) on the root first.",
+    )
+    diff = verbs.add_parser("diff", help="list what the pod changed: A added, C changed, D deleted")
+    check = verbs.add_parser("check", help="check a pod's directories; remove half-made files")
+    for verb, run in ((snapshot, _snapshot), (diff, _diff), (check, _check)):
+        verb.add_argument("pod", type=_pod, metavar="POD")
+        verb.add_argument("--json", action="store_true", help="as JSON")
+        verb.set_defaults(run=run)
+
+
+def _add_layer_verbs(verbs: Any) -> None:  # noqa: ANN401
+    pack = verbs.add_parser("pack", help="write a layer as an OCI layer tar to standard output")
+    unpack = verbs.add_parser("unpack", help="make a layer from an OCI layer tar at standard input")
+    identity = verbs.add_parser("identity", help="print the SHA-256 identity of what is in DIR")
+    for verb, run in ((pack, _pack), (unpack, _unpack), (identity, _identity)):
+        verb.add_argument("directory", metavar="DIR")
+        verb.set_defaults(run=run)
+
+
+def _mount(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import mounting
+
+    def ask() -> mounting.Request:
+        if asked.spec:
+            return mounting.read_request(sys.stdin)
+        return mounting.Request(tuple(asked.lower) if asked.lower else None, asked.upper)
+
+    if asked.spec and (asked.lower or asked.upper):
+        raise UsageError("--spec takes the place of --lower and --upper")
+    mounting.mount(places, asked.pod, ask, foreground=asked.foreground)
+
+
+class UsageError(Exception):
+    """The command line makes no sense."""
+
+
+def _umount(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import mounting
+
+    mounting.umount(places, asked.pod, lazy=asked.lazy)
+
+
+def _list(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import mounting
+
+    found = mounting.stacks(places)
+    if asked.json:
+        print(json.dumps(found, indent=2))
+        return
+    for one in found:
+        state = "mounted" if one["mounted"] else "dead"
+        print(f"{one['pod']:16} {state:8} {one['pid']:>8}  {':'.join(one['lower'])}")
+
+
+def _ask(places: Places, pod: str, op: str) -> dict[str, Any]:
+    from stackfs import control
+
+    try:
+        return control.request(places.run(pod) / "stackfs.sock", op)
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise Refused(f"{pod} is not mounted", f"stackfs mount {pod} mounts it") from e
+
+
+def _snapshot(places: Places, asked: argparse.Namespace) -> None:
+    layer = _ask(places, asked.pod, "snapshot")["layer"]
+    print(json.dumps(layer, indent=2) if asked.json else f"{layer['id']} {layer['path']}")
+
+
+def _diff(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import checking
+
+    found = checking.diff(places, asked.pod)
+    if asked.json:
+        print(json.dumps([{"kind": kind, "path": path} for kind, path in found], indent=2))
+        return
+    for kind, path in found:
+        sys.stdout.buffer.write(os.fsencode(f"{kind} {path}\n"))
+
+
+def _check(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import checking
+
+    found = checking.check(places, asked.pod)
+    if asked.json:
+        print(json.dumps({"removed": found.removed, "faults": found.faults}, indent=2))
+    else:
+        for line in [*found.removed, *found.faults] or [f"{asked.pod}: no fault found"]:
+            print(line)
+    if found.faults:
+        raise SystemExit(1)
+
+
+def _pack(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs.layers.oci import pack
+
+    pack(asked.directory, sys.stdout.buffer)
+
+
+def _unpack(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs.layers.oci import unpack
+
+    unpack(sys.stdin.buffer, asked.directory)
+
+
+def _identity(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs.layers.identity import identity
+
+    print(identity(asked.directory))
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    return 2
+    asked = _parser().parse_args(arguments)
+    try:
+        asked.run(Places.from_environment(), asked)
+        sys.stdout.flush()
+    except UsageError as e:
+        _say_error(str(e), "see stackfs mount --help")
+        return 2
+    except Refused as e:
+        if asked.debug:
+            raise
+        _say_error(e.error, e.hint)
+        return 1
+    except (OSError, ValueError) as e:
+        if asked.debug:
+            raise
+        _say_error(_describe(e))
+        return 1
+    return 0
+
+
+def _describe(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return f"{error.strerror}: {os.fsdecode(error.filename)}"
+
+
+def _say_error(error: str, hint: str = "") -> None:
+    print(f"stackfs: error: {error}", file=sys.stderr)
+    if hint:
+        print(f"stackfs: hint: {hint}", file=sys.stderr)
 
 
 if __name__ == "__main__":

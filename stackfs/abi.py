@@ -1,0 +1,118 @@
+"""System calls that os lacks, under the names and argument orders of section 2. A leaf.
+
+Every function raises OSError with the call's name in its text and releases the interpreter lock
+while it runs (ctypes.CDLL), so a call that waits for this daemon's own mount may be made from a
+thread.
+"""
+
+import ctypes
+import os
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+MNT_DETACH = 2
+OPEN_TREE_CLONE = 1
+AT_EMPTY_PATH = 0x1000
+MOUNT_ATTR_RDONLY = 1
+PR_SET_IO_FLUSHER = 57
+FICLONE = 0x40049409
+
+_SYS_OPEN_TREE = 428
+_SYS_MOUNT_SETATTR = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.renameat2.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_uint,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.syncfs.argtypes = (ctypes.c_int,)
+
+
+def _checked(result: int, call: str, path: str | bytes | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}", path)
+    return result
+
+
+class mount_attr(ctypes.Structure):
+    """`struct mount_attr` of linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def renameat2(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flags: int) -> None:
+    """Rename with RENAME_* flags.
+
+    Source: renameat2(2).
+    """
+    _checked(_libc.renameat2(olddirfd, oldpath, newdirfd, newpath, flags), "renameat2", newpath)
+
+
+def umount2(target: str, flags: int) -> None:
+    """Detach the topmost mount at *target*.
+
+    Source: umount(2).
+    """
+    _checked(_libc.umount2(os.fsencode(target), flags), "umount2", target)
+
+
+def syncfs(fd: int) -> None:
+    """Write out the file system that *fd* is in.
+
+    Source: syncfs(2).
+    """
+    _checked(_libc.syncfs(fd), "syncfs")
+
+
+def open_tree(dirfd: int, pathname: bytes, flags: int) -> int:
+    """Return a descriptor of a mount, with OPEN_TREE_CLONE of a detached copy of it.
+
+    The copy takes no mounts below it along, and goes with its last descriptor.
+
+    Source: fs/namespace.c, SYSCALL_DEFINE3(open_tree), v6.6.
+    """
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE),
+        ctypes.c_int(dirfd),
+        ctypes.c_char_p(pathname),
+        ctypes.c_uint(flags),
+    )
+    return _checked(fd, "open_tree", pathname)
+
+
+def mount_setattr(dirfd: int, pathname: bytes, flags: int, attr_set: int) -> None:
+    """Turn MOUNT_ATTR_* bits of a mount on.
+
+    Source: mount_setattr(2).
+    """
+    attr = mount_attr(attr_set=attr_set)
+    result: int = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(dirfd),
+        ctypes.c_char_p(pathname),
+        ctypes.c_uint(flags),
+        ctypes.byref(attr),
+        ctypes.c_size_t(ctypes.sizeof(attr)),
+    )
+    _checked(result, "mount_setattr", pathname)
+
+
+def prctl(option: int, arg2: int) -> int:
+    """Operate on the calling thread.
+
+    Source: prctl(2).
+    """
+    zero = ctypes.c_ulong(0)
+    result: int = _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(arg2), zero, zero, zero)
+    return _checked(result, "prctl")

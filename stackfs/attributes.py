@@ -1,0 +1,142 @@
+"""Changing what an inode looks like, and its extended attributes."""
+
+import errno
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+
+from stackfs.copyup import copy_up
+from stackfs.inodes import Directory, Node
+from stackfs.layers import whiteout
+from stackfs.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New attributes of an inode; None leaves one as it is.
+
+    Attributes:
+        atime_ns: nanoseconds since the epoch, as *mtime_ns*.
+        size: bytes.
+    """
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+NOTHING = Change()
+
+
+def change(tree: Tree, node: Node, wanted: Change) -> None:
+    """Change attributes in the upper layer, in the order in which one does not undo another."""
+    copy_up(tree, node, contents=wanted.size != 0)
+    path, dir_fd, follow = tree.inodes.place(node)
+    if wanted.size is not None:
+        _truncate(tree, node, wanted.size)
+    if wanted.uid is not None or wanted.gid is not None:
+        uid = -1 if wanted.uid is None else wanted.uid
+        gid = -1 if wanted.gid is None else wanted.gid
+        os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow)
+        node.xattrs = None
+    if wanted.mode is not None:
+        if stat.S_ISLNK(node.attr.st_mode):
+            raise OSError(errno.EOPNOTSUPP, "a symbolic link has no mode")
+        os.chmod(path, stat.S_IMODE(wanted.mode), dir_fd=dir_fd)
+        node.xattrs = None
+    if wanted.atime_ns is not None or wanted.mtime_ns is not None:
+        attr = tree.attributes(node)
+        atime = attr.st_atime_ns if wanted.atime_ns is None else wanted.atime_ns
+        mtime = attr.st_mtime_ns if wanted.mtime_ns is None else wanted.mtime_ns
+        os.utime(path, ns=(atime, mtime), dir_fd=dir_fd, follow_symlinks=follow)
+    node.stale = True
+
+
+def _truncate(tree: Tree, node: Node, size: int) -> None:
+    for fd in node.handles:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+            os.ftruncate(fd, size)
+            return
+    fd = tree.open_backing(node, os.O_WRONLY)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def get_xattr(tree: Tree, node: Node, name: str) -> bytes:
+    """Return an extended attribute.
+
+    Raises:
+        OSError: ENODATA, the inode has none of that name.
+    """
+    value = tree.xattrs(node).get(name)
+    if value is None:
+        raise OSError(errno.ENODATA, "no such attribute")
+    return value
+
+
+def set_xattr(tree: Tree, node: Node, name: str, value: bytes) -> None:
+    """Set an extended attribute.
+
+    Raises:
+        PermissionError: its name is one of the layers' own.
+    """
+    _check_settable(name)
+    copy_up(tree, node)
+    path, follow = tree.inodes.path(node)
+    os.setxattr(path, name, value, follow_symlinks=follow)
+    _changed(node)
+
+
+def remove_xattr(tree: Tree, node: Node, name: str) -> None:
+    """Remove an extended attribute."""
+    _check_settable(name)
+    if name not in tree.xattrs(node):
+        raise OSError(errno.ENODATA, "no such attribute")
+    copy_up(tree, node)
+    path, follow = tree.inodes.path(node)
+    os.removexattr(path, name, follow_symlinks=follow)
+    _changed(node)
+
+
+def _check_settable(name: str) -> None:
+    if whiteout.is_private(name):
+        raise PermissionError(errno.EPERM, f"{name} belongs to the layers")
+
+
+def _changed(node: Node) -> None:
+    """An access ACL changes the mode, and the file system may store it as the mode alone."""
+    node.xattrs = None
+    node.stale = True
+
+
+def sync(tree: Tree, node: Node, fd: int, *, data_only: bool) -> None:
+    """Write a file out, and its directory where the name is new."""
+    if data_only:
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+    if node.name_unsynced and node.parent is not None and node.fd < 0:
+        sync_directory(tree, node.parent)
+        node.name_unsynced = False
+
+
+def sync_directory(tree: Tree, directory: Directory) -> None:
+    """Write out the names of a directory, and its own name where that is new."""
+    at: Directory | None = directory
+    while at is not None and at.linked and at.layer.writable:
+        dir_fd = tree.inodes.directory_fd(at, at.layer)
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if not at.name_unsynced:
+            return
+        at.name_unsynced = False
+        at = at.parent

@@ -1,0 +1,204 @@
+"""The daemon: mounts a stack, answers the kernel and the control socket until it is unmounted.
+
+It never touches its own mount: its layers are private copies of their mounts, its working
+directory is `/`, and whatever may wait for the mount (an unmount, which writes dirty pages out)
+runs in a thread.
+"""
+
+import errno
+import functools
+import gc
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from stackfs import abi, control, loop, mounts
+from stackfs.control import Handler, Refused, Reply
+from stackfs.layers.layer import Layer
+from stackfs.layers.work import leftovers
+from stackfs.operations import Operations
+from stackfs.stack import Stack
+from stackfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = {"subtype=stackfs", "allow_other", "default_permissions", "suid", "dev"}
+
+
+@dataclass(slots=True)
+class Daemon:
+    """One pod's daemon.
+
+    Attributes:
+        pod: the pod's name.
+        point: the mount point, which is the barrier.
+        run: directory of its socket and record.
+        stack: its layers, owned.
+    """
+
+    pod: str
+    point: Path
+    run: Path
+    stack: Stack
+    tree: Tree
+    identities: dict[Layer, str]
+
+    @classmethod
+    def over(cls, pod: str, point: Path, run: Path, stack: Stack) -> "Daemon":
+        """Return a daemon for *stack*."""
+        tree = Tree(stack.upper, stack.below, stack.work)
+        return cls(pod, point, run, stack, tree, {})
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Mount, call *ready*, and return when the mount has gone.
+
+        Raises:
+            Refused: the mount failed.
+        """
+        os.umask(0)
+        loop.install()
+        operations = Operations(self.tree)
+        try:
+            pyfuse3.init(operations, os.fspath(self.point), _OPTIONS | {f"fsname={self.pod}"})
+        except RuntimeError as e:
+            raise Refused(f"cannot mount at {self.point}: {e}", "is /dev/fuse there?") from e
+        try:
+            _settle_process()
+            if (mount := mounts.stack_at(self.point)) is not None:
+                mounts.tune(mount)
+            self._record()
+            trio.run(self._main, ready)
+        finally:
+            pyfuse3.close(unmount=False)
+            for name in ("stackfs.json", "stackfs.sock"):
+                (self.run / name).unlink(missing_ok=True)
+            operations.close()
+            self.stack.close()
+
+    async def _main(self, ready: Callable[[], None]) -> None:
+        listener = trio.SocketListener(
+            trio.socket.from_stdlib_socket(control.listen(self.run / "stackfs.sock"))
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.serve, listener, self._handlers())
+            nursery.start_soon(self._end_on_signal)
+            ready()
+            await pyfuse3.main(min_tasks=1, max_tasks=loop.WORKERS)
+            nursery.cancel_scope.cancel()
+
+    def _record(self) -> None:
+        """Write what `stackfs list` reads."""
+        spec = self.stack.spec
+        record = {
+            "pod": self.pod,
+            "root": os.fspath(self.point / "root"),
+            "pid": os.getpid(),
+            "lower": [os.fspath(path) for path in spec.lower],
+            "upper": os.fspath(spec.upper),
+        }
+        new = self.run / "stackfs.json.new"
+        new.write_text(json.dumps(record) + "\n")
+        new.replace(self.run / "stackfs.json")
+
+    async def _end_on_signal(self) -> None:
+        """Unmount on SIGTERM or SIGINT; in use, the mount goes with its last user."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                try:
+                    await self._unmount(0)
+                except OSError as e:
+                    log.warning("%s; detaching it", e)
+                    await self._unmount(abi.MNT_DETACH)
+
+    async def _unmount(self, flags: int) -> None:
+        await trio.to_thread.run_sync(abi.umount2, os.fspath(self.point), flags)
+
+    # --- control requests ------------------------------------------------------------------
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            "status": self._status,
+            "snapshot": self._snapshot,
+            "diff": self._diff,
+            "quit": self._quit,
+        }
+
+    async def _status(self, asked: Reply) -> Reply:
+        if asked.get("identify"):
+            await self._identify()
+        return {
+            "pod": self.pod,
+            "pid": os.getpid(),
+            "root": os.fspath(self.point / "root"),
+            "lower": [
+                {"path": os.fspath(layer.path), "identity": self.identities.get(layer)}
+                for layer in self.stack.lowers
+            ],
+            "layers": self._layers(),
+            "upper": os.fspath(self.stack.upper.path),
+            "upper_empty": not leftovers(self.stack.upper.fd),
+        }
+
+    def _layers(self) -> list[Reply]:
+        return [_layer(layer) for layer in self.stack.sealed]
+
+    async def _identify(self) -> None:
+        """Work out the identities of the lower layers; they never change."""
+        from stackfs.layers.identity import identity
+
+        for layer in self.stack.lowers:
+            if layer not in self.identities:
+                work = functools.partial(identity, f"/proc/self/fd/{layer.fd}")
+                self.identities[layer] = await trio.to_thread.run_sync(work)
+
+    async def _snapshot(self, asked: Reply) -> Reply:
+        sealed = self.stack.upper
+        self.tree.seal(self.stack.seal())
+        return {"layer": _layer(sealed), "layers": self._layers()}
+
+    async def _diff(self, asked: Reply) -> Reply:
+        from stackfs.layers.diff import changes
+
+        written = [self.stack.upper, *self.stack.sealed]
+        work = functools.partial(changes, [at.fd for at in written], self._lower_fds())
+        found = await trio.to_thread.run_sync(work)
+        return {"changes": [[change.kind, os.fsdecode(change.path)] for change in found]}
+
+    def _lower_fds(self) -> list[int]:
+        return [layer.fd for layer in self.stack.lowers]
+
+    async def _quit(self, asked: Reply) -> Reply:
+        flags = abi.MNT_DETACH if asked.get("lazy") else 0
+        try:
+            await self._unmount(flags)
+        except OSError as e:
+            if e.errno == errno.EBUSY:
+                raise Refused(f"{self.point} is in use") from e
+            raise
+        return {}
+
+
+def _layer(layer: Layer) -> Reply:
+    return {"id": layer.id, "path": os.fspath(layer.path)}
+
+
+def _settle_process() -> None:
+    """Make this a process that memory pressure spares and does not deadlock.
+
+    PR_SET_IO_FLUSHER (prctl(2)) keeps the kernel from writing this file system's own pages back
+    to make room for an allocation of its daemon.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-1000")
+        abi.prctl(abi.PR_SET_IO_FLUSHER, 1)
+    except PermissionError as e:  # both need CAP_SYS_RESOURCE
+        log.info("going on without protection from memory pressure: %s", e)

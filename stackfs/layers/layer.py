@@ -1,0 +1,113 @@
+"""One layer of a stack: a directory tree, reached through descriptors only."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stackfs import abi
+from stackfs.layers import whiteout
+from stackfs.layers.numbers import inode_number
+from stackfs.layers.union import Kind
+from stackfs.layers.walk import walk
+
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    """A layer; it owns *fd* as long as the daemon lives.
+
+    Attributes:
+        path: where it is, for people.
+        fd: O_PATH descriptor of its root directory, in a private copy of its mount.
+        number: its part of the inode numbers of its files.
+        numbered: whether files in it may carry an inode number of their own.
+        writable: whether its files may be changed in place: the upper one, until it is sealed.
+        id: as assigned when it was sealed, else None.
+    """
+
+    path: Path
+    fd: int
+    number: int
+    numbered: bool = False
+    writable: bool = False
+    id: str | None = None
+    device: int = field(init=False)
+    _links: dict[tuple[int, int], list[tuple[bytes, ...]]] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.device = os.fstat(self.fd).st_dev
+
+    def inode_number(self, status: os.stat_result, path: bytes | None) -> int:
+        """Return the inode number in the stack of a file of this layer.
+
+        Args:
+            status: of the file.
+            path: leads to it; None where it is known to carry no number of its own.
+        """
+        if path is not None and self.numbered:
+            own = whiteout.attribute(path, whiteout.NUMBER)
+            if own is not None:
+                return int(own)
+        same = status.st_dev == self.device
+        return inode_number(self.number, None if same else status.st_dev, status.st_ino)
+
+    def links(self, status: os.stat_result) -> list[tuple[bytes, ...]]:
+        """Return every path in this sealed layer that leads to one file with several links.
+
+        The first call walks the whole layer and remembers the files that have several links.
+        """
+        if self._links is None:
+            self._links = {}
+            for found in walk(self.fd):
+                at = found.status
+                if at.st_nlink > 1 and not stat.S_ISDIR(at.st_mode):
+                    names = tuple(found.path.split(b"/"))
+                    self._links.setdefault((at.st_dev, at.st_ino), []).append(names)
+        return self._links.get((status.st_dev, status.st_ino), [])
+
+
+def clone(path: str | Path, *, read_only: bool) -> int:
+    """Return an O_PATH descriptor of a directory in a private copy of its mount.
+
+    Nothing mounted below it is in the copy, so that a walk in a layer never comes into the stack
+    itself; a read-only copy also makes the kernel refuse every change.
+
+    Raises:
+        OSError: *path* is not a directory that can be opened, or the kernel lacks the calls.
+    """
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        copy = abi.open_tree(fd, b"", abi.OPEN_TREE_CLONE | abi.AT_EMPTY_PATH | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+    if read_only:
+        abi.mount_setattr(copy, b"", abi.AT_EMPTY_PATH, abi.MOUNT_ATTR_RDONLY)
+    return copy
+
+
+def listing(dir_fd: int) -> dict[bytes, Kind]:
+    """Return the names of one directory of one layer and what they mean to the union."""
+    with_marks = whiteout.opacity(dir_fd) == b"x"
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        with os.scandir(fd) as entries:
+            return {os.fsencode(e.name): _kind(fd, e, with_marks) for e in entries}
+    finally:
+        os.close(fd)
+
+
+def _kind(fd: int, entry: "os.DirEntry[str]", with_marks: bool) -> Kind:
+    if entry.is_dir(follow_symlinks=False):
+        return Kind.DIRECTORY
+    if entry.is_file(follow_symlinks=False):
+        if with_marks:
+            path = whiteout.inside(fd, os.fsencode(entry.name))
+            return (
+                Kind.FILE if whiteout.attribute(path, whiteout.WHITEOUT) is None else Kind.WHITEOUT
+            )
+        return Kind.FILE
+    if entry.is_symlink():
+        return Kind.FILE
+    return Kind.WHITEOUT if whiteout.is_whiteout(entry.stat(follow_symlinks=False)) else Kind.FILE

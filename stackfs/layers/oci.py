@@ -1,0 +1,364 @@
+"""A layer directory as an OCI layer tar, and back.
+
+On disk a deletion is a device node and an opaque directory an extended attribute; in the tar they
+are empty files named `.wh.NAME` and `.wh..wh..opq`. Extended attributes and ACLs go as
+`SCHILY.xattr.NAME` records, an inode's number in the stack among them, whether the layer holds it
+or its place tells it: in the unpacked layer files have other inode numbers of their own.
+
+Source: OCI image specification v1.1, layer.md, "Whiteouts".
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from stackfs.layers import tar, whiteout
+from stackfs.layers.numbers import inode_number
+from stackfs.layers.tar import Member, TarError
+from stackfs.layers.walk import Found, walk
+
+PREFIX: Final = b".wh."
+OPAQUE: Final = b".wh..wh..opq"
+_ZEROS: Final = bytes(1 << 16)
+_OWN = {
+    whiteout.NUMBER: re.compile(rb"[0-9]{1,19}"),
+    whiteout.LAYER_NUMBER: re.compile(rb"[0-9]{1,5}"),
+    whiteout.LAYER_ID: re.compile(rb"[0-9a-f]{32}"),
+}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class LayerError(TarError):
+    """The layer holds what an OCI layer cannot say, or the archive what a layer must not have."""
+
+
+# --- packing ---------------------------------------------------------------------------------
+
+
+def pack(directory: str, output: BinaryIO) -> None:
+    """Write a layer directory to *output* as an OCI layer tar, in the same order every time.
+
+    Raises:
+        LayerError: a name begins with `.wh.`.
+        OSError: something cannot be read, or *output* not be written.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _Packer(fd, output).run()
+    finally:
+        os.close(fd)
+
+
+class _Packer:
+    """What packing remembers: the layer's number, and the first path of each linked file."""
+
+    def __init__(self, fd: int, output: BinaryIO) -> None:
+        self._fd = fd
+        self._output = output
+        self._device = os.fstat(fd).st_dev
+        number = whiteout.attribute(whiteout.inside(fd, b"."), whiteout.LAYER_NUMBER)
+        self._number = None if number is None else int(number)
+        self._linked: dict[tuple[int, int], bytes] = {}
+
+    def run(self) -> None:
+        for found in walk(self._fd):
+            self._write(found)
+        self._output.write(tar.end())
+        self._output.flush()
+
+    def _write(self, found: Found) -> None:
+        if found.name.startswith(PREFIX):
+            raise LayerError(f"{found.path!r} has a name that would mean a deletion")
+        xattrs = {
+            name: os.getxattr(found.proc_path, name, follow_symlinks=False)
+            for name in os.listxattr(found.proc_path, follow_symlinks=False)
+        }
+        status = found.status
+        if whiteout.is_whiteout(status) or whiteout.WHITEOUT in xattrs:
+            parent, _, name = found.path.rpartition(b"/")
+            path = os.path.join(parent, PREFIX + name)
+            self._output.write(tar.encode(Member(path, mode=0, mtime_ns=0)))
+            return
+        if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
+            first = self._linked.setdefault((status.st_dev, status.st_ino), found.path)
+            if first != found.path:
+                self._output.write(tar.encode(Member(found.path, tar.LINK, target=first)))
+                return
+        self._output.write(tar.encode(self._member(found, xattrs)))
+        if stat.S_ISREG(status.st_mode):
+            _write_contents(self._output, found)
+        elif xattrs.get(whiteout.OPAQUE) == b"y":
+            path = os.path.join(found.path, OPAQUE)
+            self._output.write(tar.encode(Member(path, mode=0, mtime_ns=0)))
+
+    def _member(self, found: Found, xattrs: dict[str, bytes]) -> Member:
+        status = found.status
+        is_link, is_file = stat.S_ISLNK(status.st_mode), stat.S_ISREG(status.st_mode)
+        return Member(
+            found.path,
+            _KINDS[stat.S_IFMT(status.st_mode)],
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            status.st_size if is_file else 0,
+            status.st_mtime_ns,
+            os.readlink(found.name, dir_fd=found.dir_fd) if is_link else b"",
+            (os.major(status.st_rdev), os.minor(status.st_rdev)),
+            self._xattrs(found, xattrs),
+            socket=stat.S_ISSOCK(status.st_mode),
+        )
+
+    def _xattrs(self, found: Found, xattrs: dict[str, bytes]) -> dict[str, bytes]:
+        """Return what to write: no marks that have another form in the tar, and the number."""
+        kept = {
+            name: value
+            for name, value in xattrs.items()
+            if name in _OWN or not whiteout.is_private(name)
+        }
+        if self._number is not None and found.path != b".":
+            at = found.status
+            device = None if at.st_dev == self._device else at.st_dev
+            number = inode_number(self._number, device, at.st_ino)
+            kept.setdefault(whiteout.NUMBER, b"%d" % number)
+        return kept
+
+
+_KINDS: Final = {
+    stat.S_IFREG: tar.FILE,
+    stat.S_IFSOCK: tar.FILE,
+    stat.S_IFDIR: tar.DIRECTORY,
+    stat.S_IFLNK: tar.SYMLINK,
+    stat.S_IFCHR: tar.CHARACTER,
+    stat.S_IFBLK: tar.BLOCK_DEVICE,
+    stat.S_IFIFO: tar.FIFO,
+}
+
+
+def _write_contents(output: BinaryIO, found: Found) -> None:
+    size = found.status.st_size
+    with os.fdopen(found.open(), "rb", buffering=0) as file:
+        left = size
+        while left:
+            piece = file.read(min(left, 1 << 20))
+            if not piece:
+                raise LayerError(f"{found.path!r} became shorter while it was read")
+            output.write(piece)
+            left -= len(piece)
+    output.write(bytes(-size % tar.BLOCK))
+
+
+# --- unpacking -------------------------------------------------------------------------------
+
+
+def unpack(archive: BinaryIO, directory: str) -> None:
+    """Make a layer directory from an OCI layer tar.
+
+    The archive may be hostile. Everything is made below a fresh, private directory, walked one
+    component at a time and never through a symbolic link; it gets its name when all is well.
+
+    Raises:
+        TarError: the archive is malformed, or holds what a layer must not have.
+        OSError: *directory* exists, or something cannot be written.
+    """
+    target = Path(directory).absolute()
+    if os.path.lexists(target):
+        raise FileExistsError(17, "File exists", directory)
+    partial = target.parent / f".{target.name}.{os.urandom(6).hex()}"
+    partial.mkdir(mode=0o700)
+    try:
+        fd = os.open(partial, _DIRECTORY)
+        try:
+            _Unpacker(fd, archive).run()
+        finally:
+            os.close(fd)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+class _Unpacker:
+    """What unpacking remembers.
+
+    Attributes:
+        made: every path made so far, and its type flag.
+        directories: their members; times and modes are set when nothing is made in them any more.
+    """
+
+    def __init__(self, fd: int, archive: BinaryIO) -> None:
+        self._fd = fd
+        self._archive = archive
+        self._made: dict[tuple[bytes, ...], bytes] = {}
+        self._directories: dict[tuple[bytes, ...], Member] = {}
+        self._open_path: tuple[bytes, ...] = ()
+        self._open_fd = os.dup(fd)
+
+    def run(self) -> None:
+        try:
+            for member in tar.members(self._archive):
+                self._unpack(member)
+            for path in sorted(self._directories, key=len, reverse=True):
+                self._finish_directory(path, self._directories[path])
+        finally:
+            os.close(self._open_fd)
+
+    def _unpack(self, member: Member) -> None:
+        path = _components(member.path)
+        if not path:
+            if member.kind != tar.DIRECTORY:
+                raise LayerError("the root is not a directory")
+            self._claim(path, member)
+            self._directories[path] = member
+            return
+        parent_fd, name = self._parent(path[:-1]), path[-1]
+        if name.startswith(PREFIX):
+            self._unpack_mark(path, parent_fd, member)
+            return
+        self._claim(path, member)
+        self._make(parent_fd, name, path, member)
+
+    def _claim(self, path: tuple[bytes, ...], member: Member) -> None:
+        if path in self._made:
+            raise LayerError(f"{member.path!r} is in the archive twice")
+        self._made[path] = member.kind
+
+    def _parent(self, path: tuple[bytes, ...]) -> int:
+        """Return a descriptor of a directory made before, valid until the next call."""
+        if path != self._open_path:
+            for depth in range(1, len(path) + 1):
+                if self._made.get(path[:depth]) != tar.DIRECTORY:
+                    raise LayerError(f"{b'/'.join(path)!r} is not a directory of the archive")
+            fd = _open_beneath(self._fd, path)
+            os.close(self._open_fd)
+            self._open_fd, self._open_path = fd, path
+        return self._open_fd
+
+    def _unpack_mark(self, path: tuple[bytes, ...], parent_fd: int, member: Member) -> None:
+        """Write a whiteout or an opaque mark."""
+        if member.kind != tar.FILE or member.size:
+            raise LayerError(f"{member.path!r} is not an empty file")
+        name = path[-1]
+        if name == OPAQUE:
+            whiteout.set_opaque(parent_fd, b".")
+            return
+        hidden = name[len(PREFIX) :]
+        if hidden in (b"", b".", b"..") or hidden.startswith(PREFIX):
+            raise LayerError(f"{member.path!r} hides no name")
+        self._claim((*path[:-1], hidden), member)
+        whiteout.make(parent_fd, hidden)
+
+    def _make(self, dir_fd: int, name: bytes, path: tuple[bytes, ...], member: Member) -> None:
+        match member.kind:
+            case tar.LINK:
+                self._link(dir_fd, name, member)
+                return
+            case tar.DIRECTORY:
+                os.mkdir(name, 0o700, dir_fd=dir_fd)
+                self._directories[path] = member
+                return
+            case tar.SYMLINK:
+                os.symlink(member.target, name, dir_fd=dir_fd)
+            case tar.FILE if not member.socket:
+                _write_file(dir_fd, name, tar.contents(self._archive, member.size), member.size)
+            case _:
+                os.mknod(
+                    name, _node_type(member) | 0o600, os.makedev(*member.device), dir_fd=dir_fd
+                )
+        _set_attributes(dir_fd, name, member)
+
+    def _link(self, dir_fd: int, name: bytes, member: Member) -> None:
+        source = _components(member.target)
+        kind = self._made.get(source)
+        if kind is None or kind == tar.DIRECTORY or not source:
+            raise LayerError(f"{member.path!r} is a link to {member.target!r}, which is no file")
+        source_fd = _open_beneath(self._fd, source[:-1])
+        try:
+            os.link(
+                source[-1], name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False
+            )
+        finally:
+            os.close(source_fd)
+
+    def _finish_directory(self, path: tuple[bytes, ...], member: Member) -> None:
+        parent_fd = _open_beneath(self._fd, path[:-1])
+        try:
+            _set_attributes(parent_fd, path[-1] if path else b".", member)
+        finally:
+            os.close(parent_fd)
+
+
+def _components(path: bytes) -> tuple[bytes, ...]:
+    """Return the components of a path in an archive; the root has none."""
+    if path.startswith(b"/"):
+        raise LayerError(f"{path!r} is an absolute path")
+    found = tuple(name for name in path.split(b"/") if name not in (b"", b"."))
+    if b".." in found or any(len(name) > 255 for name in found):
+        raise LayerError(f"{path!r} is not a path in a layer")
+    return found
+
+
+def _open_beneath(fd: int, path: tuple[bytes, ...]) -> int:
+    """Open a directory, one component at a time and none through a symbolic link."""
+    at = os.dup(fd)
+    for name in path:
+        try:
+            below = os.open(name, _DIRECTORY, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    return at
+
+
+def _node_type(member: Member) -> int:
+    """Return the type of a device, fifo or socket."""
+    if member.kind == tar.CHARACTER and member.device == (0, 0):
+        raise LayerError(f"{member.path!r} is a device that means a deletion")
+    types = {
+        tar.FILE: stat.S_IFSOCK,
+        tar.CHARACTER: stat.S_IFCHR,
+        tar.BLOCK_DEVICE: stat.S_IFBLK,
+        tar.FIFO: stat.S_IFIFO,
+    }
+    return types[member.kind]
+
+
+def _set_attributes(dir_fd: int, name: bytes, member: Member) -> None:
+    """Give a file its owner, mode, extended attributes and time, in the order that keeps them."""
+    os.chown(name, member.uid, member.gid, dir_fd=dir_fd, follow_symlinks=False)
+    if member.kind != tar.SYMLINK:
+        os.chmod(name, member.mode, dir_fd=dir_fd)
+    path = whiteout.inside(dir_fd, name)
+    for key, value in member.xattrs.items():
+        if key in _OWN and _OWN[key].fullmatch(value) is None:
+            raise LayerError(f"{member.path!r} has a malformed attribute {key}")
+        if key in _OWN or not whiteout.is_private(key):
+            os.setxattr(path, key, value, follow_symlinks=False)
+    times = (member.mtime_ns, member.mtime_ns)
+    os.utime(name, ns=times, dir_fd=dir_fd, follow_symlinks=False)
+
+
+def _write_file(dir_fd: int, name: bytes, pieces: Iterator[bytes], size: int) -> None:
+    """Write a regular file; long runs of zeros become holes."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+    try:
+        os.ftruncate(fd, size)
+        offset = 0
+        for piece in pieces:
+            for start in range(0, len(piece), len(_ZEROS)):
+                part = piece[start : start + len(_ZEROS)]
+                if part != _ZEROS[: len(part)] or len(part) < 4096:
+                    _write_all(fd, part, offset + start)
+            offset += len(piece)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,281 @@
+"""Starting and ending a pod's daemon: `stackfs mount`, `umount` and `list`."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from stackfs import abi, control, mounts
+from stackfs.control import Refused
+from stackfs.places import Places
+from stackfs.stack import Spec, Stack, open_stack
+
+UNMOUNT_SECONDS = 30
+"""How long an unmounted daemon may take to write its last pages and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `stackfs mount` was asked for; None where it was not said."""
+
+    lower: tuple[str, ...] | None = None
+    upper: str | None = None
+
+
+def read_request(text: TextIO) -> Request:
+    """Read `{"lower": [DIR…], "upper": DIR or null}`.
+
+    Raises:
+        Refused: it is not of that form.
+    """
+    try:
+        found = json.load(text)
+        lower, upper = found["lower"], found.get("upper")
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise Refused(f"the specification cannot be read: {e!r}") from e
+    if not isinstance(lower, list) or not all(isinstance(path, str) for path in lower):
+        raise Refused("the specification's 'lower' is not a list of directories")
+    return Request(tuple(lower), upper)
+
+
+def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: bool) -> None:
+    """Mount a pod's stack; return when its root answers, in the foreground when it has ended.
+
+    Args:
+        places: where everything is.
+        pod: a valid name.
+        ask: returns the request, called after everything has been imported.
+        foreground: serve in this process.
+
+    Raises:
+        Refused: it cannot be mounted.
+        OSError: a directory cannot be opened or made.
+    """
+    import trio  # noqa: F401 (heavy: before the fork and before the request is read)
+
+    import stackfs.daemon  # noqa: F401
+
+    request = ask()
+    run = _ensure_directories(places, pod)
+    with lock_pod(run) as lock:
+        if lock is None:
+            raise Refused(f"{pod} is mounted already", f"stackfs umount {pod} ends it")
+        point = places.barrier(pod)
+        spec = _resolve(places, pod, request)
+        if request.lower is None:
+            _clear_stale(point)
+        stack = _open(spec, request)
+        _clear_stale(point)
+        spec.save(places.state(pod) / "stack.json")
+        if foreground:
+            _serve(pod, point, run, stack, lambda: None)
+        else:
+            _fork(pod, point, run, stack, lock)
+    if not foreground:
+        os.stat(places.root(pod))
+
+
+def _ensure_directories(places: Places, pod: str) -> Path:
+    for path in (places.barrier(pod), places.state(pod), places.run(pod)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    return places.run(pod)
+
+
+@contextlib.contextmanager
+def lock_pod(run: Path) -> Iterator[int | None]:
+    """Yield a descriptor that holds the pod's lock as long as it is open anywhere, or None.
+
+    The daemon inherits it: whoever gets the lock knows that no daemon lives.
+    """
+    fd = os.open(run / "stackfs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _resolve(places: Places, pod: str, request: Request) -> Spec:
+    """Return the layers that are meant, by the names that stack.json will hold."""
+    saved = places.state(pod) / "stack.json"
+    if request.lower is None:
+        if not saved.exists():
+            raise Refused(f"{pod} has not been mounted before", "say --lower DIR")
+        spec = Spec.load(saved)
+        return spec if request.upper is None else Spec(spec.lower, Path(request.upper).absolute())
+    if not request.lower:
+        raise Refused("a stack needs at least one lower directory", "say --lower DIR")
+    upper = Path(request.upper).absolute() if request.upper else places.state(pod) / "upper"
+    return Spec(tuple(_real_name(path) for path in request.lower), upper)
+
+
+def _real_name(path: str) -> Path:
+    """Return a name that outlives this process: /proc/self/fd/N says nothing to the next one."""
+    if path.startswith("/proc/self/fd/"):
+        return Path(os.readlink(path))
+    return Path(path).absolute()
+
+
+def _open(spec: Spec, request: Request) -> Stack:
+    """Open the layers, by descriptor where they were given so."""
+    given = request.lower or tuple(os.fspath(path) for path in spec.lower)
+    try:
+        return open_stack(spec, given)
+    except FileNotFoundError as e:
+        raise Refused(f"no such directory: {_text(e.filename)}", "every layer must exist") from e
+    except NotADirectoryError as e:
+        raise Refused(f"not a directory: {_text(e.filename)}") from e
+
+
+def _text(path: object) -> str:
+    return os.fsdecode(path) if isinstance(path, str | bytes) else str(path)
+
+
+def _clear_stale(point: Path) -> None:
+    """Take away what a daemon that was killed left mounted."""
+    while mounts.stack_at(point) is not None:
+        abi.umount2(os.fspath(point), abi.MNT_DETACH)
+
+
+def _fork(pod: str, point: Path, run: Path, stack: Stack, lock: int) -> None:
+    """Serve in a child; return when it is ready."""
+    answer, ready = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork() == 0:
+        status = 1
+        try:
+            _detach(run, {lock, ready, *stack.descriptors()})
+            status = _serve_and_tell(pod, point, run, stack, ready)
+        finally:
+            os._exit(status)
+    os.close(ready)
+    stack.close()
+    with os.fdopen(answer, "rb") as told:
+        text = told.read()
+    if text != b"ready":
+        reply = json.loads(text or b'["the daemon ended while it started", ""]')
+        raise Refused(reply[0], reply[1] or f"see {run / 'stackfs.log'}")
+
+
+def _serve_and_tell(pod: str, point: Path, run: Path, stack: Stack, ready: int) -> int:
+    def tell(text: bytes) -> None:
+        os.write(ready, text)
+        os.close(ready)
+
+    try:
+        _serve(pod, point, run, stack, lambda: tell(b"ready"))
+    except Refused as e:
+        tell(json.dumps([e.error, e.hint]).encode())
+        return 1
+    return 0
+
+
+def _detach(run: Path, keep: set[int]) -> None:
+    """Become a daemon: a session of its own, no descriptor of the caller, a log."""
+    os.setsid()
+    os.chdir("/")
+    log = os.open(run / "stackfs.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    low = 3
+    for fd in sorted(fd for fd in keep if fd >= low):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, max(low, *map(int, os.listdir("/proc/self/fd"))) + 1)
+
+
+def _serve(pod: str, point: Path, run: Path, stack: Stack, ready: Callable[[], None]) -> None:
+    import logging
+
+    from stackfs.daemon import Daemon
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    for line in stack.removed:
+        logging.getLogger("stackfs").warning(line)
+    try:
+        Daemon.over(pod, point, run, stack).serve(ready)
+    except Refused:
+        raise
+    except BaseException:
+        logging.getLogger("stackfs").exception("the daemon failed")
+        raise
+
+
+def umount(places: Places, pod: str, *, lazy: bool) -> None:
+    """Unmount a pod's stack and wait for its daemon to end.
+
+    Args:
+        places: where everything is.
+        pod: a valid name.
+        lazy: take the mount away although it is in use; its daemon ends with its last user.
+
+    Raises:
+        Refused: it is not mounted, or in use.
+    """
+    point, run = places.barrier(pod), places.run(pod)
+    found = mounts.stack_at(point)
+    if found is None:
+        raise Refused(f"{pod} is not mounted", "stackfs list shows what is")
+    with lock_pod(run) as lock:
+        if lock is not None:  # its daemon was killed
+            _clear_stale(point)
+            return
+    record = json.loads((run / "stackfs.json").read_text())
+    if not lazy and (users := mounts.users(found, record["pid"])):
+        raise _busy(pod, users)
+    try:
+        control.request(run / "stackfs.sock", "quit", lazy=lazy)
+    except Refused as e:
+        raise _busy(pod, mounts.users(found, record["pid"])) from e
+    if not lazy:
+        _await_end(run)
+
+
+def _busy(pod: str, users: list[tuple[int, str]]) -> Refused:
+    names = ", ".join(f"{name} ({pid})" for pid, name in users[:8])
+    more = f" and {len(users) - 8} more" if len(users) > 8 else ""
+    by = f" by {names}{more}" if users else ""
+    return Refused(
+        f"{pod} is in use{by}",
+        f"end them first, or take the mount away with: stackfs umount --lazy {pod}",
+    )
+
+
+def _await_end(run: Path) -> None:
+    """Wait until the daemon has given its lock up."""
+    deadline = time.monotonic() + UNMOUNT_SECONDS
+    while time.monotonic() < deadline:
+        with lock_pod(run) as lock:
+            if lock is not None:
+                return
+        time.sleep(0.005)
+    raise Refused("the mount has gone, but its daemon still runs", f"see {run / 'stackfs.log'}")
+
+
+def stacks(places: Places) -> list[dict[str, Any]]:
+    """Return a record of each pod whose daemon has left one, by name."""
+    found = []
+    for path in sorted(places.runs().glob("*/stackfs.json")):
+        with contextlib.suppress(FileNotFoundError):
+            record: dict[str, Any] = json.loads(path.read_text())
+            with lock_pod(path.parent) as lock:
+                alive = lock is None
+            point = places.barrier(record["pod"])
+            record["mounted"] = alive and mounts.stack_at(point) is not None
+            found.append(record)
+    return found

@@ -1,0 +1,113 @@
+"""What is mounted, and who uses it, as /proc tells; no mounted file system is touched."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+FSTYPE = "fuse.stackfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of /proc/PID/mountinfo.
+
+    Attributes:
+        device: "major:minor" of the file system.
+        point: mount point.
+        fstype: file system type.
+        propagates: whether an unmount elsewhere reaches it or comes from it.
+
+    Source: proc(5), "/proc/pid/mountinfo".
+    """
+
+    device: str
+    point: str
+    fstype: str
+    propagates: bool
+
+
+def mounts(pid: int | str = "self") -> list[Mount]:
+    """Return the mounts that a process sees, in the order of mounting."""
+    text = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")
+    return [parse(line) for line in text.splitlines()]
+
+
+def parse(line: str) -> Mount:
+    """Read one line of mountinfo."""
+    before, _, after = line.partition(" - ")
+    _, _, device, _, point, _, *optional = before.split(" ")
+    point = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), point)
+    propagates = any(tag.startswith(("shared:", "master:")) for tag in optional)
+    return Mount(device, point, after.split(" ")[0], propagates)
+
+
+def stack_at(point: Path) -> Mount | None:
+    """Return the stack that is mounted at *point*, or None; one that something covers counts."""
+    found = [m for m in mounts() if m.point == os.fspath(point) and m.fstype == FSTYPE]
+    return found[-1] if found else None
+
+
+def users(mount: Mount, daemon: int) -> list[tuple[int, str]]:
+    """Return pid and name of the processes that keep *mount* busy.
+
+    Those with a root, a working directory, a program or an open file in it, and those that have
+    it in a mount namespace of their own, which an unmount here does not reach.
+    """
+    own = os.readlink("/proc/self/ns/mnt")
+    found = []
+    holds: dict[str, bool] = {own: False}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        if pid in (daemon, os.getpid()):
+            continue
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in holds:
+                holds[namespace] = _holds(pid, mount)
+            if holds[namespace] or (namespace == own and _uses(pid, mount.point)):
+                found.append((pid, Path(f"/proc/{pid}/comm").read_text().strip()))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return sorted(found)
+
+
+def _holds(pid: int, mount: Mount) -> bool:
+    return any(m.device == mount.device and not m.propagates for m in mounts(pid))
+
+
+def _uses(pid: int, point: str) -> bool:
+    inside = point + "/"
+    return any(link == point or link.startswith(inside) for link in _links(pid))
+
+
+def _links(pid: int) -> Iterator[str]:
+    for name in ("cwd", "root", "exe"):
+        yield _link(f"/proc/{pid}/{name}")
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        yield _link(f"/proc/{pid}/fd/{fd}")
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:  # a kernel thread, or closed meanwhile
+        return ""
+
+
+def tune(mount: Mount) -> None:
+    """Let the kernel read ahead further and keep more requests under way than FUSE's defaults.
+
+    Source: Documentation/filesystems/fuse.rst, "Control filesystem";
+    Documentation/ABI/testing/sysfs-class-bdi.
+    """
+    minor = mount.device.partition(":")[2]
+    settings = {
+        f"/sys/class/bdi/{mount.device}/read_ahead_kb": "1024",
+        f"/sys/fs/fuse/connections/{minor}/max_background": "64",
+        f"/sys/fs/fuse/connections/{minor}/congestion_threshold": "48",
+    }
+    for path, value in settings.items():
+        if os.path.exists(path):
+            Path(path).write_text(value)

@@ -1,0 +1,413 @@
+"""FUSE requests to the tree and back: a request in, a reply out, no policy.
+
+Handlers of local calls await nothing; only copying up a big file does, in a thread. What each
+request means is documented at pyfuse3.Operations.
+"""
+
+# ruff: noqa: D102
+# mypy: disable-error-code="explicit-override"
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+import pyfuse3
+import trio
+from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
+
+from stackfs import attributes, barrier, callers, loop, names
+from stackfs.copyup import copy_contents, copy_up
+from stackfs.inodes import FOREVER, Directory, Node
+from stackfs.layers.numbers import BARRIER
+from stackfs.layers.work import remove
+from stackfs.rename import rename
+from stackfs.replies import replies
+from stackfs.tree import NAME_MAX, Tree
+
+LARGE_BYTES: Final = 16 << 20
+"""A file of this size is copied up in a thread."""
+
+
+class Operations(pyfuse3.Operations):
+    """The request handlers over one tree."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+    enable_acl = True
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__()
+        self.tree = tree
+        self._files: dict[int, Node] = {}
+        self._listings: dict[int, tuple[Directory | None, list[bytes]]] = {}
+        self._next_listing = 1
+        self._copying: dict[int, trio.Event] = {}
+        self._host = callers.pid_namespace(os.getpid()) or ""
+        self._barrier = _barrier_attributes()
+        self._absent = pyfuse3.EntryAttributes()
+        self._absent.st_ino = InodeT(0)
+        self._absent.entry_timeout = FOREVER
+        # Page-aligned: copying to a buffer whose offset in its page is just above the source's
+        # is several times slower on some processors.
+        self._buffer = memoryview(mmap.mmap(-1, 1 << 20))
+        tree.root.attr.entry_timeout = barrier.STAT_TIMEOUT
+
+    # --- the barrier ---------------------------------------------------------------------
+
+    def _check_barrier(self, ctx: RequestContext) -> None:
+        if not barrier.may_pass(callers.pid_namespace(ctx.pid), self._host):
+            raise PermissionError(errno.EACCES, "not from within a pod")
+
+    def _node(self, ino: int) -> Node:
+        node = self.tree.inodes.get(ino)
+        if node is None:
+            raise OSError(errno.EROFS if ino == BARRIER else errno.ESTALE, "no such inode")
+        return node
+
+    def _directory(self, ino: int) -> Directory:
+        node = self._node(ino)
+        if not isinstance(node, Directory):
+            raise NotADirectoryError(errno.ENOTDIR, "is no directory")
+        return node
+
+    # --- looking -------------------------------------------------------------------------
+
+    @replies
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        tree = self.tree
+        tree.inodes.trim()
+        if parent_inode == BARRIER:
+            self._check_barrier(ctx)
+            if name != b"root":
+                raise FileNotFoundError(errno.ENOENT, "no such name")
+            return self._refer(tree.root)
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "name too long")
+        node = tree.child(self._directory(parent_inode), name)
+        return self._absent if node is None else self._refer(node)
+
+    def _refer(self, node: Node) -> pyfuse3.EntryAttributes:
+        node.lookups += 1
+        return self.tree.attributes(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        self.tree.inodes.forget(inode_list)
+
+    @replies
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
+        if inode == BARRIER:
+            self._check_barrier(ctx)
+            return self._barrier
+        return self.tree.attributes(self._node(inode))
+
+    @replies
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(self.tree.readlink(self._node(inode)))
+
+    @replies
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        found = os.fstatvfs(self.tree.upper.fd)
+        told = pyfuse3.StatvfsData()
+        for field in told.__getstate__():
+            setattr(told, field, getattr(found, field, 0))
+        told.f_namemax = NAME_MAX
+        return told
+
+    # --- directories ---------------------------------------------------------------------
+
+    @replies
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        directory = None
+        if inode == BARRIER:
+            self._check_barrier(ctx)
+        else:
+            directory = self._directory(inode)
+        handle = self._next_listing
+        self._next_listing += 1
+        self._listings[handle] = directory, []
+        return FileHandleT(handle)
+
+    @replies
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Tell names from a list made when reading began: offsets stay true while names change."""
+        directory, listed = self._listings[fh]
+        if start_id == 0:
+            entries = [b"root"] if directory is None else self.tree.entries(directory)
+            listed[:] = [b".", b"..", *entries]
+        for offset in range(start_id, len(listed)):
+            name = listed[offset]
+            node = self._listed(directory, name)
+            if node is None:
+                attr = self._dot(directory, name)
+                if attr is not None and not pyfuse3.readdir_reply(
+                    token, FileNameT(name), attr, offset + 1
+                ):
+                    return
+            elif pyfuse3.readdir_reply(
+                token, FileNameT(name), self.tree.attributes(node), offset + 1
+            ):
+                node.lookups += 1
+            else:
+                return
+
+    def _listed(self, directory: Directory | None, name: bytes) -> Node | None:
+        """Return the inode of a listed name, None for a dot and for a name that has gone."""
+        if name in (b".", b".."):
+            return None
+        return self.tree.root if directory is None else self.tree.child(directory, name)
+
+    def _dot(self, directory: Directory | None, name: bytes) -> pyfuse3.EntryAttributes | None:
+        """Return what `.` and `..` are; the kernel takes only the number and type from it."""
+        if name not in (b".", b".."):
+            return None
+        if directory is None:
+            return self._barrier
+        return directory.attr if name == b"." else (directory.parent or directory).attr
+
+    @replies
+    async def releasedir(self, fh: FileHandleT) -> None:
+        del self._listings[fh]
+
+    @replies
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        directory, _ = self._listings[fh]
+        if directory is not None:
+            attributes.sync_directory(self.tree, directory)
+
+    # --- open files: the handle is the descriptor of the backing file ----------------------
+
+    @replies
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
+        node = self._node(inode)
+        access = os.O_RDONLY
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            await self._copy_up(node, contents=not flags & os.O_TRUNC)
+            access = os.O_RDWR  # the writeback cache reads what it fills pages up with
+        fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
+        if flags & os.O_TRUNC:
+            node.stale = True
+        return self._opened(node, fd)
+
+    def _opened(self, node: Node, fd: int) -> pyfuse3.FileInfo:
+        node.handles.append(fd)
+        self._files[fd] = node
+        return pyfuse3.FileInfo(fh=FileHandleT(fd))
+
+    @replies
+    async def create(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        parent = self._directory(parent_inode)
+        node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
+        return self._opened(node, fd), self._refer(node)
+
+    @replies
+    async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
+        if size > len(self._buffer):
+            self._buffer = memoryview(mmap.mmap(-1, size))
+        return self._buffer[: os.preadv(fh, [self._buffer[:size]], off)]
+
+    @replies
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        node = self._files[fh]
+        if not node.layer.writable:  # opened before the layer was sealed
+            await self._copy_up(node)
+        node.stale = True
+        return os.pwrite(fh, buf, off)
+
+    @replies
+    async def release(self, fh: FileHandleT) -> None:
+        node = self._files.pop(fh)
+        node.handles.remove(fh)
+        os.close(fh)
+        self.tree.inodes.release(node)
+
+    @replies
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        attributes.sync(self.tree, self._files[fh], fh, data_only=datasync)
+
+    @replies
+    async def flush(self, fh: FileHandleT) -> None:
+        raise OSError(errno.ENOSYS, "not needed: the kernel stops asking")
+
+    @replies
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        raise OSError(errno.ENOSYS, "the kernel decides: default_permissions")
+
+    # --- changing ------------------------------------------------------------------------
+
+    @replies
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        node = self._node(inode)
+        wanted = attributes.Change(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        if wanted != attributes.NOTHING:
+            await self._copy_up(node, contents=wanted.size != 0)
+            attributes.change(self.tree, node, wanted)
+        return self.tree.attributes(node)
+
+    @replies
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        parent = self._directory(parent_inode)
+        return self._refer(names.mknod(self.tree, parent, name, mode, rdev, _owner(ctx)))
+
+    @replies
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        parent = self._directory(parent_inode)
+        return self._refer(names.mkdir(self.tree, parent, name, mode, _owner(ctx)))
+
+    @replies
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        parent = self._directory(parent_inode)
+        return self._refer(names.symlink(self.tree, parent, name, target, _owner(ctx)))
+
+    @replies
+    async def link(
+        self,
+        inode: InodeT,
+        new_parent_inode: InodeT,
+        new_name: FileNameT,
+        ctx: RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        node, parent = self._node(inode), self._directory(new_parent_inode)
+        await self._copy_up(node)
+        names.link(self.tree, node, parent, new_name)
+        return self._refer(node)
+
+    @replies
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        names.unlink(self.tree, self._directory(parent_inode), name)
+
+    @replies
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        names.rmdir(self.tree, self._directory(parent_inode), name)
+
+    @replies
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        old, new = self._directory(parent_inode_old), self._directory(parent_inode_new)
+        moving = self.tree.existing(old, name_old)
+        if not isinstance(moving, Directory):
+            await self._copy_up(moving)
+        rename(self.tree, old, name_old, new, name_new, flags)
+
+    @replies
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if inode == BARRIER:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return attributes.get_xattr(self.tree, self._node(inode), os.fsdecode(name))
+
+    @replies
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        if inode == BARRIER:
+            return []
+        return [XAttrNameT(os.fsencode(name)) for name in self.tree.xattrs(self._node(inode))]
+
+    @replies
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        node = self._node(inode)
+        await self._copy_up(node)
+        attributes.set_xattr(self.tree, node, os.fsdecode(name), value)
+
+    @replies
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        attributes.remove_xattr(self.tree, self._node(inode), os.fsdecode(name))
+
+    async def _copy_up(self, node: Node, *, contents: bool = True) -> None:
+        """Copy a file up, the contents of a big one in a thread while other requests go on.
+
+        The file in the read-only layer cannot change meanwhile; all that follows the copying
+        happens in one go.
+        """
+        if contents and not node.layer.writable and _is_large(node):
+            if (under_way := self._copying.get(node.attr.st_ino)) is not None:
+                loop.yield_reader()
+                await under_way.wait()
+            else:
+                await self._copy_contents(node)
+        copy_up(self.tree, node, contents=contents)
+
+    async def _copy_contents(self, node: Node) -> None:
+        tree, number = self.tree, node.attr.st_ino
+        name = tree.work.name()
+        done = self._copying[number] = trio.Event()
+        try:
+            os.mknod(name, stat.S_IFREG | 0o600, dir_fd=tree.work.fd)
+            source = tree.open_backing(node, os.O_RDONLY)
+            size = os.fstat(source).st_size
+            loop.yield_reader()
+            await trio.to_thread.run_sync(copy_contents, source, tree.work.fd, name, size)
+            if node.layer.writable:  # truncated, and copied up, meanwhile
+                remove(tree.work.fd, name)
+            else:
+                tree.work.keep_prepared(number, name)
+        except OSError:
+            remove(tree.work.fd, name)
+            raise
+        finally:
+            del self._copying[number]
+            done.set()
+
+    def close(self) -> None:
+        """Close what programs left open."""
+        self.tree.close()
+
+
+def _is_large(node: Node) -> bool:
+    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size >= LARGE_BYTES
+
+
+def _owner(ctx: RequestContext) -> names.Owner:
+    return names.Owner(ctx.uid, ctx.gid)
+
+
+def _barrier_attributes() -> pyfuse3.EntryAttributes:
+    attr = pyfuse3.EntryAttributes()
+    attr.st_ino = pyfuse3.ROOT_INODE
+    attr.st_mode = ModeT(stat.S_IFDIR | 0o700)
+    attr.st_nlink = 3
+    attr.entry_timeout = attr.attr_timeout = barrier.STAT_TIMEOUT
+    return attr

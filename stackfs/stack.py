@@ -1,0 +1,229 @@
+"""The directories of a stack: finding them, making them, sealing the upper one.
+
+Beside an upper directory U lie U's work directory and its sealed layers, `U/../work` and
+`U/../layers/N` for a pod's own; the highest N is the topmost. Each step leaves a state that the
+next `open_stack` understands, whatever interrupts it: an upper directory that is missing is made.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stackfs import abi
+from stackfs.layers import copying, whiteout
+from stackfs.layers.layer import DIRECTORY, Layer, clone
+from stackfs.layers.numbers import FIRST_UPPER
+from stackfs.layers.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a stack is made of.
+
+    Attributes:
+        lower: directories, top first.
+        upper: the writable directory.
+    """
+
+    lower: tuple[Path, ...]
+    upper: Path
+
+    @property
+    def base(self) -> Path:
+        """The directory that holds the upper, work and layers directories."""
+        return self.upper.parent
+
+    @property
+    def work_name(self) -> str:
+        """Name of the work directory in `base`."""
+        return "work" if self.upper.name == "upper" else f"{self.upper.name}.work"
+
+    @property
+    def layers_name(self) -> str:
+        """Name of the directory of sealed layers in `base`."""
+        return "layers" if self.upper.name == "upper" else f"{self.upper.name}.layers"
+
+    def sealed(self) -> list[int]:
+        """Return the numbers of the sealed layers, top first."""
+        try:
+            names = os.listdir(self.base / self.layers_name)
+        except FileNotFoundError:
+            return []
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def save(self, path: Path) -> None:
+        """Write this to a file, whole or not at all."""
+        text = json.dumps(
+            {"lower": [os.fspath(p) for p in self.lower], "upper": os.fspath(self.upper)}
+        )
+        new = path.with_suffix(".new")
+        new.write_text(text + "\n")
+        new.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Spec":
+        """Read what `save` wrote."""
+        found = json.loads(path.read_text())
+        return cls(tuple(Path(p) for p in found["lower"]), Path(found["upper"]))
+
+
+@dataclass(slots=True)
+class Stack:
+    """The open layers of a stack. They are all reached through private copies of their mounts.
+
+    Attributes:
+        spec: what it was made from.
+        base_fd: O_PATH descriptor of the directory that holds the upper layer.
+        lowers: the read-only layers given, top first.
+        sealed: former upper layers, top first.
+    """
+
+    spec: Spec
+    base_fd: int
+    lowers: list[Layer]
+    sealed: list[Layer]
+    upper: Layer
+    work: Work
+    removed: list[str]
+
+    @property
+    def below(self) -> list[Layer]:
+        """Everything below the upper layer, top first."""
+        return [*self.sealed, *self.lowers]
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that it owns."""
+        return [self.base_fd, self.work.fd, self.upper.fd, *(layer.fd for layer in self.below)]
+
+    def close(self) -> None:
+        """Close them."""
+        for fd in self.descriptors():
+            os.close(fd)
+
+    def seal(self) -> Layer:
+        """Make the upper directory the newest sealed layer; return the fresh, empty one.
+
+        The new upper directory is made first, then two renames change places: between them there
+        is no upper directory, which `open_stack` mends as it would make the first one.
+        """
+        sealed = self.upper
+        index = self.sealed[0].number - FIRST_UPPER + 2 if self.sealed else 1
+        sealed.id = _identify(sealed.fd)
+        name = os.fsencode(self.spec.upper.name)
+        at = os.fsencode(f"{self.spec.layers_name}/{index}")
+        with self.work.temporary() as temporary:
+            _make_upper(self.work, temporary, sealed.fd, sealed.number + 1)
+            os.rename(name, at, src_dir_fd=self.base_fd, dst_dir_fd=self.base_fd)
+            os.rename(temporary, name, src_dir_fd=self.work.fd, dst_dir_fd=self.base_fd)
+        sealed.path = self.spec.base / os.fsdecode(at)
+        self.sealed.insert(0, sealed)
+        self.upper = _open_upper(self.spec, self.base_fd)
+        return self.upper
+
+
+def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
+    """Open the layers of a stack, making the directories that are not there yet.
+
+    Args:
+        spec: what it is made of.
+        given: a path to each lower directory now, which may be one in /proc/self/fd.
+
+    Raises:
+        OSError: a lower directory cannot be opened, or the file system of the upper one cannot
+            hold what a stack writes.
+    """
+    lowers = [
+        _open_lower(path, now, len(spec.lower) - index)
+        for index, (path, now) in enumerate(zip(spec.lower, given, strict=True))
+    ]
+    base_fd = clone(spec.base, read_only=False)
+    for name in (spec.work_name, spec.layers_name):
+        _ensure_directory(base_fd, name)
+    work = Work(os.open(spec.work_name, DIRECTORY, dir_fd=base_fd))
+    removed = work.clear()
+    sealed = [_open_sealed(spec, index) for index in spec.sealed()]
+    upper_name = os.fsencode(spec.upper.name)
+    if not _exists(base_fd, upper_name):
+        top, number = _top(sealed, lowers)
+        with work.temporary() as temporary:
+            _make_upper(work, temporary, top, number)
+            os.rename(temporary, upper_name, src_dir_fd=work.fd, dst_dir_fd=base_fd)
+    _check_abilities(work)
+    upper = _open_upper(spec, base_fd)
+    return Stack(spec, base_fd, lowers, sealed, upper, work, removed)
+
+
+def _top(sealed: list[Layer], lowers: list[Layer]) -> tuple[int, int]:
+    """Return the layer that a new upper one looks like, and the new one's number."""
+    if sealed:
+        return sealed[0].fd, sealed[0].number + 1
+    return lowers[0].fd, FIRST_UPPER
+
+
+def _open_lower(path: Path, now: str, number: int) -> Layer:
+    fd = clone(now, read_only=True)
+    return Layer(path, fd, number, numbered=_mark(fd, whiteout.LAYER_NUMBER) is not None)
+
+
+def _open_sealed(spec: Spec, index: int) -> Layer:
+    path = spec.base / spec.layers_name / str(index)
+    fd = clone(path, read_only=True)
+    return Layer(path, fd, FIRST_UPPER + index - 1, numbered=True, id=_mark(fd, whiteout.LAYER_ID))
+
+
+def _open_upper(spec: Spec, base_fd: int) -> Layer:
+    fd = os.open(spec.upper.name, DIRECTORY, dir_fd=base_fd)
+    number = _mark(fd, whiteout.LAYER_NUMBER)
+    if number is None:  # a directory that was given, not made here
+        highest = spec.sealed()
+        number = str(FIRST_UPPER + (highest[0] if highest else 0))
+        os.setxattr(whiteout.inside(fd, b"."), whiteout.LAYER_NUMBER, number.encode())
+    return Layer(spec.upper, fd, int(number), numbered=True, writable=True)
+
+
+def _make_upper(work: Work, name: bytes, like_fd: int, number: int) -> None:
+    """Make a directory that looks as the root directory of the layer below it."""
+    status = os.stat(b".", dir_fd=like_fd)
+    os.mkdir(name, 0o700, dir_fd=work.fd)
+    path = whiteout.inside(work.fd, name)
+    os.setxattr(path, whiteout.LAYER_NUMBER, b"%d" % number)
+    xattrs = copying.read_xattrs(whiteout.inside(like_fd, b"."), follow=False)
+    copying.copy_attributes(work.fd, name, status, xattrs)
+
+
+def _identify(fd: int) -> str:
+    """Return the id of a layer, giving it one if it has none."""
+    found = _mark(fd, whiteout.LAYER_ID)
+    if found is None:
+        found = os.urandom(16).hex()
+        os.setxattr(whiteout.inside(fd, b"."), whiteout.LAYER_ID, found.encode())
+    return found
+
+
+def _mark(fd: int, name: str) -> str | None:
+    value = whiteout.attribute(whiteout.inside(fd, b"."), name)
+    return None if value is None else value.decode("ascii")
+
+
+def _ensure_directory(dir_fd: int, name: str) -> None:
+    if not _exists(dir_fd, os.fsencode(name)):
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+
+
+def _exists(dir_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _check_abilities(work: Work) -> None:
+    """Try what a stack needs of the file system of its upper layer."""
+    with work.temporary() as one, work.temporary() as two:
+        os.mknod(one, stat.S_IFREG | 0o600, dir_fd=work.fd)
+        copying.set_number(work.fd, one, FIRST_UPPER)
+        abi.renameat2(work.fd, one, work.fd, two, abi.RENAME_WHITEOUT)

@@ -1,0 +1,200 @@
+"""The stack as one tree: what is visible, where it is, and what it looks like.
+
+Reading is here; copyup.py brings a file into the upper layer, names.py makes and removes names,
+rename.py moves them, and seal.py changes the upper layer. All of them work synchronously on one
+thread, so that every request sees the tree between two others. FUSE is not known here.
+"""
+
+import os
+import resource
+import stat
+
+import pyfuse3
+
+from stackfs.inodes import Directory, Inodes, Node
+from stackfs.layers import copying, whiteout
+from stackfs.layers.layer import Layer, listing
+from stackfs.layers.numbers import ROOT
+from stackfs.layers.union import Entry, merge
+from stackfs.layers.work import Work
+
+NAME_MAX = 255
+
+
+class Tree:
+    """A stack of layers, seen as one tree.
+
+    Attributes:
+        upper: the writable layer, which every change goes to.
+        work: the work directory beside it.
+        limbo: stands for the layer of files without a name that may still be changed.
+        root: the pod's root directory.
+        inodes: what the kernel refers to.
+    """
+
+    def __init__(self, upper: Layer, below: list[Layer], work: Work) -> None:
+        """Stack *upper* over *below*, which is ordered top first."""
+        self.upper = upper
+        self.work = work
+        self.limbo = Layer(upper.path, upper.fd, upper.number, writable=True)
+        self.root = Directory(ROOT, _until_opaque([upper, *below]), None, b".")
+        self.root.fds = {layer: layer.fd for layer in (upper, *below)}
+        self.root.stale = True
+        self.inodes = Inodes(self.root, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+    def child(self, parent: Directory, name: bytes) -> Node | None:
+        """Return the inode of a name, or None where there is no such name."""
+        entry = self.entries(parent).get(name)
+        if entry is None:
+            return None
+        node = self.inodes.get(entry.ino)
+        return self._load(parent, name, entry) if node is None else node
+
+    def existing(self, parent: Directory, name: bytes) -> Node:
+        """Return the inode of a name.
+
+        Raises:
+            FileNotFoundError: there is no such name.
+        """
+        node = self.child(parent, name)
+        if node is None:
+            raise FileNotFoundError(f"no {name!r} here")
+        return node
+
+    def directory(self, ino: int) -> Directory:
+        """Return an inode that is a directory."""
+        node = self.inodes[ino]
+        if not isinstance(node, Directory):
+            raise NotADirectoryError(f"inode {ino} is no directory")
+        return node
+
+    def entries(self, directory: Directory) -> dict[bytes, Entry[Layer]]:
+        """Return the names in a directory, listing it where that was not done yet."""
+        if directory.entries is None:
+            fds = ((at, self.inodes.directory_fd(directory, at)) for at in directory.layers)
+            directory.entries = merge((at, listing(fd)) for at, fd in fds)
+        return directory.entries
+
+    def _load(self, parent: Directory, name: bytes, entry: Entry[Layer]) -> Node:
+        """Take an inode into the table."""
+        layer = entry.layers[0]
+        dir_fd = self.inodes.directory_fd(parent, layer)
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        backing = (status.st_dev, status.st_ino)
+        ino = layer.inode_number(status, whiteout.inside(dir_fd, name) if layer.numbered else None)
+        entry.ino, node = self.inodes.claim(ino, backing)
+        if node is None:
+            node = self._new(parent, name, entry)
+            node.fill(status)
+            node.stale = entry.directory
+            self.inodes.add(node)
+        elif node.fd >= 0 and node.linked:  # found again by another of its names
+            node.parent, node.name = parent, name
+            self.inodes.unpin(node)
+        return node
+
+    def _new(self, parent: Directory, name: bytes, entry: Entry[Layer]) -> Node:
+        if not entry.directory:
+            return Node(entry.ino, entry.layers[0], parent, name)
+        layers = list(entry.layers)
+        for index, layer in enumerate(layers[:-1]):
+            if whiteout.opacity(self.inodes.directory_fd(parent, layer), name) == b"y":
+                del layers[index + 1 :]
+                break
+        return Directory(entry.ino, layers, parent, name)
+
+    def made(self, parent: Directory, name: bytes, status: os.stat_result) -> Node:
+        """Take into the table what was just made in the upper layer."""
+        number = self.upper.inode_number(status, None)
+        ino, _ = self.inodes.claim(number, (status.st_dev, status.st_ino))
+        if ino != number:
+            copying.set_number(self.inodes.directory_fd(parent, self.upper), name, ino)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        entry = Entry((self.upper,), directory=is_directory, ino=ino)
+        node = self._new(parent, name, entry)
+        node.fill(status)
+        node.name_unsynced = True
+        self.inodes.add(node)
+        self.entries(parent)[name] = entry
+        parent.stale = True
+        return node
+
+    def attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        """Return the attributes of an inode, as they are now."""
+        if node.stale:
+            path, dir_fd, follow = self.inodes.place(node)
+            node.fill(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
+            if not node.linked:
+                node.attr.st_nlink = 0
+            elif isinstance(node, Directory) and len(node.layers) > 1:
+                entries = self.entries(node).values()
+                node.attr.st_nlink = 2 + sum(entry.directory for entry in entries)
+        return node.attr
+
+    def status(self, node: Node) -> os.stat_result:
+        """Return the status of the backing file."""
+        path, dir_fd, follow = self.inodes.place(node)
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow)
+
+    def xattrs(self, node: Node) -> dict[str, bytes]:
+        """Return the extended attributes of an inode that programs may see."""
+        if node.xattrs is None:
+            path, follow = self.inodes.path(node)
+            node.xattrs = copying.read_xattrs(path, follow=follow)
+        return node.xattrs
+
+    def readlink(self, node: Node) -> bytes:
+        """Return the target of a symbolic link."""
+        path, dir_fd, follow = self.inodes.place(node)
+        if follow:  # a pinned link: readlinkat(2) takes its O_PATH descriptor and an empty path
+            return os.readlink(b"", dir_fd=node.fd)
+        return os.readlink(path, dir_fd=dir_fd)
+
+    def open_backing(self, node: Node, flags: int) -> int:
+        """Open the backing file; the caller owns the descriptor."""
+        path, dir_fd, follow = self.inodes.place(node)
+        nofollow = 0 if follow else os.O_NOFOLLOW
+        return os.open(path, flags | nofollow | os.O_CLOEXEC, dir_fd=dir_fd)
+
+    def shows_below(self, parent: Directory, name: bytes) -> bool:
+        """Tell whether *name* would show if the upper layer had nothing of that name.
+
+        *parent* is in the upper layer.
+        """
+        for layer in parent.layers[1:]:
+            dir_fd = self.inodes.directory_fd(parent, layer)
+            try:
+                status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            return not _hides(dir_fd, name, status)
+        return False
+
+    def seal(self, upper: Layer) -> None:
+        """Make the upper layer read-only and put an empty one above it.
+
+        Open files and inodes stay where they are; each is copied up before it changes.
+        """
+        self.upper.writable = False
+        self.upper = self.root.layer = upper
+        self.root.layers.insert(0, upper)
+        self.root.fds[upper] = upper.fd
+        self.root.stale = True
+
+    def close(self) -> None:
+        """Close every descriptor but those of the layers."""
+        self.inodes.close()
+
+
+def _until_opaque(layers: list[Layer]) -> list[Layer]:
+    for index, layer in enumerate(layers):
+        if whiteout.opacity(layer.fd) == b"y":
+            return layers[: index + 1]
+    return layers
+
+
+def _hides(dir_fd: int, name: bytes, status: os.stat_result) -> bool:
+    """Tell whether this is a whiteout of either form."""
+    if status.st_size == 0 and stat.S_ISREG(status.st_mode):
+        return whiteout.attribute(whiteout.inside(dir_fd, name), whiteout.WHITEOUT) is not None
+    return whiteout.is_whiteout(status)
