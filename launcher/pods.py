@@ -68,8 +68,9 @@ class _Record(msgspec.Struct, frozen=True):
 def names(places: Places) -> list[str]:
     """Return the names of all pods that this host knows (configuration, state or runtime)."""
     known = {path.stem for path in places.configs().glob("*.toml")}
-    for directory in (places.states(), places.runs()):
-        known |= {path.name for path in directory.glob("*") if path.is_dir()}
+    known |= {path.name for path in places.states().glob("*") if path.is_dir()}
+    # The lock of a command that was refused makes no pod.
+    known |= {path.parent.name for path in places.runs().glob("*/*") if path.name != "lock"}
     return sorted(name for name in known if is_pod_name(name))
 
 
