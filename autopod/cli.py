@@ -140,12 +140,14 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
     from ckpt.archive import keys
 
+    new_key = None
     if not (places.keys() / keys.PRIVATE).exists():
-        fingerprint, _ = keys.ensure(places.keys(), places.trust())
-        print(f"made this host's key pair, {fingerprint[:16]}…, in {places.keys()}")
+        new_key, _ = keys.ensure(places.keys(), places.trust())
     commands.checkpoint(
         places, arguments.pod, arguments.file, leave_running=arguments.leave_running
     )
+    if new_key:
+        print(f"signed with this host's new key pair, {new_key[:16]}…, in {places.keys()}")
     return 0
 
 

@@ -26,7 +26,7 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
         pods.PodError: a process did not die.
         stack.StackError: its root cannot be unmounted.
     """
-    if not is_known(places, name):
+    if name not in pods.names(places):
         raise Refused(f"there is no pod {name!r}", "autopod list shows those that are here")
     if not purge and has_files(places.state(name)):
         hint = f"checkpoint it first if you need them; autopod rm {name} --purge deletes them"
@@ -42,16 +42,6 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
             shutil.rmtree(tree)
     with suppress(OSError):  # not empty: the administrator's own mount point is in it
         places.barrier(name).rmdir()
-
-
-def is_known(places: Places, name: str) -> bool:
-    """Return whether this host has anything of the pod; a mere lock file is nothing."""
-    left = places.run(name).glob("*")
-    return (
-        places.config(name).exists()
-        or places.state(name).exists()
-        or any(path.name != "lock" for path in left)
-    )
 
 
 def has_files(state: Path) -> bool:
