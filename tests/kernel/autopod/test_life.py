@@ -1,0 +1,208 @@
+"""Pods that live on: services of several kinds through checkpoint and restart."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from examples import leftovers
+from examples.exim.mail import wait_until
+from tests.kernel.autopod.conftest import BIN
+
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+
+COUNTERS = """
+import threading, time
+counts = [0, 0, 0]
+def count(i):
+    while True:
+        counts[i] += 1
+        time.sleep(0.002)
+for i in range(3):
+    threading.Thread(target=count, args=(i,), daemon=True).start()
+start = time.monotonic()
+while True:
+    print(*counts, f"{time.monotonic() - start:.3f}", flush=True)
+    time.sleep(0.01)
+"""
+
+
+def lines(host, pod):
+    """The counters' log: each line three counts and the seconds since the start."""
+    text = host.log(pod)
+    return [tuple(map(float, line.split())) for line in text.splitlines() if line.count(" ") == 3]
+
+
+@pytest.fixture
+def counters(host, debian_root):
+    """A running pod: a Python program with three threads beside the main one."""
+    host.run("autopod", "add", "count", "--base", debian_root)
+    host.run("autopod", "addproc", "count", "/usr/bin/python3", "-c", COUNTERS)
+    wait_until(lambda: len(lines(host, "count")) > 3, "the counters run")
+    return host
+
+
+@pytest.fixture
+def archive(host):
+    return host.prefix / "archive.pod"
+
+
+def goes_on(host):
+    seen = len(lines(host, "count"))
+    wait_until(lambda: len(lines(host, "count")) > seen + 3, "the counters go on")
+
+
+def threads(host, pod):
+    [row] = host.processes(pod).values()
+    return len(os.listdir(f"/proc/{row['host_pid']}/task"))
+
+
+def test_threads_go_on_where_they_were(counters, archive):
+    host = counters
+    pids = list(host.processes("count"))
+    host.run("autopod", "checkpoint", "count", "-o", archive)
+    assert host.pods()["count"]["state"] == "stopped"
+    before = lines(host, "count")
+    host.run("autopod", "restart", "count", "-i", archive)
+    wait_until(lambda: len(lines(host, "count")) > len(before) + 3, "the counters go on")
+    after = lines(host, "count")
+    assert after == sorted(after)
+    assert after[len(before)][3] - before[-1][3] < 1, "monotonic time goes on where it was"
+    assert list(host.processes("count")) == pids
+    assert threads(host, "count") == 4
+
+
+def test_two_restarts_in_a_row(counters, archive):
+    host = counters
+    for _ in range(2):
+        host.run("autopod", "checkpoint", "count", "-o", archive)
+        host.run("autopod", "restart", "count", "-i", archive)
+        goes_on(host)
+    assert lines(host, "count") == sorted(lines(host, "count"))
+
+
+def test_a_pod_may_go_on_after_its_checkpoint(counters, archive):
+    host = counters
+    [pid] = [row["host_pid"] for row in host.processes("count").values()]
+    host.run("autopod", "checkpoint", "count", "-o", archive, "--leave-running")
+    goes_on(host)
+    assert [row["host_pid"] for row in host.processes("count").values()] == [pid]
+    assert "is running" in host.run("autopod", "restart", "count", "-i", archive, expect=1)
+    host.run("launcher", "kill", "count")
+    # What it wrote after the checkpoint is other state: nothing is thrown away unasked.
+    (host.root("count") / "srv/later").write_text("written after the checkpoint")
+    output = host.run("autopod", "restart", "count", "-i", archive, expect=1)
+    assert "--replace" in output
+    host.run("autopod", "restart", "count", "-i", archive, "--replace")
+    assert not (host.root("count") / "srv/later").exists()
+    assert threads(host, "count") == 4
+
+
+def test_a_bad_archive_leaves_nothing(counters, archive, debian_root):
+    host = counters
+    host.run("autopod", "checkpoint", "count", "-o", archive)
+    host.run("autopod", "rm", "count", "--purge")
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    tampered = host.prefix / "tampered.pod"
+    tampered.write_bytes(content)
+    truncated = host.prefix / "truncated.pod"
+    truncated.write_bytes(archive.read_bytes()[:-512])
+    for bad in (tampered, truncated):
+        host.run("autopod", "restart", "count", "-i", bad, expect=1)
+        assert leftovers.everything(host.prefix) == []
+        assert host.pods() == {}
+
+
+def test_another_host_needs_the_key_and_the_base_wherever_it_is(counters, archive, debian_root):
+    """All of the pod is gone; its key is trusted again; its base has another name."""
+    host = counters
+    host.run("autopod", "checkpoint", "count", "-o", archive)
+    host.run("autopod", "rm", "count", "--purge")
+    keys = host.prefix / "etc/autopod"
+    (keys / "keys/public.pem").rename(host.prefix / "their.pem")
+    for directory in (keys / "keys", keys / "trust"):
+        shutil.rmtree(directory)
+    elsewhere = host.prefix / "elsewhere"
+    elsewhere.symlink_to(debian_root)
+    argv = ("autopod", "restart", "count", "-i", archive, "--base", elsewhere)
+    refused = host.run(*argv, expect=1)
+    assert "ckpt trust" in refused
+    assert leftovers.everything(host.prefix) == []
+    host.run("ckpt", "trust", host.prefix / "their.pem")
+    host.run(*argv)
+    assert threads(host, "count") == 4
+
+
+def test_another_base_is_refused(counters, archive, exim_root):
+    host = counters
+    host.run("autopod", "checkpoint", "count", "-o", archive)
+    host.run("autopod", "rm", "count", "--purge")
+    base = host.prefix / "base"
+    base.mkdir()
+    refused = host.run("autopod", "restart", "count", "-i", archive, "--base", base, expect=1)
+    assert str(base) in refused or "lower" in refused
+    assert leftovers.everything(host.prefix) == []
+
+
+class Terminal:
+    """`launcher` on a terminal of its own, as a person would have it."""
+
+    def __init__(self, *argv):
+        self._master, slave = os.openpty()
+        self._process = subprocess.Popen(
+            [BIN / "launcher", *argv],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+        self.seen = ""
+
+    def expect(self, pattern):
+        def found():
+            with contextlib.suppress(OSError):  # nothing to read yet; or the other side has gone
+                self.seen += os.read(self._master, 65536).decode(errors="replace")
+            return re.search(pattern, self.seen)
+
+        try:
+            wait_until(lambda: found() is not None, f"{pattern!r} appears")
+        except TimeoutError as e:
+            raise AssertionError(f"{e}; seen: {self.seen!r}") from e
+
+    def type(self, line):
+        self.seen = ""
+        os.write(self._master, line.encode() + b"\n")
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        os.close(self._master)
+
+
+def test_a_shell_on_a_terminal(host, debian_root, archive):
+    host.run("autopod", "add", "shell", "--base", debian_root)
+    terminal = Terminal("run", "shell", "/bin/bash", "--norc")
+    try:
+        terminal.expect(r"bash-\S+# ")
+        terminal.type("kept=42; sleep 1000 & echo pid=$!.")
+        terminal.expect(r"pid=\d+\.")
+        before = {pid: row["command"] for pid, row in host.processes("shell").items()}
+        host.run("autopod", "checkpoint", "shell", "-o", archive)
+    finally:
+        terminal.close()
+    host.run("autopod", "restart", "shell", "-i", archive)
+    assert {pid: row["command"] for pid, row in host.processes("shell").items()} == before
+    terminal = Terminal("attach", "shell")
+    try:
+        terminal.type("echo still=$kept. ; jobs ; tty")
+        terminal.expect(r"still=42\.")
+        terminal.expect(r"Running\s+sleep 1000")
+        terminal.expect(r"/dev/pts/\d+")
+    finally:
+        terminal.close()
