@@ -1,11 +1,163 @@
-"""The `ckpt` command."""
+"""The `ckpt` command: arguments in, lines out; what it does stands elsewhere.
 
+Modules are imported by the command that needs them: a restart must not pay for what it does not
+use.
+"""
+
+import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt import commandline
+from launcher.places import Places
+
+if TYPE_CHECKING:
+    from ckpt.archive.read import Archive
 
 
-def main() -> int:
-    """Run the command line; return the exit status."""
-    return 2
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line *argv*, or that of the process; return the exit status."""
+    return commandline.run("ckpt", _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = commandline.Parser(
+        prog="ckpt", description="Checkpoint pods to signed archives, and restart them."
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show a traceback when something fails"
+    )
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    dump = verbs.add_parser("dump", help="checkpoint a pod and end it")
+    dump.set_defaults(run=_dump)
+    dump.add_argument("pod", metavar="POD", type=commandline.pod)
+    dump.add_argument("-o", dest="file", metavar="FILE", type=Path, required=True)
+    dump.add_argument("--leave-running", action="store_true", help="let the pod go on afterwards")
+
+    restore = verbs.add_parser("restore", help="restart a pod from an archive")
+    restore.set_defaults(run=_restore)
+    restore.add_argument("pod", metavar="POD", type=commandline.pod)
+    restore.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
+    restore.add_argument(
+        "--lower",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        help="a directory with a lower layer of the pod (default: as configured, or as archived); "
+        "it is told by what is in it",
+    )
+    restore.add_argument(
+        "--replace", action="store_true", help="move other state of the pod on this host aside"
+    )
+
+    verify = verbs.add_parser("verify", help="check signature and every byte of an archive")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("file", metavar="FILE", type=Path)
+
+    show = verbs.add_parser("show", help="tell what is in an archive")
+    show.set_defaults(run=_show)
+    show.add_argument("file", metavar="FILE", type=Path)
+    show.add_argument("--json", action="store_true", help="everything, as one JSON object")
+
+    check = verbs.add_parser("check", help="tell what of a running pod cannot be checkpointed")
+    check.set_defaults(run=_check)
+    check.add_argument("pod", metavar="POD", type=commandline.pod)
+    check.add_argument("--json", action="store_true", help="as a JSON array")
+
+    keygen = verbs.add_parser("keygen", help="make this host's key pair, unless there is one")
+    keygen.set_defaults(run=_keygen)
+
+    trust = verbs.add_parser("trust", help="accept the archives of another host")
+    trust.set_defaults(run=_trust)
+    trust.add_argument("key", metavar="KEY", type=Path, help="its public key, a PEM file")
+    return parser
+
+
+def _dump(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import commands
+
+    commands.checkpoint(
+        places, arguments.pod, arguments.file, leave_running=arguments.leave_running
+    )
+    return 0
+
+
+def _restore(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import commands
+
+    commands.restart(
+        places,
+        arguments.pod,
+        arguments.file,
+        lowers=arguments.lower,
+        replace=arguments.replace,
+    )
+    return 0
+
+
+def _verify(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import progress
+
+    with _open(places, arguments.file) as archive:
+        archive.verify(progress.for_terminal())
+        print(
+            f"{arguments.file}: good: pod {archive.manifest.pod} of {archive.manifest.created}, "
+            f"signed by {archive.signer}"
+        )
+    return 0
+
+
+def _show(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import show
+
+    with _open(places, arguments.file) as archive:
+        print(show.as_json(archive) if arguments.json else show.as_text(archive), end="")
+    return 0
+
+
+def _check(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import dump
+    from launcher.lock import locked
+
+    with locked(places, arguments.pod):
+        refusals = dump.check(places, arguments.pod)
+    if arguments.json:
+        import msgspec
+
+        print(msgspec.json.encode(refusals).decode())
+    elif not refusals:
+        print(f"pod {arguments.pod} can be checkpointed")
+    else:
+        from ckpt.model import NotCheckpointable
+
+        commandline.complain("ckpt", NotCheckpointable(*refusals))
+    return 1 if refusals else 0
+
+
+def _keygen(places: Places, _arguments: argparse.Namespace) -> int:
+    from ckpt.archive import keys
+
+    fingerprint, new = keys.ensure(places.keys(), places.trust())
+    state = "made and trusted" if new else "is there already, trusted"
+    print(f"key {fingerprint} {state}: {places.keys() / keys.PUBLIC}")
+    return 0
+
+
+def _trust(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt.archive import keys
+
+    fingerprint = keys.accept(keys.load_public(arguments.key), places.trust())
+    print(f"key {fingerprint} is trusted")
+    return 0
+
+
+def _open(places: Places, path: Path) -> "Archive":
+    from ckpt.archive import keys
+    from ckpt.archive.read import open_archive
+
+    return open_archive(path, keys.load_trusted(places.trust()))
 
 
 if __name__ == "__main__":

@@ -156,14 +156,15 @@ def _read(path: Path, *, forbidden: int, hint: str) -> bytes:
 
 
 def _check_mode(path: Path, status: os.stat_result, forbidden: int) -> None:
-    if forbidden and (status.st_mode & forbidden or status.st_uid not in {0, os.geteuid()}):
-        allowed = "root" if not os.geteuid() else "its owner"
+    if status.st_mode & forbidden:
+        mode = status.st_mode & 0o7777
         verb = "read" if forbidden & 0o044 else "write"
         raise KeyFileError(
-            f"{path}: mode {status.st_mode & 0o7777:04o}, owner {status.st_uid}: "
-            f"others than {allowed} can {verb} it",
-            f"chown root {path}; chmod go= {path}" if verb == "read" else f"chmod go-w {path}",
+            f"{path}: mode {mode:04o} lets others {verb} it",
+            f"chmod {mode & ~forbidden:o} {path}",
         )
+    if forbidden and status.st_uid not in {0, os.geteuid()}:
+        raise KeyFileError(f"{path}: belongs to user {status.st_uid}", f"chown root {path}")
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:
@@ -171,6 +172,7 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)  # whatever the umask is
             file.write(data)
             file.flush()
             os.fsync(fd)

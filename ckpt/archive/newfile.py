@@ -31,11 +31,14 @@ class NewFile:
         self._name = path.name
         self._hidden = f".{path.name[:200]}.{secrets.token_hex(4)}"
         self._is_hidden = False
-        self._dir_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.fd = self._open()
+            self._dir_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.fd = self._open()
+            except OSError:
+                os.close(self._dir_fd)
+                raise
         except OSError as e:
-            os.close(self._dir_fd)
             e.filename = os.fspath(path)
             raise
 

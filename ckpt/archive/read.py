@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -75,11 +75,7 @@ def open_archive(path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> 
     with ExitStack() as stack:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         stack.callback(os.close, fd)
-        try:
-            archive = Archive(fd, trusted_keys)
-        except ArchiveError as e:
-            e.args = (f"{path}: {e}",)
-            raise
+        archive = Archive(fd, path, trusted_keys)
         stack.pop_all()
         return archive
 
@@ -95,14 +91,18 @@ class Archive:
         pages: the page sequence.
     """
 
-    def __init__(self, fd: int, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
+    def __init__(self, fd: int, path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
         """Take *fd*, unless this raises; see open_archive()."""
-        self._fd, self._workers = fd, Workers()
-        status = os.fstat(fd)
+        self._fd, self._path, self._workers = fd, path, Workers()
+        with _naming(path):
+            self._open(trusted_keys)
+
+    def _open(self, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
+        status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file")
         self.size = status.st_size
-        members = container.members(fd)
+        members = container.members(self._fd)
         self._members = {member.name: member for member in members}
         image = self._verify_signature(members, trusted_keys)
         self.manifest = self._read_manifest(image)
@@ -133,15 +133,17 @@ class Archive:
         Raises:
             FormatError: it is not the signed one, or not one of this version.
         """
-        encoded = b"".join(self._model)
-        version = _decode(encoded, _ModelVersion, "process model").version
-        if version != MODEL_VERSION:
-            raise UnsupportedVersion(f"process model of version {version}, not {MODEL_VERSION}")
-        return _decode(encoded, Pod, "process model")
+        with _naming(self._path):
+            encoded = b"".join(self._model)
+            version = _decode(encoded, _ModelVersion, "process model").version
+            if version != MODEL_VERSION:
+                raise UnsupportedVersion(f"process model of version {version}, not {MODEL_VERSION}")
+            return _decode(encoded, Pod, "process model")
 
     def config(self) -> bytes:
         """Return the pod's configuration file, as it was at the checkpoint."""
-        return self._small(schema.POD_CONFIG_TYPE)
+        with _naming(self._path):
+            return self._small(schema.POD_CONFIG_TYPE)
 
     def layer_tar(self, layer: Layer) -> Iterator[bytes]:
         """Yield the OCI layer tar of *layer* in pieces."""
@@ -153,7 +155,7 @@ class Archive:
         Raises:
             FormatError: something is not what was signed.
         """
-        with progress.step("verify", self.size):
+        with progress.step("verify", self.size), _naming(self._path):
             self._verify_pages(progress)
             framed = [(layer.digest, f"layer {layer.id}") for layer in self.layers]
             framed.append((self._blobs[schema.MODEL_TYPE].digest, "process model"))
@@ -218,7 +220,7 @@ class Archive:
         if framed is None:
             raise FormatError(f"{name}: not in the index")
         cut = frames.table(framed.length, member.size, framed.table)
-        return FrameReader(self._fd, member.offset, cut, name, self._workers)
+        return FrameReader(self._fd, member.offset, cut, f"{self._path}: {name}", self._workers)
 
     def _verify_pages(self, progress: Progress) -> None:
         hashes = self._small(schema.HASHES_TYPE)
@@ -258,6 +260,17 @@ class Archive:
         if member.size > limit:
             raise FormatError(f"{member.name}: {member.size} bytes where {limit} are allowed")
         return read_exactly(self._fd, member.offset, member.size)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what refuses the archive say which file that is."""
+    try:
+        yield
+    except ArchiveError as e:
+        if not str(e).startswith(f"{path}: "):
+            e.args = (f"{path}: {e}",)
+        raise
 
 
 class _ModelVersion(msgspec.Struct):
