@@ -53,8 +53,8 @@ class Init:
         os.close(self._waiting)
         os.close(self._program_fd)
         try:
-            self.pid = int(self._report.expect(b"pid"))
-            self._report.expect(b"ready")
+            self.pid = int(self._report.expect("pid"))
+            self._report.expect("ready")
         except SpawnFailed:
             self.close()
             raise
@@ -80,7 +80,7 @@ class Init:
         spawn.hide()
         os.umask(0)
         self._executor.run(self._plan.outside)
-        self._report.say(b"pid", spawn.fork(self._first, self._report))
+        self._report.say("pid", spawn.fork(self._first, self._report))
 
     def _first(self) -> NoReturn:
         self._executor.run(self._plan.inside)
@@ -88,7 +88,7 @@ class Init:
         null_fd = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW)
         for fd in (0, 1, 2):
             os.dup2(null_fd, fd)
-        self._report.say(b"ready")
+        self._report.say("ready")
         if not os.read(self._waiting, 1):
             os._exit(1)
         spawn.become_ordinary()

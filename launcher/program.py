@@ -124,8 +124,8 @@ class _Entry:
     def _wait(self, entrant: int) -> int:
         pid = 0
         try:
-            pid = int(self._report.expect(b"pid"))
-            self._report.expect(b"ready")
+            pid = int(self._report.expect("pid"))
+            self._report.expect("ready")
             self._report.finish()
         except SpawnFailed:
             os.waitpid(entrant, 0)
@@ -139,7 +139,7 @@ class _Entry:
         spawn.hide()
         abi.setns(self._pidfd, _NAMESPACES)
         pid = spawn.fork(self._inside, self._report)
-        self._report.say(b"pid", pid)
+        self._report.say("pid", pid)
         if self._program.detached:
             os.waitpid(pid, 0)
 
@@ -157,7 +157,7 @@ class _Entry:
         _place_stdio(program.stdio)
         if program.terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        self._report.say(b"ready")
+        self._report.say("ready")
         spawn.close_on_exec()
         confine.apply(self._confinement)
         _exec(program.argv, program.environment)

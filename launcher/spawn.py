@@ -15,7 +15,7 @@ from launcher import abi, confine
 from launcher.errors import SpawnFailed
 from launcher.execute import StepFailed
 
-_ERROR: Final = b"error"
+_ERROR: Final = "error"
 _FAILED: Final = 125
 
 
@@ -24,49 +24,48 @@ class Report:
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        self._said: dict[str, str] = {}
 
-    def say(self, word: bytes, *values: object) -> None:
+    def say(self, *words: object) -> None:
         """Send a line; called by a process on its way."""
-        os.write(self._writer, b" ".join([word, *(str(v).encode() for v in values)]) + b"\n")
+        os.write(self._writer, " ".join(map(str, words)).encode() + b"\n")
 
     def listen(self) -> None:
         """Keep only the reading end; called by the launcher once it has forked."""
         os.close(self._writer)
         self._lines = os.fdopen(self._reader, "rb")
 
-    def expect(self, word: bytes) -> str:
-        """Return what follows *word* in the next line.
+    def expect(self, word: str) -> str:
+        """Return what somebody says after *word*. Who speaks first is open.
 
         Raises:
-            SpawnFailed: something else came, or nothing.
+            SpawnFailed: an error was reported, or nobody is left to speak.
         """
-        line = self._lines.readline()
-        got, _, rest = line.rstrip(b"\n").partition(b" ")
-        if got != word:
-            raise _failure(got, rest)
-        return rest.decode()
+        while word not in self._said:
+            self._hear(self._lines.readline())
+        return self._said[word]
 
     def finish(self) -> None:
-        """Wait until the program runs.
+        """Wait until nobody is left to speak: the program runs.
 
         Raises:
             SpawnFailed: it could not be executed.
         """
-        line = self._lines.readline()
-        if line:
-            got, _, rest = line.rstrip(b"\n").partition(b" ")
-            raise _failure(got, rest)
+        while line := self._lines.readline():
+            self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
+        word, _, rest = line.decode().rstrip("\n").partition(" ")
+        if word == _ERROR:
+            errno, _, text = rest.partition(" ")
+            raise SpawnFailed(text, int(errno))
+        if not line:
+            raise SpawnFailed("a process on its way into the pod was killed")
+        self._said[word] = rest
 
     def close(self) -> None:
         """Close the launcher's end."""
         self._lines.close()
-
-
-def _failure(word: bytes, rest: bytes) -> SpawnFailed:
-    if word != _ERROR:
-        return SpawnFailed("a process on its way into the pod was killed")
-    errno, _, text = rest.decode().partition(" ")
-    return SpawnFailed(text, int(errno))
 
 
 def fork(work: Callable[[], None], report: Report) -> int:
