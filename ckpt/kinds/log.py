@@ -36,6 +36,7 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     Always to the end: other programs write to the log, too.
     """
     del state
-    status = (flags.open_flags(file.flags) | os.O_APPEND) & ~flags.O_ASYNC
+    # O_NOFOLLOW said how the name was opened; /proc offers the file as a link.
+    status = (flags.open_flags(file.flags) | os.O_APPEND) & ~(flags.O_ASYNC | os.O_NOFOLLOW)
     here = f"self/fd/{workshop.log_fd}"
     return os.open(here, status | os.O_CLOEXEC, dir_fd=workshop.host_proc_fd)
