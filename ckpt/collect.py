@@ -76,7 +76,6 @@ def part(kind: ModuleType, state: msgspec.Struct) -> Part:
 def collect(
     process: FrozenProcess,
     file_id: Callable[[str], int],
-    tids: dict[int, int],
     refusals: list[Refusal],
 ) -> Collected:
     """Collect a process that has threads.
@@ -84,7 +83,6 @@ def collect(
     Args:
         process: it stands still.
         file_id: see Subject.
-        tids: see Subject.
         refusals: what cannot be carried over is added here.
     """
     mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
@@ -92,6 +90,7 @@ def collect(
         tracee.tid: procfs.parse_status(procfs.read(process.host_pid, f"task/{tracee.tid}/status"))
         for tracee in process.threads
     }
+    tids = {tid: procfs.inner_pid(fields) for tid, fields in status.items()}
     quiet = [t for t in process.threads if registers.is_quiet(t.registers(), status[t.tid])]
 
     def refuse(what: str, why: str, hint: str) -> None:

@@ -5,8 +5,10 @@ and lets go by itself when the tracer dies. New processes and threads may appear
 are being stopped, so the lists are read again until nothing new is found.
 """
 
+import contextlib
 import errno
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,6 +91,17 @@ class Freeze:
                 return [process for pid in pids if (process := self._process(pid))]
             for tracee in fresh:
                 self._await(tracee, deadline)
+
+    def kill_all(self) -> None:
+        """Kill all that is stopped, without letting any of it run again."""
+        for tracee in self._tracees.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tracee.tid, signal.SIGKILL)
+        # A leader is reported when its other threads have been waited for: it comes first in the
+        # table, so go backwards.
+        for tracee in reversed(self._tracees.values()):
+            tracee.await_end()
+        self._tracees.clear()
 
     def thaw(self) -> None:
         """Let every thread go."""

@@ -52,9 +52,10 @@ class JoinGroup:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The temporary process *pid*, or the seed, ends; its children are given to init."""
+    """The temporary process *pid*, child of *maker*, or the seed, ends: its children are init's."""
 
     pid: int
+    maker: int
 
 
 Step = Clone | CloneOrphan | NewSession | JoinGroup | End
@@ -86,7 +87,7 @@ class _Planner:
             self._children.setdefault(process.parent, []).append(process)
         self._steps: list[Step] = []
         self._made: set[int] = set()
-        self._stand_ins: list[int] = []
+        self._stand_ins: dict[int, int] = {}  # and by whom they were made
 
     def steps(self) -> list[Step]:
         waiting = self._children.get(INIT, [])
@@ -102,8 +103,8 @@ class _Planner:
             if pid not in self._made:
                 raise Unbuildable(pid, f"its parent {process.parent} is not in the pod")
         self._join_groups()
-        for pid in [*reversed(self._stand_ins), SEED]:
-            self._steps.append(End(pid))
+        for pid, maker in [*reversed(self._stand_ins.items()), (SEED, SEED)]:
+            self._steps.append(End(pid, maker))
         return self._steps
 
     def _has_maker(self, root: Process) -> bool:
@@ -118,7 +119,7 @@ class _Planner:
         else:
             if session not in {SEED, *self._stand_ins}:
                 self._steps += [Clone(SEED, session), NewSession(session)]
-                self._stand_ins.append(session)
+                self._stand_ins[session] = SEED
             self._steps.append(Clone(session, root.pid))
         self._raise(root, session)
 
@@ -168,7 +169,7 @@ class _Planner:
                     Clone(process.pid, process.group),
                     JoinGroup(process.group, process.group),
                 ]
-                self._stand_ins.append(process.group)
+                self._stand_ins[process.group] = process.pid
         for process in placed:
             if process.group != process.pid:
                 self._steps.append(JoinGroup(process.pid, process.group))

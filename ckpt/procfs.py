@@ -22,6 +22,7 @@ class Mapping:
         end: address after the last.
         mode: four of "rwxs" and "p", "-" as in /proc/PID/maps.
         offset: in the file, in bytes.
+        device: number of the file's device as text.
         inode: 0 where no file is mapped.
         name: path, or a name such as b"[heap]".
         flags: two-letter VmFlags.
@@ -31,6 +32,7 @@ class Mapping:
     end: int
     mode: str
     offset: int
+    device: str
     inode: int
     name: bytes
     flags: frozenset[str] = field(default=frozenset())
@@ -53,10 +55,16 @@ def parse_smaps(text: bytes) -> list[Mapping]:
         if line.startswith(b"VmFlags:"):
             mappings[-1].flags = frozenset(line[8:].decode().split())
         elif match := _MAPPING.fullmatch(line):
-            start, end, mode, offset, _, inode, name = match.groups()
+            start, end, mode, offset, device, inode, name = match.groups()
             mappings.append(
                 Mapping(
-                    int(start, 16), int(end, 16), mode.decode(), int(offset, 16), int(inode), name
+                    int(start, 16),
+                    int(end, 16),
+                    mode.decode(),
+                    int(offset, 16),
+                    device.decode(),
+                    int(inode),
+                    name,
                 )
             )
     return mappings

@@ -4,6 +4,7 @@ Effects only; what a wait status means is decided in ckpt/stops.py. A Tracee bel
 of this process that seized it (ptrace(2): tracer and tracee are threads).
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -33,6 +34,7 @@ class Tracee:
     Attributes:
         tid: its id in the caller's pid namespace.
         stopped_by: the signal of the group stop it is in, None outside of one.
+        gone: it has ended and was waited for: its number may be another's.
         held: stopping signals that arrived while it was controlled, to be sent again at the end.
     """
 
@@ -40,6 +42,7 @@ class Tracee:
         self.tid = tid
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
+        self.gone = False
 
     @classmethod
     def seize(cls, tid: int, options: int = 0) -> "Tracee":
@@ -137,13 +140,20 @@ class Tracee:
             pass
 
     def kill(self) -> None:
-        """Kill the process of this thread and reap it as its tracer."""
+        """Kill the process of this thread and reap it as its tracer; nothing if that was done."""
+        if not self.gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.tid, signal.SIGKILL)
+            self.await_end()
+
+    def await_end(self) -> None:
+        """Wait until the thread, which is being killed, has ended."""
         try:
-            os.kill(self.tid, signal.SIGKILL)
             while not isinstance(self.wait(), Exited):
                 pass
-        except (ProcessLookupError, ChildProcessError):
+        except ChildProcessError:
             pass
+        self.gone = True
 
     # --- state of the stopped thread -----------------------------------------------------
 

@@ -138,8 +138,9 @@ class State(msgspec.Struct, frozen=True):
 
 def collect(subject: Subject) -> State:
     """Take the map; pages follow with fill()."""
+    files: dict[tuple[object, ...], int] = {}
     mappings = [
-        _mapping(m, subject)
+        _mapping(m, subject, files)
         for m in subject.mappings
         if m.name not in _KERNEL_MADE and m.name != _OUTSIDE and not _is_scratch(m, subject)
     ]
@@ -174,7 +175,14 @@ def _is_scratch(m: procfs.Mapping, subject: Subject) -> bool:
     return m.start < subject.injection.area[1] and m.end > subject.injection.area[0]
 
 
-def _mapping(m: procfs.Mapping, subject: Subject) -> Mapping:
+def _mapping(m: procfs.Mapping, subject: Subject, files: dict[tuple[object, ...], int]) -> Mapping:
+    """Return the model of *m*; *files* remembers which file is which OpenFile."""
+    file = None
+    if m.inode:
+        key = (m.device, m.inode, m.name, m.shared)
+        file = files.get(key)
+        if file is None:
+            file = files[key] = subject.file_id(f"map_files/{m.link}")
     modes = zip(m.mode, _PROTECTIONS, strict=False)
     flags = {
         "growsdown": "gd",
@@ -190,7 +198,7 @@ def _mapping(m: procfs.Mapping, subject: Subject) -> Mapping:
         m.end,
         [name for letter, name in modes if letter != "-"],
         m.shared,
-        subject.file_id(f"map_files/{m.link}") if m.inode else None,
+        file,
         m.offset if m.inode else 0,
         [name for name, flag in flags.items() if flag in m.flags],
         [name for name, (flag, _) in _ADVICE.items() if flag in m.flags],

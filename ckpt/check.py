@@ -1,0 +1,110 @@
+"""What of a pod's processes cannot be carried over, from /proc alone: nothing is stopped.
+
+A finding names the process, the object and the reason. The open files have their own check in
+ckpt/openfiles.py; some findings need a stopped process and come with the collection.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ckpt import abi, procfs
+from ckpt.arch import x86_64 as arch
+from ckpt.kinds import memory
+from ckpt.model import Refusal
+
+_NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
+_KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
+_ELF_CLASS_64: Final = 2
+
+
+def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
+    """Return what stands against a checkpoint of the processes *host_pids*.
+
+    A process that ends meanwhile is passed over.
+    """
+    spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
+    found: list[Refusal] = []
+    layouts: dict[tuple[str, ...], int] = {}
+    for pid in host_pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = procfs.parse_status(procfs.read(pid, "status"))
+            stat = procfs.parse_stat(procfs.read(pid, "stat"))
+            inner, command = procfs.inner_pid(status), stat[2]
+            if stat[3] == "Z":
+                findings = _check_zombie(pid)
+            else:
+                findings = _check_living(pid, status, host_pids, spaces)
+            found += [Refusal(inner, command, *finding) for finding in findings]
+            if stat[3] != "Z":
+                twin = layouts.setdefault(tuple(stat[26:29] + stat[45:52]), pid)
+                if twin != pid and _same(twin, pid, _KCMP_VM):
+                    found.append(
+                        Refusal(
+                            inner,
+                            command,
+                            "its memory",
+                            f"it is shared with host process {twin}, and they are not threads",
+                        )
+                    )
+    return found
+
+
+Finding = tuple[str, str, str]
+"""What, why, hint."""
+
+
+def _check_zombie(pid: int) -> Iterator[Finding]:
+    if len(procfs.threads(pid)) > 1:
+        yield "its first thread", "it has ended while others of the process go on", ""
+
+
+def _check_living(
+    pid: int, status: dict[str, str], host_pids: list[int], spaces: dict[str, int]
+) -> Iterator[Finding]:
+    tracer = int(status["TracerPid"])
+    if tracer:
+        yield "the process", f"host process {tracer} traces it (ptrace(2))", "end the debugger"
+    for name, space in spaces.items():
+        if _namespace(pid, name) != space:
+            yield f"its {name} namespace", "it is not the pod's own", ""
+    if _elf_class(pid) != _ELF_CLASS_64:
+        yield "its program", "it is not a 64-bit one", ""
+    for tid in procfs.threads(pid):
+        yield from _check_thread(pid, tid, host_pids)
+    mappings = procfs.parse_smaps(procfs.read_bytes(pid, "smaps"))
+    for what, why in memory.refusals(mappings):
+        yield what, why, ""
+
+
+def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]:
+    for child in procfs.read(pid, f"task/{tid}/children").split():
+        if int(child) not in host_pids and _is_elsewhere(pid, int(child)):
+            yield f"its child, host process {child}", "it is in a pid namespace of its own", ""
+    if tid != pid:
+        if not _same(pid, tid, _KCMP_FILES):
+            yield f"host thread {tid}", "it has open files of its own (CLONE_FILES)", ""
+        if not _same(pid, tid, _KCMP_FS):
+            yield f"host thread {tid}", "it has a directory of its own (CLONE_FS)", ""
+
+
+def _is_elsewhere(pid: int, child: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return _namespace(pid, "pid") != _namespace(child, "pid")
+    return False
+
+
+def _namespace(pid: int, name: str) -> int:
+    return os.stat(f"/proc/{pid}/ns/{name}").st_ino
+
+
+def _elf_class(pid: int) -> int:
+    with Path(f"/proc/{pid}/exe").open("rb") as file:
+        return file.read(5)[4]
+
+
+def _same(one: int, other: int, resource: int) -> bool:
+    """Do two tasks share a resource? kcmp(2)."""
+    return abi.syscall("kcmp", arch.SYSCALLS["kcmp"], one, other, resource, 0, 0) == 0

@@ -1,0 +1,296 @@
+"""`ckpt dump`: a running pod -> an archive.
+
+The pod stands still only while what exists in the kernel alone is taken: registers, signals, maps,
+open files, a copy-on-write copy of each process's memory, and a sealed layer of its file system.
+Everything of size is read afterwards. If anything fails the pod goes on as it was, and no archive
+is left.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt import abi, collect, layers, plan, procfs
+from ckpt.arch import x86_64 as arch
+from ckpt.archive.write import ArchiveWriter
+from ckpt.check import check_processes
+from ckpt.freeze import Freeze, FrozenProcess
+from ckpt.kinds import memory, registers
+from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
+from ckpt.openfiles import FileCollector, Files
+from ckpt.progress import Progress
+from launcher import config, enter, pods
+from launcher.places import Places
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class DumpReport:
+    """What a dump took.
+
+    Attributes:
+        frozen_ns: from the first interrupt to the last detach, or to the end of the pod's copying
+            where it was not to go on.
+        total_ns: of the whole dump.
+        archive_bytes: size of the archive.
+        raw_bytes: what is in it, uncompressed.
+    """
+
+    frozen_ns: int
+    total_ns: int
+    archive_bytes: int
+    raw_bytes: int
+
+
+@dataclass(slots=True)
+class _Living:
+    """A frozen process with its state; the pages are still to be read."""
+
+    process: FrozenProcess
+    state: collect.Collected
+    space: memory.State
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The frozen pod, collected."""
+
+    clocks: Clocks
+    processes: list[FrozenProcess]
+    living: dict[int, _Living]
+    files: Files
+
+
+def check(places: Places, pod: str) -> list[Refusal]:
+    """Return what stands against a checkpoint of the running pod; nothing is touched.
+
+    Raises:
+        PodError: the pod is not running.
+    """
+    running = _running(places, pod)
+    with _root_of(running) as root_fd:
+        return _check(places, running, root_fd)
+
+
+def dump(
+    places: Places,
+    pod: str,
+    path: Path,
+    *,
+    leave_running: bool,
+    key: "Ed25519PrivateKey",
+    progress: Progress,
+) -> DumpReport:
+    """Checkpoint a running pod into the archive *path*.
+
+    Args:
+        places: the instance.
+        pod: its name.
+        path: the archive to write.
+        leave_running: let the pod go on; else it has ended when this returns.
+        key: signs the archive.
+        progress: is told of the long steps.
+
+    Raises:
+        NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
+        PodError: the pod is not running, or cannot be ended.
+        OSError: the pod goes on, and there is no archive.
+    """
+    began = time.monotonic_ns()
+    running = _running(places, pod)
+    with ExitStack() as stack:
+        root_fd = stack.enter_context(_root_of(running))
+        _raise_any(_check(places, running, root_fd))
+        writer = stack.enter_context(ArchiveWriter(path, key, progress=progress))
+        abi.syncfs(root_fd)  # so that little is left to write while the pod stands still
+        freeze = stack.enter_context(Freeze())
+        frozen = freeze.stop_all(lambda: enter.pids(running))
+        with _collector(places, running, root_fd, writer.pages.add) as collector:
+            snapshot = _collect(running, frozen, collector, stack)
+        for living in snapshot.living.values():
+            _read_while_frozen(living, writer)
+        abi.syncfs(root_fd)
+        sealed = layers.seal(places, pod)
+        if leave_running:
+            _let_go(freeze, snapshot)
+        frozen_ns = time.monotonic_ns() - freeze.began_ns
+        with progress.step("memory"):
+            for living in snapshot.living.values():
+                _read_copy(living, writer)
+        writer.set_model(_model(pod, snapshot))
+        writer.set_config(config.dump(config.load(places, pod)).encode())
+        with progress.step("file system"):
+            layers.write_layers(writer, sealed)
+        summary = writer.commit()
+        if not leave_running:
+            freeze.kill_all()
+            pods.destroy(places, pod)
+    total = time.monotonic_ns() - began
+    return DumpReport(frozen_ns, total, summary.bytes, summary.raw_bytes)
+
+
+def _raise_any(refusals: list[Refusal]) -> None:
+    if refusals:
+        raise NotCheckpointable(*refusals)
+
+
+def _running(places: Places, pod: str) -> pods.Pod:
+    running = pods.find(places, pod)
+    if running is None:
+        raise pods.PodError(f"pod {pod!r} is not running", f"see launcher start {pod} PROGRAM")
+    return running
+
+
+@contextmanager
+def _root_of(running: pods.Pod) -> Iterator[int]:
+    fd = os.open(f"/proc/{running.init_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _check(places: Places, running: pods.Pod, root_fd: int) -> list[Refusal]:
+    host_pids = enter.pids(running)
+    found = check_processes(running.init_pid, host_pids)
+    with _collector(places, running, root_fd, None) as collector:
+        for pid in host_pids:
+            _add_process(collector, pid)
+        found += collector.finish().refusals
+    return found
+
+
+def _add_process(collector: FileCollector, host_pid: int) -> None:
+    """Look at the descriptors of a process that may end meanwhile."""
+    try:
+        status = procfs.parse_status(procfs.read(host_pid, "status"))
+        if not status["State"].startswith("Z"):
+            collector.add_process(host_pid, procfs.inner_pid(status))
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+
+
+def _collector(
+    places: Places,
+    running: pods.Pod,
+    root_fd: int,
+    store: Callable[[bytes | memoryview], int] | None,
+) -> FileCollector:
+    return FileCollector(
+        pod_root_fd=root_fd,
+        init_host_pid=running.init_pid,
+        log_path=os.fspath(places.log(running.name)),
+        store=store,
+    )
+
+
+def _collect(
+    running: pods.Pod, frozen: list[FrozenProcess], collector: FileCollector, stack: ExitStack
+) -> _Snapshot:
+    """Collect all but the pages. Copies of processes are ended by *stack*.
+
+    Raises:
+        NotCheckpointable: something cannot be carried over.
+    """
+    clocks = Clocks(
+        time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
+        time.clock_gettime_ns(time.CLOCK_REALTIME),
+    )
+    living: dict[int, _Living] = {}
+    refusals: list[Refusal] = []
+    for process in frozen:
+        if not process.threads:
+            continue
+
+        def file_id(name: str, process: FrozenProcess = process) -> int:
+            path = f"/proc/{process.host_pid}/{name}"
+            return collector.add_path(process.host_pid, process.pid, path)
+
+        collector.add_process(process.host_pid, process.pid)
+        state = collect.collect(process, file_id, refusals)
+        living[process.pid] = _Living(process, state, state.memory)
+        if state.copy:
+            stack.callback(state.copy.kill)
+    files = collector.finish()
+    _raise_any(refusals + files.refusals)
+    return _Snapshot(clocks, frozen, living, files)
+
+
+def _read_while_frozen(living: _Living, writer: ArchiveWriter) -> None:
+    """Read what the copy lacks, or everything if there is no copy."""
+    pid, add = living.process.host_pid, writer.pages.add
+    if memory.unforked(living.space):
+        living.space = memory.fill(living.space, pid, add, only_unforked=True)
+    if living.state.copy is None:
+        living.space = memory.fill(living.space, pid, add, only_unforked=False)
+
+
+def _read_copy(living: _Living, writer: ArchiveWriter) -> None:
+    copy = living.state.copy
+    if copy:
+        living.space = memory.fill(living.space, copy.tid, writer.pages.add, only_unforked=False)
+        copy.kill()
+
+
+def _let_go(freeze: Freeze, snapshot: _Snapshot) -> None:
+    for living in snapshot.living.values():
+        for tracee in living.state.quiet:
+            registers.repeat_quietly(tracee)
+    freeze.thaw()
+
+
+# --- the model -------------------------------------------------------------------------------
+
+
+def _model(name: str, snapshot: _Snapshot) -> Pod:
+    numbers = {process.host_pid: process.pid for process in snapshot.processes}
+    files = snapshot.files
+    return Pod(
+        version=MODEL_VERSION,
+        name=name,
+        architecture=arch.ARCHITECTURE,
+        clocks=snapshot.clocks,
+        processes=_sorted([_process(p, snapshot, numbers) for p in snapshot.processes]),
+        files=files.files,
+        objects=files.objects,
+        parts=files.pod_parts,
+    )
+
+
+def _process(frozen: FrozenProcess, snapshot: _Snapshot, numbers: dict[int, int]) -> Process:
+    living, files = snapshot.living.get(frozen.pid), snapshot.files
+    return Process(
+        pid=frozen.pid,
+        parent=numbers.get(int(frozen.status["PPid"]), plan.INIT),
+        group=procfs.inner_pid(frozen.status, "NSpgid"),
+        session=procfs.inner_pid(frozen.status, "NSsid"),
+        exit_status=None if living else int(frozen.stat[52]),
+        descriptors=files.descriptors[frozen.pid] if living else [],
+        threads=living.state.threads if living else [],
+        parts=_parts(living, files) if living else [],
+    )
+
+
+def _parts(living: _Living, files: Files) -> list[Part]:
+    own = [collect.part(memory, living.space), *living.state.parts]
+    return own + files.process_parts[living.process.pid]
+
+
+def _sorted(processes: list[Process]) -> list[Process]:
+    """Return them parents before children."""
+    children: dict[int, list[Process]] = {}
+    for process in sorted(processes, key=lambda p: p.pid):
+        children.setdefault(process.parent, []).append(process)
+    ordered, waiting = [], children.pop(plan.INIT, [])
+    while waiting:
+        process = waiting.pop(0)
+        ordered.append(process)
+        waiting += children.pop(process.pid, [])
+    return ordered

@@ -1,0 +1,240 @@
+"""Processes being made: stopped, emptied of all memory but a scratch area, calls made in them.
+
+The seed is seized and emptied; every other process is cloned from it, directly or not, stands in
+the same scratch area, and shares the seed's open files. All of them die with this tracer until
+they are let go. The area also keeps the kernel's own mappings (vDSO) until each process gets its.
+"""
+
+import ctypes
+import os
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ckpt import abi, procfs
+from ckpt.arch import x86_64 as arch
+from ckpt.freeze import TIMEOUT_S
+from ckpt.inject import find_syscall
+from ckpt.kinds.memory import Special
+from ckpt.remote import Remote
+from ckpt.tracee import ALL_SIGNALS, WALL, Memory, Tracee
+
+PAGE: Final = 4096
+_BUFFER: Final = 256 * 1024
+_LOWEST: Final = 1 << 20
+_PROT_ALL: Final = 7
+_MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_FIXED_NOREPLACE = 2, 0x20, 0x10_0000
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_RSEQ_FLAG_UNREGISTER: Final = 1
+_CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
+_CLONE_PTRACE, _CLONE_THREAD, _CLONE_SYSVSEM = 0x2000, 0x10000, 0x40000
+_CLONE_CLEAR_SIGHAND: Final = 1 << 32
+_SIGCHLD: Final = 17
+_KERNEL_MADE: Final = {b"[vdso]", b"[vvar]", b"[vvar_vclock]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """The scratch area: a page of code, a buffer, and the parked kernel mappings.
+
+    Attributes:
+        start: first address.
+        specials: the kernel's mappings where they are parked.
+        vdso: content of the kernel's vDSO.
+    """
+
+    start: int
+    specials: list[Special]
+    vdso: bytes
+
+    @property
+    def buffer(self) -> tuple[int, int]:
+        """Address and size of the buffer."""
+        return self.start + PAGE, _BUFFER
+
+    @property
+    def size(self) -> int:
+        """Bytes of code and buffer."""
+        return PAGE + _BUFFER
+
+
+@dataclass(slots=True)
+class Embryo:
+    """A process, or the leader of one, that is being made.
+
+    Attributes:
+        host_pid: its id in the host's pid namespace.
+        remote: makes calls in it.
+        threads: remotes of its threads by their ids in the pod, leader included.
+    """
+
+    host_pid: int
+    remote: Remote
+    threads: dict[int, Remote] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        """Its id in the pod."""
+        return self.remote.pid
+
+
+def find_hole(ranges: Iterable[tuple[int, int]], size: int) -> int:
+    """Return the lowest address, from 1 MiB on, of *size* bytes that no range touches. Pure."""
+    at = _LOWEST
+    for start, end in sorted(ranges):
+        if start - at >= size:
+            break
+        at = max(at, end)
+    return at
+
+
+def take_seed(host_pid: int, pid: int, used: Iterable[tuple[int, int]]) -> tuple[Embryo, Area]:
+    """Seize the seed, give it a scratch area where *used* leaves room, and empty it.
+
+    Raises:
+        OSError: a system call failed in it.
+    """
+    tracee = Tracee.seize(host_pid, abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP)
+    tracee.interrupt()
+    if not tracee.wait_stop(time.monotonic() + TIMEOUT_S):
+        raise ProcessLookupError("the seed ended")
+    tracee.set_blocked(ALL_SIGNALS)
+    mappings = procfs.parse_smaps(procfs.read_bytes(host_pid, "maps"))
+    kernel_made = [m for m in mappings if m.name in _KERNEL_MADE]
+    parked_bytes = sum(m.end - m.start for m in kernel_made)
+    own = [(m.start, m.end) for m in mappings]
+    start = find_hole([*used, *own], PAGE + _BUFFER + parked_bytes)
+    memory = Memory(host_pid)
+    bare = Remote(
+        pid,
+        tracee,
+        memory,
+        instruction=find_syscall(memory, mappings),
+        buffer=(0, 0),
+        registers=tracee.registers(),
+    )
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+    bare.syscall("mmap", start, PAGE + _BUFFER, _PROT_ALL, flags, -1, 0)
+    memory.write(start, arch.SYSCALL_INSTRUCTION)
+    vdso = b"".join(
+        memory.read(m.start, m.end - m.start) for m in kernel_made if m.name == b"[vdso]"
+    )
+    remote = _remote(pid, tracee, memory, start)
+    area = Area(start, _park(remote, kernel_made, start + PAGE + _BUFFER), vdso)
+    _empty(remote, area)
+    return Embryo(host_pid, remote, {pid: remote}), area
+
+
+def _remote(pid: int, tracee: Tracee, memory: Memory, start: int) -> Remote:
+    registers = tracee.registers()
+    registers.rsp = start + PAGE
+    registers.eflags = 0x202
+    return Remote(
+        pid,
+        tracee,
+        memory,
+        instruction=start,
+        buffer=(start + PAGE, _BUFFER),
+        registers=registers,
+    )
+
+
+def _park(remote: Remote, kernel_made: Sequence[procfs.Mapping], to: int) -> list[Special]:
+    """Move the kernel's mappings to *to*, one by one, as mremap(2) wants it."""
+    parked = []
+    for mapping in kernel_made:
+        length = mapping.end - mapping.start
+        move(remote, mapping.start, length, to)
+        parked.append(Special(mapping.name.decode().strip("[]"), to, to + length))
+        to += length
+    return parked
+
+
+def move(remote: Remote, start: int, length: int, to: int) -> None:
+    """Move one mapping to an address where nothing is."""
+    remote.syscall("mremap", start, length, length, _MREMAP_MAYMOVE | _MREMAP_FIXED, to)
+
+
+def _empty(remote: Remote, area: Area) -> None:
+    """Unmap all but the area, after the kernel has forgotten what it would write to there."""
+    address, size, signature = remote.tracee.rseq()
+    if address:
+        remote.syscall("rseq", address, size, _RSEQ_FLAG_UNREGISTER, signature)
+    remote.syscall("set_robust_list", 0, 24)
+    remote.syscall("set_tid_address", 0)
+    end = max([area.start + area.size, *(s.end for s in area.specials)])
+    remote.syscall("munmap", 0, area.start)
+    remote.syscall("munmap", end, arch.TASK_SIZE - end)
+
+
+def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False) -> Embryo:
+    """Have *maker* clone process *pid*; *quiet*: without a signal to its parent at its end.
+
+    Raises:
+        OSError: EEXIST if the number is taken.
+    """
+    before = _children(maker.host_pid)
+    flags = _CLONE_PTRACE | _CLONE_CLEAR_SIGHAND
+    _clone3(maker.remote, flags, pid, 0 if quiet else _SIGCHLD)
+    (host_pid,) = _children(maker.host_pid) - before
+    tracee = _newborn(host_pid)
+    remote = _remote(pid, tracee, Memory(host_pid), area.start)
+    return Embryo(host_pid, remote, {pid: remote})
+
+
+def clone_thread(embryo: Embryo, tid: int, area: Area) -> Remote:
+    """Give *embryo* a further thread with number *tid*."""
+    before = set(procfs.threads(embryo.host_pid))
+    flags = _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
+    _clone3(embryo.remote, flags | _CLONE_PTRACE, tid, 0)
+    (host_tid,) = set(procfs.threads(embryo.host_pid)) - before
+    remote = _remote(embryo.pid, _newborn(host_tid), embryo.remote.memory, area.start)
+    embryo.threads[tid] = remote
+    return remote
+
+
+def _clone3(remote: Remote, flags: int, number: int, exit_signal: int) -> None:
+    args = abi.clone_args(
+        flags=flags,
+        exit_signal=exit_signal,
+        set_tid=remote.put(struct.pack("<i", number)),
+        set_tid_size=1,
+    )
+    remote.syscall("clone3", bytes(args), ctypes.sizeof(args))
+
+
+def _children(host_pid: int) -> set[int]:
+    return set(map(int, procfs.read(host_pid, f"task/{host_pid}/children").split()))
+
+
+def _newborn(tid: int) -> Tracee:
+    tracee = Tracee(tid)
+    tracee.wait()
+    tracee.set_blocked(ALL_SIGNALS)
+    return tracee
+
+
+def end(embryo: Embryo, status: int = 0) -> None:
+    """Have *embryo* end with wait status *status*; its parent is told, its children are init's."""
+    tracee = embryo.remote.tracee
+    if os.WIFSIGNALED(status):
+        embryo.remote.syscall("prlimit64", 0, _RLIMIT_CORE, struct.pack("<QQ", 0, 0), 0)
+        tracee.set_blocked(0)
+        tracee.resume(os.WTERMSIG(status))
+        tracee.await_end()
+    else:
+        try:
+            embryo.remote.syscall("exit_group", os.WEXITSTATUS(status))
+        except ProcessLookupError:
+            tracee.gone = True
+    embryo.remote.memory.close()
+
+
+_RLIMIT_CORE: Final = 4
+
+
+def reap(maker: Embryo, pid: int) -> None:
+    """Have *maker* forget its child *pid*, which has ended."""
+    maker.remote.syscall("wait4", pid, 0, WALL, 0)

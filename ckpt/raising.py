@@ -1,0 +1,311 @@
+"""Model -> processes, in a pod that is fresh and has none.
+
+Built in stages (ckpt/kinds/stages.py), each in all processes before the next begins. Everything
+ptrace happens on this thread, and nothing made here outlives it until the release at the end.
+"""
+
+import contextlib
+import itertools
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ckpt import collect, embryo, plan, vdso
+from ckpt.arch import x86_64 as arch
+from ckpt.embryo import Embryo
+from ckpt.kinds import memory, registers, thread_signals
+from ckpt.kinds.stages import Stage, Target, name_of
+from ckpt.model import PAGE_SIZE, Pod, Process, Thread
+from ckpt.remote import Remote
+from ckpt.seed import RestoreError, Seed, plant
+from ckpt.tracee import ALL_SIGNALS
+from ckpt.workshop import FileWorkshop
+from launcher import enter, pods
+
+_KINDS: Final = {name_of(kind): kind for kind in (*collect.PROCESS_KINDS, *collect.THREAD_KINDS)}
+_NO_LIMIT: Final = (1 << 32) - 1
+_MAP_PRIVATE_ANONYMOUS_FIXED: Final = 0x10_0022
+_PROT_READ_EXEC: Final = 5
+_ALL_SIGNALS: Final = struct.pack("<Q", ALL_SIGNALS)
+_NO_TIME: Final = struct.pack("<QQ", 0, 0)
+
+
+def raise_processes(
+    running: pods.Pod,
+    model: Pod,
+    *,
+    log: Path,
+    pages: Callable[[int, int], bytes],
+    give_console: Callable[[int, int], None],
+) -> list[str]:
+    """Make the processes of *model* in the pod and let them go.
+
+    Args:
+        running: the pod; it has its init only.
+        model: what it is to hold.
+        log: the pod's log.
+        pages: returns stored pages: first, count.
+        give_console: see ckpt.seed.plant().
+
+    Returns:
+        What is not quite as it was, and why.
+
+    Raises:
+        RestoreError: the model cannot be built here.
+        OSError: a system call failed; notes say where.
+    """
+
+    def load(first: int, length: int) -> bytes:
+        return pages(first, -(-length // PAGE_SIZE))[:length]
+
+    used = plan.used_pids(model.processes)
+    spare = (pid for pid in itertools.count(2) if pid not in used)
+    seed_pid = next(spare)
+    seed = plant(running, model, seed_pid, log=log, load=load, give_console=give_console)
+    with ExitStack() as stack:
+        stack.callback(seed.end)
+        enter.join_cgroups(running, seed.host_pid)
+        raising = _Raising(model, seed, seed_pid, spare, pages)
+        stack.callback(raising.kill)
+        raising.run()
+    return raising.notes
+
+
+class _Raising:
+    """One restart.
+
+    Attributes:
+        notes: what is not quite as it was.
+    """
+
+    def __init__(
+        self,
+        model: Pod,
+        seed: Seed,
+        seed_pid: int,
+        spare: Iterator[int],
+        pages: Callable[[int, int], bytes],
+    ) -> None:
+        self.notes: list[str] = []
+        self._model = model
+        self._living = [p for p in model.processes if p.exit_status is None]
+        self._seed = seed
+        self._spare = spare
+        self._pages = pages
+        self._spaces = {
+            process.pid: msgspec.msgpack.decode(part.state, type=memory.State)
+            for process in model.processes
+            for part in process.parts
+            if part.kind == name_of(memory)
+        }
+        first, self._area = embryo.take_seed(seed.host_pid, seed_pid, self._used_memory())
+        self._embryos: dict[int, Embryo] = {plan.SEED: first}
+        self._files = FileWorkshop(
+            model.files,
+            model.objects,
+            load=lambda _first, _length: b"",
+            host_proc_fd=-1,
+            log_fd=-1,
+            floor_fd=seed.floor_fd,
+            give_console=lambda _index, _fd: None,
+        )
+
+    def _used_memory(self) -> list[tuple[int, int]]:
+        return [(m.start, m.end) for space in self._spaces.values() for m in space.mappings] + [
+            (s.start, s.end) for space in self._spaces.values() for s in space.specials
+        ]
+
+    def run(self) -> None:
+        """Build everything and let it go."""
+        self._make_tree()
+        for process in self._living:
+            self._build(process)
+        for process in self._model.processes:
+            if process.exit_status is not None:
+                embryo.end(self._embryos[process.pid], process.exit_status)
+        for process in self._living:
+            self._files.finish(process, self._embryos[process.pid].remote)
+        for stage in (Stage.SETTLE, Stage.CONFINE):
+            for process in self._living:
+                self._rebuild(process, stage)
+        for process in self._living:
+            _drain(self._embryos[process.pid].remote)
+            self._rebuild(process, Stage.ARM)
+            self._complete(process)
+        self._release()
+
+    def _release(self) -> None:
+        for process in self._living:
+            made = self._embryos.pop(process.pid)
+            for remote in made.threads.values():
+                remote.tracee.detach()
+            made.remote.memory.close()
+
+    def kill(self) -> None:
+        """Kill what was not let go."""
+        for made in self._embryos.values():
+            for remote in made.threads.values():
+                remote.tracee.kill()
+            made.remote.memory.close()
+
+    # --- the tree ------------------------------------------------------------------------
+
+    def _make_tree(self) -> None:
+        """Clone all processes; the seed, the workshop and all helpers end."""
+        first = self._embryos[plan.SEED]
+        first.remote.syscall("close_range", 0, self._seed.floor_fd - 1, 0)
+        for step in plan.plan(self._model.processes):
+            self._take(step)
+        self._seed.end()
+
+    def _take(self, step: plan.Step) -> None:
+        match step:
+            case plan.Clone(maker, pid):
+                quiet = pid not in self._spaces and not self._is_zombie(pid)
+                self._embryos[pid] = embryo.clone(
+                    self._embryos[maker], pid, self._area, quiet=quiet
+                )
+            case plan.CloneOrphan(maker, pid):
+                parent = self._embryos[maker]
+                between = embryo.clone(parent, next(self._spare), self._area, quiet=True)
+                self._embryos[pid] = embryo.clone(between, pid, self._area)
+                embryo.end(between)
+                embryo.reap(parent, between.pid)
+            case plan.NewSession(pid):
+                self._embryos[pid].remote.syscall("setsid")
+            case plan.JoinGroup(pid, group):
+                self._embryos[pid].remote.syscall("setpgid", 0, group)
+            case plan.End(pid, maker):
+                ended = self._embryos.pop(pid)
+                embryo.end(ended)
+                if maker in self._spaces:
+                    embryo.reap(self._embryos[maker], pid)
+
+    def _is_zombie(self, pid: int) -> bool:
+        return any(p.pid == pid and p.exit_status is not None for p in self._model.processes)
+
+    # --- one process ---------------------------------------------------------------------
+
+    def _build(self, process: Process) -> None:
+        """Descriptors, memory, directory, threads."""
+        made, space = self._embryos[process.pid], self._spaces[process.pid]
+        remote = made.remote
+        for descriptor in process.descriptors:
+            flags = os.O_CLOEXEC if descriptor.cloexec else 0
+            remote.syscall("dup3", self._seed.files[descriptor.file], descriptor.fd, flags)
+        target = self._target(process, process.pid, remote)
+        memory.note_layout(space, target)
+        memory.rebuild(space, target)
+        self._place_vdso(space, remote)
+        memory.load(space, remote.memory, self._pages)
+        memory.seal(space, target)
+        self._rebuild(process, Stage.BUILD)
+        remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
+        for thread in process.threads[1:]:
+            embryo.clone_thread(made, thread.tid, self._area)
+
+    def _place_vdso(self, space: memory.State, remote: Remote) -> None:
+        """Put the kernel's code where the program expects it: see ckpt/vdso.py."""
+        area = self._area
+        if not space.specials:
+            for special in area.specials:
+                remote.syscall("munmap", special.start, special.end - special.start)
+        elif vdso.same(space.specials, space.vdso, area.specials, area.vdso):
+            for old, new in zip(space.specials, area.specials, strict=True):
+                embryo.move(remote, new.start, new.end - new.start, old.start)
+        else:
+            self._redirect_vdso(space, remote)
+
+    def _redirect_vdso(self, space: memory.State, remote: Remote) -> None:
+        (old,) = (s for s in space.specials if s.name == "vdso")
+        (new,) = (s for s in self._area.specials if s.name == "vdso")
+        image = vdso.redirect(space.vdso, self._area.vdso, new.start)
+        flags = _MAP_PRIVATE_ANONYMOUS_FIXED
+        remote.syscall("mmap", old.start, old.end - old.start, _PROT_READ_EXEC, flags, -1, 0)
+        remote.memory.write(old.start, image)
+
+    def _target(self, process: Process, tid: int, remote: Remote) -> Target:
+        return Target(
+            process=process,
+            tid=tid,
+            host_pid=remote.tracee.tid,
+            remote=remote,
+            file=self._seed.files.__getitem__,
+            note=lambda text: self.notes.append(f"process {process.pid}: {text}"),
+        )
+
+    def _rebuild(self, process: Process, stage: Stage) -> None:
+        """Do one stage of a process: its threads, then what belongs to all of them."""
+        made = self._embryos[process.pid]
+        for thread in process.threads:
+            target = self._target(process, thread.tid, made.threads[thread.tid])
+            self._rebuild_parts(thread, target, stage)
+        self._rebuild_parts(process, self._target(process, process.pid, made.remote), stage)
+
+    def _rebuild_parts(self, owner: Process | Thread, target: Target, stage: Stage) -> None:
+        for part in owner.parts:
+            kind: Any = _KINDS.get(part.kind)
+            if kind is None or stage != kind.STAGE or kind is registers:
+                continue
+            state = msgspec.msgpack.decode(part.state, type=kind.State)
+            try:
+                kind.rebuild(state, target)
+            except OSError as e:
+                e.add_note(f"while rebuilding {part.kind} of thread {target.tid}")
+                raise
+
+    def _complete(self, process: Process) -> None:
+        """Take the scratch area away and set the registers: it is the program again."""
+        made, space = self._embryos[process.pid], self._spaces[process.pid]
+        self._unmap_area(made.remote, space)
+        for thread in process.threads:
+            target = self._target(process, thread.tid, made.threads[thread.tid])
+            states = {part.kind: part.state for part in thread.parts}
+            signals = msgspec.msgpack.decode(
+                states[name_of(thread_signals)], type=thread_signals.State
+            )
+            registers.rebuild(
+                msgspec.msgpack.decode(states[name_of(registers)], type=registers.State), target
+            )
+            target.tracee.set_blocked(thread_signals.mask(signals))
+
+    def _unmap_area(self, remote: Remote, space: memory.State) -> None:
+        """Unmap code and buffer by a `syscall` instruction of the program itself."""
+        area = self._area
+        bare = Remote(
+            remote.pid,
+            remote.tracee,
+            remote.memory,
+            instruction=_own_syscall(remote, space),
+            buffer=(0, 0),
+            registers=remote.tracee.registers(),
+        )
+        bare.syscall("munmap", area.start, area.size)
+
+
+def _own_syscall(remote: Remote, space: memory.State) -> int:
+    """Return the address of a `syscall` instruction in the rebuilt memory.
+
+    Raises:
+        RestoreError: there is none.
+    """
+    places = [(s.start, s.end) for s in space.specials if s.name == "vdso"]
+    places += [(m.start, m.end) for m in space.mappings if "exec" in m.protection]
+    for start, end in places:
+        with contextlib.suppress(OSError):
+            offset = remote.memory.read(start, end - start).find(arch.SYSCALL_INSTRUCTION)
+            if offset >= 0:
+                return start + offset
+    raise RestoreError(f"process {remote.pid} has no `syscall` instruction to leave by")
+
+
+def _drain(remote: Remote) -> None:
+    """Take away the signals that came of the restart itself (SIGCHLD of zombies, above all)."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            remote.syscall("rt_sigtimedwait", _ALL_SIGNALS, 0, _NO_TIME, 8)

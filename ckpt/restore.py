@@ -1,0 +1,141 @@
+"""`ckpt restore`: an archive -> a running pod.
+
+First everything is checked that can be; then the file system, the namespaces, the open files and
+the processes are built, and only when all of them stand are the processes let go. If anything
+fails, what was made is undone, and the pod's former state on this host is as it was.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckpt import layers, stack
+from ckpt.archive import host
+from ckpt.archive.read import Archive, open_archive
+from ckpt.model import PAGE_SIZE, Pod
+from ckpt.progress import Progress
+from ckpt.raising import raise_processes
+from ckpt.seed import RestoreError
+from launcher import config, enter, monitor, pods
+from launcher.places import Places
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restart took.
+
+    Attributes:
+        total_ns: of the whole restart.
+        processes: how many run again.
+        notes: what is not quite as it was, and why.
+    """
+
+    total_ns: int
+    processes: int
+    notes: list[str]
+
+
+def restore(  # noqa: PLR0913 (the command's own choices)
+    places: Places,
+    pod: str,
+    path: Path,
+    *,
+    trusted: "Mapping[str, Ed25519PublicKey]",
+    lowers: Sequence[Path] | None,
+    replace: bool,
+    progress: Progress,
+) -> RestoreReport:
+    """Restart *pod* from the archive *path*.
+
+    Args:
+        places: the instance.
+        pod: its name here.
+        path: the archive.
+        trusted: keys whose archives are accepted, by fingerprint.
+        lowers: directories to take the lower layers from; see layers.install().
+        replace: move other state of the pod on this host aside.
+        progress: is told of the long steps.
+
+    Raises:
+        RestoreError: the archive cannot be restarted here.
+        ArchiveError: it is refused; the class says why.
+        layers.InstallError: the file system cannot be had.
+        PodError: the pod cannot be made.
+        OSError: a system call failed; notes say at what.
+    """
+    began = time.monotonic_ns()
+    with ExitStack() as undo:
+        mounting = stack.begin_mount(places, pod)
+        undo.callback(mounting.abandon)
+        archive = undo.enter_context(open_archive(path, trusted))
+        _make_room(places, pod)
+        model = archive.model()
+        _check(archive, pod)
+        settings = _config(places, pod, archive)
+        with progress.step("file system"):
+            installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
+        failed = undo.enter_context(ExitStack())
+        failed.callback(installed.undo)
+        running = pods.create(places, settings, clocks=_offsets(model))
+        failed.callback(pods.destroy, places, pod)
+        with progress.step("processes", archive.pages.count * PAGE_SIZE):
+            notes = _raise(places, running, model, archive, progress)
+        if not places.config(pod).exists():
+            config.save(places, settings)
+        failed.pop_all()
+    return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
+
+
+def _raise(
+    places: Places, running: pods.Pod, model: Pod, archive: Archive, progress: Progress
+) -> list[str]:
+    def pages(first: int, count: int) -> bytes:
+        progress.advance(count * PAGE_SIZE)
+        return archive.pages.read(first, count)
+
+    def give_console(index: int, master_fd: int) -> None:
+        monitor.give_console(places, running.name, index, master_fd)
+
+    return raise_processes(
+        running, model, log=places.log(running.name), pages=pages, give_console=give_console
+    )
+
+
+def _make_room(places: Places, pod: str) -> None:
+    """End what a restart that was killed has left: a pod without processes.
+
+    Raises:
+        RestoreError: the pod runs.
+    """
+    running = pods.find(places, pod)
+    if running is not None and enter.pids(running):
+        raise RestoreError(f"pod {pod!r} is running", f"end it first: launcher stop {pod}")
+    pods.destroy(places, pod)
+
+
+def _check(archive: Archive, pod: str) -> None:
+    against = host.missing(archive.manifest.host)
+    if against:
+        raise RestoreError(f"pod {pod!r} cannot run here: {'; '.join(against)}")
+
+
+def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:
+    """Return the configuration on this host, else that of the archive."""
+    if places.config(pod).exists():
+        return config.load(places, pod)
+    return config.parse(archive.config(), pod, places.config(pod))
+
+
+def _offsets(model: Pod) -> pods.ClockOffsets:
+    """Return by how much the pod's clocks must differ from this host's so that they go on."""
+    now = time.clock_gettime_ns
+    return pods.ClockOffsets(
+        model.clocks.monotonic_ns - now(time.CLOCK_MONOTONIC),
+        model.clocks.boottime_ns - now(time.CLOCK_BOOTTIME),
+    )
