@@ -1,0 +1,103 @@
+"""Stacks in a mount namespace of their own, which a test reaches through /proc/PID/root."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STACKFS = os.fspath(Path(sys.executable).with_name("stackfs"))
+
+
+class Host:
+    """A mount namespace with a prefix in which stackfs is run."""
+
+    def __init__(self, prefix):
+        self.prefix = prefix
+        self.lower = prefix / "lower"
+        self.lower.mkdir()
+        argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
+        self._holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._holder.stdout.readline()
+
+    @property
+    def _enter(self):
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--"]
+
+    def spawn(self, *argv, **options):
+        environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(self.prefix)}
+        return subprocess.Popen([*self._enter, *argv], env=environment, **options)
+
+    def run(self, *argv, stdin=None, check=True, **options):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.spawn(*argv, **pipes, **options) as process:
+            try:
+                output, errors = process.communicate(stdin, timeout=60)
+            except BaseException:
+                process.kill()
+                raise
+        if check:
+            assert process.returncode == 0, errors.decode()
+        return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
+    def stackfs(self, *arguments, **options):
+        return self.run(STACKFS, *map(os.fspath, arguments), **options)
+
+    def mount(self, pod="pod", *arguments):
+        self.stackfs("mount", pod, "--lower", self.lower, *arguments)
+        return self.root(pod)
+
+    def seen(self, path):
+        """The same path as the namespace sees it."""
+        return Path(f"/proc/{self._holder.pid}/root{path}")
+
+    def root(self, pod="pod"):
+        return self.seen(self.prefix / "autopod" / pod / "root")
+
+    def state(self, pod="pod"):
+        return self.prefix / "var/lib/autopod" / pod
+
+    def log(self, pod="pod"):
+        return (self.prefix / "run/autopod" / pod / "stackfs.log").read_text()
+
+    def list(self):
+        return json.loads(self.stackfs("list", "--json").stdout)
+
+    def daemon(self, pod="pod"):
+        return next(one["pid"] for one in self.list() if one["pod"] == pod)
+
+    def kill_daemon(self, pod="pod"):
+        pid = self.daemon(pod)
+        os.kill(pid, 9)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+
+    def close(self):
+        for one in self.list():
+            self.stackfs("umount", "--lazy", one["pod"], check=False)
+            wait_until(lambda pid=one["pid"]: not os.path.exists(f"/proc/{pid}/fd/0"))
+        self._holder.stdin.close()
+        self._holder.wait()
+        self._holder.stdout.close()
+
+
+def wait_until(predicate, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not predicate():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A place to mount stacks in; no daemon may have logged an error at the end."""
+    host = Host(tmp_path)
+    try:
+        yield host
+    finally:
+        host.close()
+    for log in tmp_path.glob("run/autopod/*/stackfs.log"):
+        assert "ERROR" not in log.read_text(), log.read_text()
+        assert "Traceback" not in log.read_text(), log.read_text()

@@ -1,0 +1,221 @@
+"""The commands around a mount, and what becomes of its files."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import STACKFS, wait_until
+
+pytestmark = pytest.mark.needs("root", "fuse")
+
+
+def fill(lower):
+    (lower / "etc").mkdir()
+    (lower / "etc/motd").write_text("hello\n")
+
+
+def test_root_answers_when_mount_returns(host):
+    fill(host.lower)
+    root = host.mount()
+    assert (root / "etc/motd").read_text() == "hello\n"
+    assert os.listdir(root.parent) == ["root"]
+    (one,) = host.list()
+    assert one["mounted"]
+    assert one["lower"] == [os.fspath(host.lower)]
+    assert one["upper"] == os.fspath(host.state() / "upper")
+    assert one["root"] == os.fspath(host.prefix / "autopod/pod/root")
+    host.stackfs("umount", "pod")
+    assert host.list() == []
+
+
+def test_daemon_holds_nothing_of_its_caller(host):
+    """A caller that waits for the end of a pipe is not kept waiting."""
+    fill(host.lower)
+    reader, writer = os.pipe()
+    host.stackfs("mount", "pod", "--lower", host.lower, pass_fds=(writer,))
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    pid = host.daemon()
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+
+
+def test_errors_say_what_to_do(host):
+    fill(host.lower)
+
+    def failing(*arguments, status=1):
+        done = host.stackfs(*arguments, check=False)
+        assert done.returncode == status
+        first, *rest = done.stderr.decode().splitlines()
+        assert first.startswith("stackfs: error: ")
+        assert all(line.startswith("stackfs: hint: ") for line in rest)
+        return first
+
+    assert "has not been mounted" in failing("mount", "pod")
+    assert "no such directory" in failing("mount", "pod", "--lower", host.lower / "missing")
+    assert "not a directory" in failing("mount", "pod", "--lower", host.lower / "etc/motd")
+    assert "is not mounted" in failing("umount", "pod")
+    assert "is not mounted" in failing("snapshot", "pod")
+    assert "no stack of pod" in failing("check", "pod")
+    assert "cannot name a pod" in failing("mount", "Not A Pod", status=2)
+    assert "takes the place" in failing("mount", "pod", "--spec", "-", "--lower", "x", status=2)
+    assert "specification" in failing("mount", "pod", "--spec", "-", status=1)
+    host.mount()
+    assert "mounted already" in failing("mount", "pod", "--lower", host.lower)
+
+
+def test_spec_from_standard_input(host):
+    fill(host.lower)
+    upper = host.prefix / "mine"
+    spec = {"lower": [os.fspath(host.lower)], "upper": os.fspath(upper)}
+    host.stackfs("mount", "pod", "--spec", "-", stdin=json.dumps(spec).encode())
+    (host.root() / "new").write_text("x")
+    assert (upper / "new").read_text() == "x"
+    host.stackfs("snapshot", "pod")
+    assert (host.prefix / "mine.layers/1/new").read_text() == "x"
+    assert (host.root() / "new").read_text() == "x"
+
+
+def test_lower_by_descriptor_below_the_mount(host):
+    """What is mounted at the pod's root before becomes the lower layer, and is covered."""
+    fill(host.lower)
+    inner = host.prefix / "autopod/pod/root"
+    inner.mkdir(parents=True)
+    host.run("mount", "--bind", host.lower, inner)
+    fd = os.open(host.seen(inner), os.O_PATH | os.O_DIRECTORY)
+    try:
+        host.stackfs("mount", "pod", "--lower", f"/proc/self/fd/{fd}", pass_fds=(fd,))
+    finally:
+        os.close(fd)
+    assert (host.root() / "etc/motd").read_text() == "hello\n"
+    (host.root() / "etc/motd").write_text("changed\n")
+    assert (host.lower / "etc/motd").read_text() == "hello\n"
+    host.kill_daemon()
+    host.stackfs("mount", "pod")  # the bind mount is found again below the stale one
+    assert (host.root() / "etc/motd").read_text() == "changed\n"
+
+
+def test_killed_daemon_loses_nothing_written(host):
+    fill(host.lower)
+    root = host.mount()
+    with open(root / "etc/motd", "a") as file:
+        file.write("more\n")
+        file.flush()
+        os.fsync(file.fileno())
+    numbers = os.stat(root / "etc/motd").st_ino, os.stat(root / "etc").st_ino
+    (root / "gone").mkdir()
+    (root / "gone").rmdir()
+    host.kill_daemon()
+    assert [one["mounted"] for one in host.list()] == [False]
+    host.stackfs("mount", "pod")
+    assert (root / "etc/motd").read_text() == "hello\nmore\n"
+    assert (os.stat(root / "etc/motd").st_ino, os.stat(root / "etc").st_ino) == numbers
+    assert os.listdir(root) == ["etc"]
+
+
+def test_umount_names_who_is_in_the_way(host):
+    fill(host.lower)
+    host.mount()
+    script = 'cd "$0" && echo && exec sleep 1000'
+    root = os.fspath(host.prefix / "autopod/pod/root")
+    inside = host.spawn("sh", "-c", script, root, stdout=subprocess.PIPE)
+    inside.stdout.readline()
+    try:
+        refused = host.stackfs("umount", "pod", check=False)
+        assert refused.returncode == 1
+        assert f"sleep ({inside.pid})".encode() in refused.stderr
+        pid = host.daemon()
+        host.stackfs("umount", "--lazy", "pod")
+        assert os.listdir(f"/proc/{inside.pid}/cwd") == ["etc"]  # it goes on for its users
+    finally:
+        inside.kill()
+        inside.communicate()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+
+
+def test_namespace_copies_keep_it_busy(host):
+    """An unmount does not reach a copy in another namespace: say so instead of leaking."""
+    fill(host.lower)
+    host.mount()
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with host.spawn(*argv, **pipes) as other:
+        other.stdout.readline()
+        refused = host.stackfs("umount", "pod", check=False)
+        assert b"in use by sh" in refused.stderr
+    host.stackfs("umount", "pod")
+
+
+def test_sigterm_unmounts(host):
+    fill(host.lower)
+    host.mount()
+    pid = host.daemon()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+    assert host.list() == []
+    assert os.listdir(host.seen(host.prefix / "autopod/pod")) == []
+
+
+def test_foreground(host):
+    fill(host.lower)
+    with host.spawn(
+        STACKFS,
+        "mount",
+        "pod",
+        "--lower",
+        os.fspath(host.lower),
+        "--foreground",
+        stderr=subprocess.PIPE,
+    ) as daemon:
+        wait_until(lambda: any(one["mounted"] for one in host.list()))
+        assert (host.root() / "etc/motd").exists()
+        host.stackfs("umount", "pod")
+        assert daemon.wait(20) == 0
+
+
+def test_lower_that_contains_the_mount(host):
+    """The daemon does not walk into its own mount, even where a lower directory holds it."""
+    fill(host.lower)
+    host.stackfs("mount", "pod", "--lower", host.prefix)
+    inside = host.root() / "autopod/pod"
+    assert os.listdir(inside) == []
+    (inside / "x").write_text("written to the upper layer")
+    assert os.listdir(host.seen(host.prefix / "autopod/pod")) == ["root"]
+    host.run("find", host.prefix / "autopod/pod/root", "-xdev", stdin=b"")
+
+
+def test_half_made_files_are_removed(host):
+    fill(host.lower)
+    host.mount()
+    host.stackfs("umount", "pod")
+    work = host.state() / "work"
+    (work / "1").write_text("half")
+    (work / "2").mkdir()
+    (work / "2/x").write_text("")
+    found = host.stackfs("check", "pod").stdout.decode()
+    assert "'1'" in found
+    assert "'2'" in found
+    assert os.listdir(work) == []
+    assert "no fault" in host.stackfs("check", "pod").stdout.decode()
+
+
+def test_interrupted_seal_is_mended(host):
+    """Between its two renames there is no upper directory; the next mount makes one."""
+    fill(host.lower)
+    root = host.mount()
+    (root / "new").write_text("x")
+    os.chmod(root, 0o711)
+    host.stackfs("snapshot", "pod")
+    host.stackfs("umount", "pod")
+    (host.state() / "upper").rmdir()
+    host.stackfs("mount", "pod")
+    assert (root / "new").read_text() == "x"
+    assert os.stat(root).st_mode & 0o777 == 0o711
+    (root / "later").write_text("y")
+    host.stackfs("snapshot", "pod")
+    assert sorted(os.listdir(host.state() / "layers")) == ["1", "2"]
