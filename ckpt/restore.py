@@ -19,7 +19,7 @@ from ckpt.model import PAGE_SIZE, Pod
 from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
-from launcher import config, enter, monitor, pods
+from launcher import config, enter, monitor, network, pods
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
         failed = undo.enter_context(ExitStack())
         failed.callback(installed.undo)
+        if not network.is_kept(network.path(places, pod)):
+            failed.callback(network.remove_network, places, pod)  # pods.create() makes it
         running = pods.create(places, settings, clocks=_offsets(model))
         failed.callback(pods.destroy, places, pod)
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
