@@ -77,14 +77,14 @@ class Transcript:
             raise Failed(f"{shlex.join(words)}: exit status {run.returncode}, expected {expect}")
         return run.stdout
 
-    def check(self, holds: object, claim: str) -> None:
+    def check(self, holds: object, claim: str, seen: object = "") -> None:
         """Print *claim* if it *holds*.
 
         Raises:
-            Failed: it does not.
+            Failed: it does not; the text says what was *seen* instead.
         """
         if not holds:
-            raise Failed(f"this does not hold: {claim}")
+            raise Failed(f"this does not hold: {claim} {seen}")
         self.say(f"{self._styled('32', '✓')} {claim}")
 
     def end(self) -> None:

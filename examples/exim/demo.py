@@ -149,7 +149,7 @@ class Demo:
         with self.out.step("Every process, mount, namespace and the pod's own files are destroyed"):
             self.out.run("autopod", "rm", "exim", "--purge")
             left = leftovers.everything(self.prefix)
-            self.out.check(not left, "no process, mount, control group or network interface left")
+            self.out.check(not left, "no process, mount, control group, network interface", left)
             gone = [self.prefix / place / "exim" for place in ("autopod", "run", "var/lib/autopod")]
             self.out.check(
                 not any(path.exists() for path in gone), "no upper directory, no layer, no state"
@@ -168,7 +168,7 @@ class Demo:
             refused = self.out.run(*argv, expect=1, prefix=stranger)
             self.out.check("key" in refused, "a host that does not trust the key refuses it")
             left = leftovers.everything(self.prefix) + leftovers.everything(stranger)
-            self.out.check(not left, "neither left anything behind")
+            self.out.check(not left, "neither left anything behind", left)
 
     def _restart(self, before: list[tuple[int, str]]) -> None:
         with self.out.step("Restart"):
@@ -191,7 +191,7 @@ class Demo:
         with self.out.step("Clean-up"):
             self.out.run("autopod", "rm", "exim", "--purge")
             left = leftovers.everything(self.prefix)
-            self.out.check(not left, "nothing is left on this host")
+            self.out.check(not left, "nothing is left on this host", left)
 
 
 def _listed(processes: list[tuple[int, str]]) -> str:
