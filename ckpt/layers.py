@@ -53,15 +53,27 @@ class Stack:
 def seal(places: Places, pod: str) -> Stack:
     """Seal what the pod has written; takes the time of two messages, whatever the size.
 
-    The caller has stopped the pod's processes and called syncfs(2) on its root. An upper in which
-    nothing is makes no layer.
+    The caller has stopped the pod's processes and called syncfs(2) on its root. Where nothing has
+    changed since the newest layer, that stays the newest.
 
     Raises:
         stack.StackError: it is not mounted, or stackfs could not.
     """
     status = stack.status(places, pod)
-    layers = status.layers if status.upper_empty else stack.snapshot(places, pod).layers
+    layers = status.layers if _is_unchanged(status) else stack.snapshot(places, pod).layers
     return Stack(places, pod, layers, [lower.path for lower in status.lower])
+
+
+def _is_unchanged(status: stack.Status) -> bool:
+    """Is the upper as the newest layer left it: empty, and `/` with the same owner and mode?"""
+    if not (status.upper_empty and status.layers):
+        return False
+    upper, newest = os.stat(status.upper), os.stat(status.layers[0].path)
+    return (upper.st_mode, upper.st_uid, upper.st_gid) == (
+        newest.st_mode,
+        newest.st_uid,
+        newest.st_gid,
+    )
 
 
 def write_layers(writer: ArchiveWriter, sealed: Stack) -> None:
@@ -140,11 +152,11 @@ def install(
     with ExitStack() as cleanup, ExitStack() as undo:
         if mounting is not None:
             cleanup.callback(mounting.abandon)
+        mounted = _mounted_lowers(places, pod)
         here = _State.look(places.state(pod))
         reuse = here.is_exactly(wanted)
         if not (reuse or here.is_empty or replace):
             raise _other_state(pod, here)
-        mounted = _mounted_lowers(places, pod)
         candidates = _candidates(archive, places, pod, lowers, mounted or [])
         with identities(places, candidates) as running:
             if not reuse:
