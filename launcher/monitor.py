@@ -64,7 +64,7 @@ def give_console(places: Places, pod_name: str, index: int, master_fd: int) -> N
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A client's hold of a terminal; the client owns both and closes them.
+    """A client's hold of a terminal.
 
     Attributes:
         connection: ends when somebody else attaches.
@@ -77,6 +77,11 @@ class Attachment:
     index: int
     master_fd: int
     recent: bytes
+
+    def close(self) -> None:
+        """Leave the terminal to the monitor."""
+        os.close(self.master_fd)
+        self.connection.close()
 
 
 def attach(places: Places, pod_name: str, index: int | None) -> Attachment:

@@ -14,7 +14,7 @@ import struct
 import termios
 import tty
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,7 @@ class Session:
 
     Attributes:
         pid: of the program, on the host; our child.
-        copies: what to relay: descriptor to read -> descriptor to write. Owned, but for 0, 1, 2.
+        copies: what to relay: descriptor to read -> descriptor to write.
         attachment: its terminal, if it has one.
     """
 
@@ -64,10 +64,11 @@ class Session:
         return code if code >= 0 else 128 - code
 
     def _close(self) -> None:
-        for fd in {*self.copies.keys(), *self.copies.values()} - {0, 1, 2}:
-            os.close(fd)
         if self.attachment is not None:
-            self.attachment.connection.close()
+            self.attachment.close()
+            return
+        for reader in self.copies:
+            os.close(reader)
 
 
 def start_plain(pod: Pod, config: PodConfig, argv: list[str]) -> Session:
@@ -88,20 +89,21 @@ def start_plain(pod: Pod, config: PodConfig, argv: list[str]) -> Session:
 
 
 def start(places: Places, pod: Pod, config: PodConfig, argv: list[str]) -> Session:
-    """Start a program with a terminal of the pod, and attach to it."""
+    """Start a program with a terminal of the pod, attached to it before it can write."""
     master_fd, slave_fd, index = open_terminal(pod)
-    try:
-        _copy_window_size(master_fd)
-        monitor.give_console(places, pod.name, index, master_fd)
+    with ExitStack() as opened:
+        opened.callback(os.close, slave_fd)
+        with os.fdopen(master_fd, "rb"):
+            _copy_window_size(master_fd)
+            monitor.give_console(places, pod.name, index, master_fd)
+        attachment = monitor.attach(places, pod.name, index)
+        undo = opened.enter_context(ExitStack())
+        undo.callback(attachment.close)
         variables = program.environment(config, TERM=os.environ.get("TERM", "dumb"))
         stdio = (slave_fd, slave_fd, slave_fd)
         pid = program.execute(pod, config, Program(argv, variables, stdio, terminal=True))
-    finally:
-        os.close(slave_fd)
-        os.close(master_fd)
-    attachment = monitor.attach(places, pod.name, index)
-    copies = {0: attachment.master_fd, attachment.master_fd: 1}
-    return Session(pid, copies, attachment)
+        undo.pop_all()
+    return Session(pid, {0: attachment.master_fd, attachment.master_fd: 1}, attachment)
 
 
 def attach(places: Places, name: str, index: int | None) -> None:
@@ -113,15 +115,14 @@ def attach(places: Places, name: str, index: int | None) -> None:
     attachment = monitor.attach(places, name, index)
     try:
         _copy_window_size(attachment.master_fd)
-        _write(1, attachment.recent)
         copies = {0: attachment.master_fd, attachment.master_fd: 1}
         with _raw(attachment):
+            _write(1, attachment.recent)
             taken = relay(copies, until=None, control=_control(attachment))
         if taken:
             raise PodError(f"somebody else has attached to terminal {attachment.index}")
     finally:
-        os.close(attachment.master_fd)
-        attachment.connection.close()
+        attachment.close()
 
 
 def open_terminal(pod: Pod) -> tuple[int, int, int]:
