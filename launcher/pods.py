@@ -69,8 +69,8 @@ def names(places: Places) -> list[str]:
     """Return the names of all pods that this host knows (configuration, state or runtime)."""
     known = {path.stem for path in places.configs().glob("*.toml")}
     known |= {path.name for path in places.states().glob("*") if path.is_dir()}
-    # The lock of a command that was refused makes no pod.
-    known |= {path.parent.name for path in places.runs().glob("*/*") if path.name != "lock"}
+    # Records only: the lock or log of a command that was refused makes no pod.
+    known |= {path.parent.name for path in places.runs().glob("*/*.json")}
     return sorted(name for name in known if is_pod_name(name))
 
 
