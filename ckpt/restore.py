@@ -7,7 +7,7 @@ fails, what was made is undone, and the pod's former state on this host is as it
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,9 +78,11 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         model = archive.model()
         _check(archive, pod)
         settings = _config(places, pod, archive)
+        failed = undo.enter_context(ExitStack())
+        if not places.state(pod).exists():
+            failed.callback(_remove_state, places, pod)
         with progress.step("file system"):
             installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
-        failed = undo.enter_context(ExitStack())
         failed.callback(installed.undo)
         if not network.is_kept(network.path(places, pod)):
             failed.callback(network.remove_network, places, pod)  # pods.create() makes it
@@ -92,6 +94,13 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             config.save(places, settings)
         failed.pop_all()
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
+
+
+def _remove_state(places: Places, pod: str) -> None:
+    """Remove the state directory, which had only the log to hold when the layers are gone."""
+    places.log(pod).unlink(missing_ok=True)
+    with suppress(OSError):  # gone, or not ours to remove after all
+        places.state(pod).rmdir()
 
 
 def _raise(
