@@ -10,10 +10,23 @@ from ckpt.kinds import (
     device,
     epoll,
     eventfd,
+    inotify,
+    locks,
     log,
+    memfd,
+    netlink,
+    owner,
+    pidfd,
     pipe,
+    procfile,
+    pty,
     regular,
+    signalfd,
     tcp,
+    terminal,
+    timerfd,
+    tmpfs,
+    udp,
     unix,
 )
 from ckpt.kinds.protocol import (
@@ -26,13 +39,22 @@ from ckpt.kinds.protocol import (
 )
 
 FILE_KINDS: Final[tuple[FileKind, ...]] = (
-    eventfd,
     epoll,
-    pipe,
+    eventfd,
+    timerfd,
+    signalfd,
+    inotify,
+    pidfd,
     tcp,
+    udp,
     unix,
+    netlink,
+    pipe,
+    pty,
     device,
     log,
+    memfd,
+    procfile,
     regular,
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""
@@ -40,15 +62,15 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
 COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, epoll)
 """Need a second step in the workshop, in this order."""
 
-WATCHING_KINDS: Final[tuple[Completing, ...]] = ()
+WATCHING_KINDS: Final[tuple[Completing, ...]] = (inotify,)
 """The same, but after the workshop has closed what it opened meanwhile."""
 
-FINISHING_KINDS: Final[tuple[Finishing, ...]] = (device, epoll)
+FINISHING_KINDS: Final[tuple[Finishing, ...]] = (pidfd, device, procfile, memfd, epoll)
 """Need a step of the process itself, in this order: those which replace a file, then epoll."""
 
-ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = ()
-PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = ()
-POD_KINDS: Final[tuple[PodKind, ...]] = ()
+ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = (locks, owner)
+PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = (terminal, locks)
+POD_KINDS: Final[tuple[PodKind, ...]] = (tmpfs,)
 
 
 def name(kind: Any) -> str:  # noqa: ANN401 (a module)
