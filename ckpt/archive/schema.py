@@ -40,7 +40,7 @@ MAX_SMALL: Final = 1 << 20
 
 MAX_INDEX: Final = 1 << 28
 MAX_MODEL: Final = 1 << 28
-MAX_LAYERS: Final = 128
+MAX_LAYERS: Final = 512
 MAX_PAGES: Final = (1 << 32) - 1
 
 OCI_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'

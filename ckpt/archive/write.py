@@ -112,7 +112,12 @@ class ArchiveWriter:
         Args:
             layer_id: the id that it got when it was sealed.
             stream: an OCI layer tar, read to its end.
+
+        Raises:
+            ValueError: there are schema.MAX_LAYERS already.
         """
+        if len(self._layers) == schema.MAX_LAYERS:
+            raise ValueError(f"more than {schema.MAX_LAYERS} layers")
         self._end_pages()
         blob = FrameWriter(self._tar, self._pool)
         while content := _read_full(stream, FRAME_CONTENT):
@@ -131,11 +136,8 @@ class ArchiveWriter:
         self._end_pages()
         model = self._add_model(self._pod)
         config = self._tar.add_blob(schema.POD_CONFIG_TYPE, self._config)
-        index = schema.Index(self._framed, self.pages.runs)
-        index_blob = self._tar.add_blob(
-            schema.INDEX_TYPE, msgspec.msgpack.encode(index, order="sorted")
-        )
-        blobs = [*self._page_blobs, *self._layers, model, config, index_blob]
+        index = self._tar.add_blob(schema.INDEX_TYPE, self._index())
+        blobs = [*self._page_blobs, *self._layers, model, config, index]
         self._sign(blobs, self._manifest(self._pod))
         size = self._tar.end()
         self._file.commit()
@@ -162,6 +164,13 @@ class ArchiveWriter:
         for start in range(0, len(encoded), FRAME_CONTENT):
             blob.put(encoded[start : start + FRAME_CONTENT])
         return self._end(blob, schema.MODEL_TYPE)
+
+    def _index(self) -> bytes:
+        index = schema.Index(self._framed, self.pages.runs)
+        encoded = msgspec.msgpack.encode(index, order="sorted")
+        if len(encoded) > schema.MAX_INDEX:
+            raise ValueError(f"an index of {len(encoded)} bytes")
+        return encoded
 
     def _end(
         self, blob: FrameWriter, media_type: str, annotations: dict[str, str] | None = None
