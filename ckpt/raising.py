@@ -178,6 +178,9 @@ class _Raising:
                 embryo.reap(parent, between.pid)
             case plan.NewSession(pid):
                 self._embryos[pid].remote.syscall("setsid")
+                for process in self._living:
+                    if process.pid == pid:
+                        self._files.take_terminal(process, self._embryos[pid].remote)
             case plan.JoinGroup(pid, group):
                 self._embryos[pid].remote.syscall("setpgid", 0, group)
             case plan.End(pid, maker):
@@ -204,7 +207,7 @@ class _Raising:
         self._place_vdso(space, remote)
         memory.load(space, remote.memory, self._pages)
         memory.seal(space, target)
-        self._rebuild(process, Stage.BUILD)
+        self._rebuild_parts(process, target, Stage.BUILD)
         remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
         for thread in process.threads[1:]:
             embryo.clone_thread(made, thread.tid, self._area)

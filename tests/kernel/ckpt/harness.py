@@ -1,0 +1,155 @@
+"""Pods that are really checkpointed and restarted: stackfs below, the launcher around.
+
+A workload (tests/workloads) is a program that checks one kernel feature itself: it sets the
+feature up, prints `ready`, and when it gets SIGUSR1 after the restart it prints `ok`, or
+`fail: reason`, and ends. Its output is the pod's log. Lines that begin with `# toml:` or
+`// toml:` are the pod's configuration.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ckpt import dump, restore
+from ckpt.archive import keys
+from ckpt.progress import Silent
+from launcher import enter, network, pods
+from launcher.lock import locked
+
+WORKLOADS = Path(__file__).parents[2] / "workloads"
+DEADLINE_S = 10
+
+
+def names():
+    """Return the file names of all workloads."""
+    return sorted(p.name for p in WORKLOADS.iterdir() if p.suffix in {".py", ".c"})
+
+
+def tool(name, *argv, timeout=20):
+    """Run one of our commands; return what it wrote to standard output."""
+    run = subprocess.run(
+        [Path(sys.executable).with_name(name), *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert run.returncode == 0, f"{name} {' '.join(map(str, argv))}: {run.stderr}"
+    return run.stdout
+
+
+def poll(predicate, what):
+    """Wait until *predicate* is true; return what it gave."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := predicate()):
+        assert time.monotonic() < deadline, f"no {what} within {DEADLINE_S} s"
+        time.sleep(0.005)
+    return found
+
+
+class Pod:
+    """One pod of a test; a context manager that ends it and unmounts its root."""
+
+    def __init__(self, places, lower, toml="", name="w"):
+        self.places = places
+        self.name = name
+        self.archive = places.prefix / f"{name}.pod"
+        self._lower = lower
+        keys.ensure(places.keys(), places.trust())
+        config = places.config(name)
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(toml or '[network]\nmode = "none"\n')
+
+    def __enter__(self):
+        tool("stackfs", "mount", self.name, "--lower", self._lower)
+        return self
+
+    def __exit__(self, *_):
+        pods.destroy(self.places, self.name)
+        network.remove_network(self.places, self.name)
+        tool("stackfs", "umount", self.name)
+
+    @property
+    def root(self):
+        return self.places.root(self.name)
+
+    def put(self, path, content, mode=0o755):
+        """Make a file in the pod."""
+        target = self.root / path.lstrip("/")
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+        target.chmod(mode)
+
+    def start(self, *argv):
+        tool("launcher", "start", self.name, *argv)
+
+    def log(self):
+        return self.places.log(self.name).read_text()
+
+    def wait_for(self, text):
+        poll(lambda: text in self.log(), f"{text!r} in the log, which is {self.log()!r}")
+
+    def wait_for_match(self, pattern):
+        return poll(lambda: re.search(pattern, self.log(), re.MULTILINE), f"{pattern} in the log")
+
+    def running(self):
+        return pods.find(self.places, self.name)
+
+    def host_pids(self):
+        """Host pids by pids in the pod."""
+        found = {}
+        for pid in enter.pids(self.running()):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found[int(re.search(r"NSpid:.*\s(\d+)$", status, re.MULTILINE)[1])] = pid
+        return found
+
+    def signal(self, pid, number=signal.SIGUSR1):
+        os.kill(self.host_pids()[pid], number)
+
+    def dump(self, *, leave_running=False):
+        key = keys.load_private(self.places.keys() / keys.PRIVATE)
+        with locked(self.places, self.name):
+            return dump.dump(
+                self.places,
+                self.name,
+                self.archive,
+                leave_running=leave_running,
+                key=key,
+                progress=Silent(),
+            )
+
+    def restore(self):
+        with locked(self.places, self.name):
+            return restore.restore(
+                self.places,
+                self.name,
+                self.archive,
+                trusted=keys.load_trusted(self.places.trust()),
+                lowers=None,
+                replace=False,
+                progress=Silent(),
+            )
+
+    def check(self):
+        return dump.check(self.places, self.name)
+
+
+def configuration(source):
+    """Return the pod configuration that a workload's text asks for."""
+    return "\n".join(re.findall(r"^(?:#|//) toml: ?(.*)$", source, re.MULTILINE))
+
+
+def install(pod, name, build):
+    """Put workload *name* into the pod; return how to start it."""
+    source = (WORKLOADS / name).read_text()
+    if name.endswith(".py"):
+        pod.put(f"/tmp/{name}", source)
+        return ["/usr/bin/python3", "-I", f"/tmp/{name}"]
+    pod.put(f"/tmp/{name[:-2]}", build(WORKLOADS / name).read_bytes())
+    return [f"/tmp/{name[:-2]}"]
