@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -41,13 +41,48 @@ def ensure(places: Places, config: PodConfig) -> None:
     Raises:
         PodError: it cannot be made.
     """
+    with begin(places, config) as making:
+        making.finish()
+
+
+def begin(places: Places, config: PodConfig) -> "Making":
+    """Begin what ensure() does; the caller may do something else meanwhile.
+
+    Raises:
+        PodError: the former network, of another identity, cannot be removed.
+    """
     wanted = identity(places, config)
     if is_kept(path(places, config.name)) and _read(places, config.name) == _encode(wanted):
-        return
+        return Making(config.name, None)
     remove_network(places, config.name)
     places.run(config.name).mkdir(mode=0o700, parents=True, exist_ok=True)
     _record(places, config.name).write_bytes(_encode(wanted))
-    _in_subprocess("make", places, config.name)
+    return Making(config.name, _spawn("make", places, config.name))
+
+
+class Making:
+    """A network that is being made. As a context manager it does not leave its process behind."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str] | None) -> None:
+        self._name = name
+        self._process = process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None:
+            with self._process:
+                pass
+
+    def finish(self) -> None:
+        """Return when it is made.
+
+        Raises:
+            PodError: it cannot be made.
+        """
+        if self._process is not None:
+            _finish(self._process, self._name)
 
 
 def remove_network(places: Places, name: str) -> None:
@@ -57,7 +92,7 @@ def remove_network(places: Places, name: str) -> None:
         PodError: it cannot be removed.
     """
     if _record(places, name).exists() or path(places, name).exists():
-        _in_subprocess("remove", places, name)
+        _finish(_spawn("remove", places, name), name)
 
 
 def is_kept(file: Path) -> bool:
@@ -87,13 +122,23 @@ def _read(places: Places, name: str) -> bytes:
         return b""
 
 
-def _in_subprocess(verb: str, places: Places, name: str) -> None:
+def _spawn(verb: str, places: Places, name: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "launcher.network", verb, name]
     environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
-    run = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
-    if run.returncode:
-        reason = run.stderr.strip().rpartition("\n")[2]
-        raise PodError(f"network of pod {name!r}: {reason}")
+    return subprocess.Popen(
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen[str], name: str) -> None:
+    _, said = process.communicate()
+    if process.returncode:
+        raise PodError(f"network of pod {name!r}: {said.strip().rpartition(chr(10))[2]}")
 
 
 # --- in the process of its own -------------------------------------------------------------
