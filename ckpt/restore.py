@@ -50,6 +50,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     lowers: Sequence[Path] | None,
     replace: bool,
     progress: Progress,
+    mounting: stack.Mounting | None = None,
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
 
@@ -61,6 +62,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         lowers: directories to take the lower layers from; see layers.install().
         replace: move other state of the pod on this host aside.
         progress: is told of the long steps.
+        mounting: from stack.begin_mount(), where the caller could begin earlier.
 
     Raises:
         RestoreError: the archive cannot be restarted here.
@@ -71,8 +73,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     """
     began = time.monotonic_ns()
     with ExitStack() as undo:
-        mounting = stack.begin_mount(places, pod)
-        undo.callback(mounting.abandon)
+        mounting = undo.enter_context(mounting or stack.begin_mount(places, pod))
         archive = undo.enter_context(open_archive(path, trusted))
         _make_room(places, pod)
         model = archive.model()
@@ -81,11 +82,13 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
             failed.callback(_remove_state, places, pod)
+        if not network.is_kept(network.path(places, pod)):
+            failed.callback(network.remove_network, places, pod)
+        making = failed.enter_context(network.begin(places, settings))
         with progress.step("file system"):
             installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
         failed.callback(installed.undo)
-        if not network.is_kept(network.path(places, pod)):
-            failed.callback(network.remove_network, places, pod)  # pods.create() makes it
+        making.finish()
         running = pods.create(places, settings, clocks=_offsets(model))
         failed.callback(pods.destroy, places, pod)
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
