@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckpt import abi, stack
-from ckpt.archive.read import Archive
 from ckpt.archive.schema import Base
-from ckpt.archive.write import ArchiveWriter
 from ckpt.stack import Mounting, SealedLayer
 from launcher import config
 from launcher.places import Places
+
+if TYPE_CHECKING:
+    from ckpt.archive.read import Archive
+    from ckpt.archive.write import ArchiveWriter
 
 _LAYER_ID: Final = "trusted.stackfs.id"
 _STACK_FILES: Final = ("layers", "upper", "work", "stack.json")
@@ -76,7 +78,7 @@ def _is_unchanged(status: stack.Status) -> bool:
     )
 
 
-def write_layers(writer: ArchiveWriter, sealed: Stack) -> None:
+def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
     """Put the sealed layers into the archive, and the identities of the lower ones.
 
     The pod may run meanwhile.
@@ -121,7 +123,7 @@ class Installed:
 
 
 def install(
-    archive: Archive,
+    archive: "Archive",
     places: Places,
     pod: str,
     lowers: Sequence[Path] | None = None,
@@ -229,7 +231,7 @@ def _mounted_lowers(places: Places, pod: str) -> list[str] | None:
 
 
 def _candidates(
-    archive: Archive,
+    archive: "Archive",
     places: Places,
     pod: str,
     given: Sequence[Path] | None,
@@ -270,7 +272,7 @@ def _staging(places: Places, pod: str) -> Path:
     return places.states() / f".{pod}.new"
 
 
-def _extract(archive: Archive, places: Places, staging: Path) -> None:
+def _extract(archive: "Archive", places: Places, staging: Path) -> None:
     """Make the archive's layers in *staging*/layers, durable."""
     shutil.rmtree(staging, ignore_errors=True)  # an earlier restart may have been killed
     staging.parent.mkdir(parents=True, exist_ok=True)

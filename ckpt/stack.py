@@ -169,10 +169,16 @@ def unpack(places: Places, directory: str | Path) -> Iterator[BinaryIO]:
 
 
 class Mounting:
-    """A mount that stackfs is ready for, or getting ready for."""
+    """A mount that stackfs is ready for, or getting ready for; abandoned at the end of a `with`."""
 
     def __init__(self, command: "_Command") -> None:
         self._command = command
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.abandon()
 
     def finish(self, lowers: Sequence[str | Path], upper: Path | None = None) -> None:
         """Mount; returns when the root answers.
@@ -189,7 +195,7 @@ class Mounting:
             command.wait()
 
     def abandon(self) -> None:
-        """Do not mount."""
+        """Do not mount; after finish() it does nothing."""
         with self._command:
             pass
 
