@@ -7,10 +7,12 @@ attribute, open descriptors are switched to the copy, and all names of a file wi
 come along.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 
 from stackfs.inodes import Directory, Node
 from stackfs.layers import copying
@@ -145,18 +147,25 @@ def _resolve(tree: Tree, path: tuple[bytes, ...]) -> tuple[Directory, bytes] | N
 
 def _move_in(tree: Tree, temporary: bytes, parent: Directory, name: bytes) -> None:
     """Give a copy its name. To the parent directory nothing has happened: its times stay."""
-    attr = tree.attributes(parent)
     parent_fd = tree.inodes.directory_fd(parent, tree.upper)
-    os.rename(temporary, name, src_dir_fd=tree.work.fd, dst_dir_fd=parent_fd)
-    os.utime(b".", ns=(attr.st_atime_ns, attr.st_mtime_ns), dir_fd=parent_fd)
+    with _times_kept(parent_fd):
+        os.rename(temporary, name, src_dir_fd=tree.work.fd, dst_dir_fd=parent_fd)
 
 
 def _link_in(tree: Tree, temporary: bytes, parent: Directory, name: bytes) -> None:
     """Give a copy one of its names."""
-    attr = tree.attributes(parent)
     parent_fd = tree.inodes.directory_fd(parent, tree.upper)
-    os.link(temporary, name, src_dir_fd=tree.work.fd, dst_dir_fd=parent_fd, follow_symlinks=False)
-    os.utime(b".", ns=(attr.st_atime_ns, attr.st_mtime_ns), dir_fd=parent_fd)
+    with _times_kept(parent_fd):
+        os.link(
+            temporary, name, src_dir_fd=tree.work.fd, dst_dir_fd=parent_fd, follow_symlinks=False
+        )
+
+
+@contextlib.contextmanager
+def _times_kept(dir_fd: int) -> Iterator[None]:
+    status = os.stat(b".", dir_fd=dir_fd)
+    yield
+    os.utime(b".", ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=dir_fd)
 
 
 def _show_above(tree: Tree, parent: Directory, name: bytes) -> None:

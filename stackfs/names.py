@@ -103,9 +103,8 @@ def _make(
 
     def make_owned(dir_fd: int, at: bytes) -> None:
         make(dir_fd, at)
-        inherits = tree.attributes(parent).st_mode & stat.S_ISGID
         if owner.uid or owner.gid:
-            gid = -1 if inherits else owner.gid
+            gid = -1 if parent.attr.st_mode & stat.S_ISGID else owner.gid
             os.chown(at, owner.uid, gid, dir_fd=dir_fd, follow_symlinks=False)
             if mode & (stat.S_ISUID | stat.S_ISGID):
                 os.chmod(at, mode & 0o7777, dir_fd=dir_fd)
@@ -142,9 +141,8 @@ def _put_over_whiteout(
     parent_fd = tree.inodes.directory_fd(parent, tree.upper)
     with tree.work.temporary() as stage:
         os.mkdir(stage, 0o700, dir_fd=tree.work.fd)
-        attr = tree.attributes(parent)
-        if attr.st_mode & stat.S_ISGID:
-            os.chown(stage, -1, attr.st_gid, dir_fd=tree.work.fd)
+        if parent.attr.st_mode & stat.S_ISGID:
+            os.chown(stage, -1, parent.attr.st_gid, dir_fd=tree.work.fd)
             os.chmod(stage, 0o2700, dir_fd=tree.work.fd)
         acl = tree.xattrs(parent).get(_DEFAULT_ACL)
         if acl is not None:
@@ -194,9 +192,19 @@ def rmdir(tree: Tree, parent: Directory, name: bytes) -> None:
     elif below:
         _cover(tree, parent_fd, name)
     else:
-        with tree.work.temporary() as garbage:  # it may hold whiteouts
-            os.rename(name, garbage, src_dir_fd=parent_fd, dst_dir_fd=tree.work.fd)
+        _remove_directory(tree, parent_fd, name)
     _gone(tree, node, parent, name)
+
+
+def _remove_directory(tree: Tree, parent_fd: int, name: bytes) -> None:
+    """Remove a directory of the upper layer that has nothing but whiteouts in it."""
+    try:
+        os.rmdir(name, dir_fd=parent_fd)
+    except OSError as e:
+        if e.errno != errno.ENOTEMPTY:
+            raise
+        with tree.work.temporary() as garbage:
+            os.rename(name, garbage, src_dir_fd=parent_fd, dst_dir_fd=tree.work.fd)
 
 
 def _cover(tree: Tree, parent_fd: int, name: bytes) -> None:

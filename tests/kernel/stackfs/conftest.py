@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stackfs import control
+
 STACKFS = os.fspath(Path(sys.executable).with_name("stackfs"))
 
 
@@ -62,6 +64,9 @@ class Host:
 
     def log(self, pod="pod"):
         return (self.prefix / "run/autopod" / pod / "stackfs.log").read_text()
+
+    def request(self, op, pod="pod", **arguments):
+        return control.request(self.prefix / "run/autopod" / pod / "stackfs.sock", op, **arguments)
 
     def list(self):
         return json.loads(self.stackfs("list", "--json").stdout)
