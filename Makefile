@@ -26,10 +26,12 @@ packages:
 	    apt-get install -yq --no-install-recommends $$missing; \
 	fi
 
+# editable_mode=compat: a path, not an import hook that each start would pay for.
 .venv/.stamp: pyproject.toml | packages
 	@echo "making .venv"
 	@/usr/bin/python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' \
+	    --config-settings editable_mode=compat
 	@touch $@
 
 # Each command is a fresh interpreter: none shall compile what has not changed.
