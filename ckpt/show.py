@@ -150,5 +150,5 @@ def _scalar(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{len(value)}]"
     if isinstance(value, dict):
-        return f"{{{len(value)}}}"
+        return f"({_state(value)})"
     return str(value)
