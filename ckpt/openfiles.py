@@ -372,13 +372,15 @@ def _parse_mounts(text: bytes) -> Iterator[Mount]:
     """Return the lines of a mountinfo file. Source: proc_pid_mountinfo(5)."""
     for line in text.splitlines():
         fields, _, rest = line.partition(b" - ")
-        number, _, device, _, point = fields.split(b" ")[:5]
+        number, _, device, root, point, options = fields.split(b" ")[:6]
         major, minor = map(int, device.split(b":"))
         yield Mount(
             id=int(number),
             device=os.makedev(major, minor),
             point=re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), point),
             fstype=rest.split(b" ")[0].decode(),
+            whole=root == b"/",
+            read_only=b"ro" in options.split(b","),
         )
 
 

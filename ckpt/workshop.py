@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ckpt.kinds import table
+from ckpt.kinds import pty, table, terminal
 from ckpt.kinds.protocol import Completing, Remote
 from ckpt.model import Object, OpenFile, Part, Process
 
@@ -79,6 +79,8 @@ class FileWorkshop:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         for file_id in self._files:
             self.file(file_id)
+        for object_id in self._objects:
+            self.object(object_id)
         self._complete(table.COMPLETING_KINDS)
         # Closing a file is an event, too: the kinds that watch files come after it.
         while self._temporaries:
@@ -93,6 +95,18 @@ class FileWorkshop:
                     state = _state(file.part, table.named(file.part.kind).State)
                     with _noting(file):
                         kind.complete(state, self._rebuilt[file.id], self)
+
+    def take_terminal(self, process: Process, remote: Remote) -> None:
+        """Have *process*, which has just called setsid(2), take its controlling terminal.
+
+        Its children inherit the terminal, so they are cloned afterwards. Like finish(), it needs
+        nothing but the model.
+        """
+        for part in process.parts:
+            if part.kind == table.name(terminal):
+                state = _state(part, terminal.ProcessState)
+                pair = _state(self._objects[state.pty].part, pty.ObjectState)
+                terminal.take(state, pair, remote)
 
     def finish(self, process: Process, remote: Remote) -> None:
         """Do what *process* must do itself; all processes and their descriptors stand.

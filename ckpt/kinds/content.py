@@ -67,15 +67,15 @@ def rebuild_content(content: Content, fd: int, workshop: Workshop) -> None:
             done += os.pwrite(fd, data[done:], extent.offset + done)
 
 
-def collect_attributes(fd: int, stat: os.stat_result) -> Attributes:
-    """Return the attributes of *fd*, which must not be an O_PATH descriptor."""
+def collect_attributes(fd: int | None, stat: os.stat_result) -> Attributes:
+    """Return the attributes of *fd*, which must not be an O_PATH descriptor; None: no xattrs."""
     return Attributes(
         mode=mode_bits.S_IMODE(stat.st_mode),
         uid=stat.st_uid,
         gid=stat.st_gid,
         atime_ns=stat.st_atime_ns,
         mtime_ns=stat.st_mtime_ns,
-        xattrs=_xattrs(fd),
+        xattrs={} if fd is None else _xattrs(fd),
     )
 
 

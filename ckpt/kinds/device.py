@@ -39,7 +39,6 @@ class State(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     stat = source.stat
     is_device = mode_bits.S_ISCHR(stat.st_mode) and stat.st_rdev in _DEVICES
     return is_device and not source.flags & os.O_PATH
@@ -55,7 +54,6 @@ def collect(source: Source, dump: Dump) -> State | None:
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
-    del workshop
     if state.name == "tty":
         return late.placeholder()
     status = flags.open_flags(file.flags) & ~flags.O_ASYNC

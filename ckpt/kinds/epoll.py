@@ -71,7 +71,6 @@ class State(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     return source.link == "anon_inode:[eventpoll]"
 
 
@@ -98,7 +97,6 @@ def collect(source: Source, dump: Dump) -> State | None:
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
-    del state, file, workshop
     epoll = select.epoll()
     fd = os.dup(epoll.fileno())
     epoll.close()
@@ -121,7 +119,6 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
 
 def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:
     """See protocol.Finishing."""
-    del file
     for entry in state.entries:
         if entry.late:
             event = abi.epoll_event(flags.bits(entry.events, _EVENTS), entry.data)

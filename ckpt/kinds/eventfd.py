@@ -24,7 +24,6 @@ class State(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     return source.link == "anon_inode:[eventfd]"
 
 
@@ -40,7 +39,6 @@ def collect(source: Source, dump: Dump) -> State | None:
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
-    del workshop
     mode = os.EFD_CLOEXEC | (os.EFD_SEMAPHORE if state.semaphore else 0)
     fd = os.eventfd(0, mode | flags.open_flags(file.flags) & os.O_NONBLOCK)
     if state.count:

@@ -26,7 +26,6 @@ def recognises(source: Source, dump: Dump) -> bool:
 
 def collect(source: Source, dump: Dump) -> State:
     """See protocol.FileKind."""
-    del source, dump
     return State()
 
 
@@ -35,7 +34,6 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
 
     Always to the end: other programs write to the log, too.
     """
-    del state
     # O_NOFOLLOW said how the name was opened; /proc offers the file as a link.
     status = (flags.open_flags(file.flags) | os.O_APPEND) & ~(flags.O_ASYNC | os.O_NOFOLLOW)
     here = f"self/fd/{workshop.log_fd}"

@@ -55,7 +55,6 @@ class ObjectState(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     return mode_bits.S_ISFIFO(source.stat.st_mode) and not source.flags & os.O_PATH
 
 

@@ -59,12 +59,16 @@ class Mount:
         device: st_dev of its files.
         point: where, seen from the pod's root.
         fstype: file-system type.
+        whole: is it the whole file system, not a part of it?
+        read_only: is it mounted read-only?
     """
 
     id: int
     device: int
     point: bytes
     fstype: str
+    whole: bool
+    read_only: bool
 
 
 class Dump(Protocol):

@@ -64,7 +64,6 @@ class ObjectState(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     return mode_bits.S_IFMT(source.stat.st_mode) in _PLAIN or bool(source.flags & os.O_PATH)
 
 

@@ -21,6 +21,7 @@ from ckpt.kinds import (
     procfile,
     pty,
     regular,
+    shared_memory,
     signalfd,
     tcp,
     terminal,
@@ -55,6 +56,7 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
     log,
     memfd,
     procfile,
+    shared_memory,
     regular,
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""

@@ -46,7 +46,6 @@ class State(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     domain, kind, protocol = sockets.family(source)
     return domain in inet.FAMILIES and kind == socket.SOCK_STREAM and protocol == socket.IPPROTO_TCP
 
@@ -79,7 +78,6 @@ def collect(source: Source, dump: Dump) -> State | None:
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
-    del workshop
     s = sockets.make(
         inet.number(state.family), socket.SOCK_STREAM, socket.IPPROTO_TCP, state.common
     )

@@ -81,7 +81,6 @@ class ObjectState(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    del dump
     return sockets.family(source)[0] == socket.AF_UNIX
 
 

@@ -14,13 +14,14 @@ import traceback
 
 import msgspec
 
-from ckpt.model import Process
+from ckpt.kinds import terminal
+from ckpt.model import Part, Process
 from ckpt.openfiles import FileCollector
 from ckpt.workshop import FileWorkshop
 
 CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 FLOOR = 700  # above every number that a set-up uses
-REPORT = 690
+REPORT, CONSOLE = 690, 691
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -87,6 +88,9 @@ def enter_namespaces(*, network=False, mounts=False):
     if mounts:
         unshare(CLONE_NEWNS)
         libc.mount(None, b"/", None, 0x44000, None)  # MS_REC | MS_PRIVATE
+        while libc.umount2(b"/dev/shm", 0) == 0:
+            pass  # the host's is not the pod's
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, None)
 
 
 def in_child(body):
@@ -149,8 +153,8 @@ def stopped(setup, *, network=False, mounts=False):
 
 
 def collect(*pids, store=None, log_path="/nonexistent", extra=lambda collector: None):
-    """Collect stopped processes as those of a pod whose root is ours."""
-    root_fd = os.open("/", os.O_PATH)
+    """Collect stopped processes as those of a pod."""
+    root_fd = os.open(f"/proc/{pids[0]}/root", os.O_PATH)
     try:
         with FileCollector(
             pod_root_fd=root_fd, init_host_pid=pids[0], log_path=log_path, store=store
@@ -163,7 +167,7 @@ def collect(*pids, store=None, log_path="/nonexistent", extra=lambda collector: 
         os.close(root_fd)
 
 
-def rebuild(files, pid, pages, log_path=None, give_console=lambda index, fd: None):
+def rebuild(files, pid, pages, log_path=None, give_console=lambda index, fd: None, pod=False):
     """In this process: rebuild *files* and take the descriptors of *pid*."""
     proc_fd = os.open("/proc", os.O_RDONLY)
     log_fd = os.open(log_path or "/dev/null", os.O_WRONLY | os.O_APPEND)
@@ -176,12 +180,20 @@ def rebuild(files, pid, pages, log_path=None, give_console=lambda index, fd: Non
         floor_fd=FLOOR,
         give_console=give_console,
     )
-    workshop.rebuild_pod(files.pod_parts)
+    if pod:
+        workshop.rebuild_pod(files.pod_parts)
     rebuilt = workshop.rebuild()
     os.close(proc_fd)
     os.close(log_fd)
     assert all(fd >= FLOOR for fd in rebuilt.values())
-    leftover = {int(n) for n in os.listdir("/proc/self/fd")} - {*rebuilt.values(), REPORT, 0, 1, 2}
+    leftover = {int(n) for n in os.listdir("/proc/self/fd")} - {
+        *rebuilt.values(),
+        REPORT,
+        CONSOLE,
+        0,
+        1,
+        2,
+    }
     leftover = {n for n in leftover if os.path.exists(f"/proc/self/fd/{n}")}
     assert not leftover, {n: os.readlink(f"/proc/self/fd/{n}") for n in leftover}
     for descriptor in files.descriptors[pid]:
@@ -196,13 +208,37 @@ def rebuild(files, pid, pages, log_path=None, give_console=lambda index, fd: Non
         exit_status=None,
         descriptors=[d for d in files.descriptors[pid] if d.fd != REPORT],
         threads=[],
-        parts=files.process_parts[pid],
+        parts=[_own_group(part) for part in files.process_parts[pid]],
     )
-    workshop.finish(process, OwnCalls(process.pid))
+    remote = OwnCalls(process.pid)
+    workshop.take_terminal(process, remote)
+    workshop.finish(process, remote)
 
 
-def roundtrip(setup, check, *, network=False, mounts=False, log_path=None):
-    """Run setup() in a process, carry its files over to another, and run check(setup's value)."""
+def _own_group(part):
+    """Put this process's group in the place of that of the dumped one, which is gone."""
+    if part.kind != "terminal":
+        return part
+    state = msgspec.msgpack.decode(part.state, type=terminal.ProcessState)
+    state = msgspec.structs.replace(state, foreground=os.getpgrp())
+    return Part(part.kind, msgspec.Raw(msgspec.msgpack.encode(state)))
+
+
+def roundtrip(
+    setup,
+    check,
+    *,
+    network=False,
+    mounts=False,
+    log_path=None,
+    before=lambda: None,
+    give_console=lambda index, fd: None,
+):
+    """Run setup() in a process, carry its files over to another, and run check(setup's value).
+
+    *before* runs in the other process ahead of everything; where *mounts* is set, the contents of
+    tmpfs are carried over, too.
+    """
     pages = Pages()
     with stopped(setup, network=network, mounts=mounts) as (pid, value):
         files = collect(pid, store=pages.store, log_path=log_path or "/nonexistent")
@@ -211,7 +247,8 @@ def roundtrip(setup, check, *, network=False, mounts=False, log_path=None):
 
     def body(report):
         enter_namespaces(network=network, mounts=mounts)
-        rebuild(files, pid, pages, log_path)
+        before()
+        rebuild(files, pid, pages, log_path, give_console, pod=mounts)
         check(value)
         report(None)
 

@@ -1,0 +1,48 @@
+"""Open files below /proc/PID, which only exist when the process does: proc(5)."""
+
+import os
+
+import msgspec
+
+from ckpt.kinds import abi, flags, late
+from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
+from ckpt.model import OpenFile
+
+
+class State(msgspec.Struct, frozen=True):
+    """Its path in the pod, and the file offset."""
+
+    path: bytes
+    position: int
+
+
+def recognises(source: Source, dump: Dump) -> bool:
+    """See protocol.FileKind."""
+    match = late.OF_PROCESS.fullmatch(source.link)
+    if match is None:
+        return False
+    mount = next((m for m in dump.mounts().values() if m.device == source.stat.st_dev), None)
+    return mount is not None and mount.fstype == "proc"
+
+
+def collect(source: Source, dump: Dump) -> State | None:
+    """See protocol.FileKind."""
+    if source.fd < 0:
+        dump.refuse(source, "it is below /proc")
+        return None
+    position = int(source.fdinfo.split("\n", 1)[0].removeprefix("pos:\t"))
+    return State(os.fsencode(source.link), position)
+
+
+def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
+    """See protocol.FileKind."""
+    return late.placeholder()
+
+
+def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:
+    """See protocol.Finishing."""
+    status = flags.open_flags(file.flags) & ~flags.O_ASYNC
+    new = remote.syscall("openat", abi.AT_FDCWD, state.path + b"\0", status, 0)
+    if state.position:
+        remote.syscall("lseek", new, state.position, os.SEEK_SET)
+    late.replace(fd, new, remote)
