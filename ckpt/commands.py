@@ -47,10 +47,13 @@ def restart(
     Raises:
         ArchiveError: the archive is refused; nothing was taken from it.
     """
-    from ckpt import progress, restore
+    from ckpt import progress, stack
     from ckpt.archive import keys
 
-    with locked(places, pod):
+    # The daemon takes longest to start: the engine is imported beside it.
+    with locked(places, pod), stack.begin_mount(places, pod) as mounting:
+        from ckpt import restore
+
         report = restore.restore(
             places,
             pod,
@@ -59,6 +62,7 @@ def restart(
             lowers=lowers,
             replace=replace,
             progress=progress.for_terminal(),
+            mounting=mounting,
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")
