@@ -128,7 +128,7 @@ def copy_contents(source: int, work_fd: int, name: bytes, size: int) -> None:
 def _names(tree: Tree, node: Node) -> list[tuple[Directory, bytes]]:
     """Return every visible name of a file."""
     status = tree.status(node)
-    if status.st_nlink == 1:
+    if status.st_nlink == 1 and node.fd < 0:
         return [(_parent(node), node.name)]
     found = [_resolve(tree, path) for path in node.layer.links(status)]
     return [place for place in found if place is not None and tree.child(*place) is node]

@@ -86,9 +86,9 @@ def link(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     _put(tree, parent, name, make)
     tree.entries(parent)[name] = Entry((tree.upper,), directory=False, ino=node.attr.st_ino)
     parent.stale = node.stale = node.name_unsynced = True
-    if node.fd >= 0:
-        node.parent, node.name = parent, name
-        tree.inodes.unpin(node)
+    # Programs make a file visible by linking it to its final name, and unlink the first one.
+    node.parent, node.name = parent, name
+    tree.inodes.unpin(node)
 
 
 def _make(

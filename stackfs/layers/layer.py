@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,18 +55,28 @@ class Layer:
         return inode_number(self.number, None if same else status.st_dev, status.st_ino)
 
     def links(self, status: os.stat_result) -> list[tuple[bytes, ...]]:
-        """Return every path in this sealed layer that leads to one file with several links.
+        """Return every path in this sealed layer that leads to one file.
 
-        The first call walks the whole layer and remembers the files that have several links.
+        To be asked about a file with several links, or one whose name is not known. The first
+        call walks the whole layer and remembers the files that have several links; one that has
+        one is looked for.
         """
+        wanted = (status.st_dev, status.st_ino)
+        if status.st_nlink == 1:
+            return [path for key, _, path in self._files() if key == wanted]
         if self._links is None:
             self._links = {}
-            for found in walk(self.fd):
-                at = found.status
-                if at.st_nlink > 1 and not stat.S_ISDIR(at.st_mode):
-                    names = tuple(found.path.split(b"/"))
-                    self._links.setdefault((at.st_dev, at.st_ino), []).append(names)
-        return self._links.get((status.st_dev, status.st_ino), [])
+            for key, count, path in self._files():
+                if count > 1:
+                    self._links.setdefault(key, []).append(path)
+        return self._links.get(wanted, [])
+
+    def _files(self) -> Iterator[tuple[tuple[int, int], int, tuple[bytes, ...]]]:
+        """Yield device and inode number, number of links, and path of what is no directory."""
+        for found in walk(self.fd):
+            at = found.status
+            if not stat.S_ISDIR(at.st_mode):
+                yield (at.st_dev, at.st_ino), at.st_nlink, tuple(found.path.split(b"/"))
 
 
 def clone(path: str | Path, *, read_only: bool) -> int:

@@ -1,0 +1,183 @@
+"""Snapshots: sealing the upper layer under programs that have files open."""
+
+import hashlib
+import json
+import os
+import threading
+
+import pytest
+
+from stackfs import abi
+from stackfs.layers import whiteout
+
+pytestmark = pytest.mark.needs("root", "fuse")
+
+
+def digest(top):
+    """Contents and names of a layer on disk."""
+    total = hashlib.sha256()
+    for directory, names, files in sorted(os.walk(top)):
+        total.update(repr((directory, sorted(names))).encode())
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            total.update(name.encode())
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    total.update(file.read())
+    return total.hexdigest()
+
+
+def test_snapshot_seals_and_goes_on(host):
+    (host.lower / "base").write_text("base")
+    root = host.mount()
+    (root / "one").write_text("1")
+    os.unlink(root / "base")
+    layer = json.loads(host.stackfs("snapshot", "pod", "--json").stdout)
+    assert layer["path"] == os.fspath(host.state() / "layers/1")
+    assert len(layer["id"]) == 32
+    assert os.getxattr(layer["path"], whiteout.LAYER_ID).decode() == layer["id"]
+    sealed = digest(layer["path"])
+    assert host.request("status")["upper_empty"]
+    with open(root / "one", "a") as file:
+        file.write("+")
+    (root / "two").write_text("2")
+    second = host.request("snapshot")
+    assert [at["path"] for at in second["layers"]] == [
+        os.fspath(host.state() / "layers/2"),
+        os.fspath(host.state() / "layers/1"),
+    ]
+    os.unlink(root / "one")
+    (root / "base").write_text("new")
+    assert digest(layer["path"]) == sealed
+    host.kill_daemon()
+    host.stackfs("mount", "pod")
+    assert sorted(os.listdir(root)) == ["base", "two"]
+    assert [at["id"] for at in host.request("status")["layers"]] == [
+        second["layer"]["id"],
+        layer["id"],
+    ]
+    assert host.stackfs("diff", "pod").stdout == b"C /base\nA /two\n"
+
+
+def test_open_files_go_on_in_the_fresh_layer(host):
+    """What is written through descriptors opened before is in no sealed layer."""
+    (host.lower / "d").mkdir()
+    root = host.mount()
+    (root / "d/linked").write_text("linked")
+    os.link(root / "d/linked", root / "other")
+    files = {name: os.open(root / name, os.O_RDWR | os.O_CREAT) for name in ("d/a", "d/linked")}
+    gone = os.open(root / "gone", os.O_RDWR | os.O_CREAT)
+    os.write(gone, b"unlinked")
+    os.unlink(root / "gone")
+    os.write(files["d/a"], b"before")
+    numbers = {name: os.fstat(fd).st_ino for name, fd in files.items()}
+    reader = os.open(root / "d/a", os.O_RDONLY)
+    os.rename(root / "other", root / "d/other")
+    os.unlink(root / "d/other")  # what is left is not the name that the inode was last known by
+    abi.syncfs(files["d/a"])
+    layer = host.request("snapshot")["layer"]["path"]
+    sealed = digest(layer)
+    for name, fd in files.items():
+        assert os.pwrite(fd, b"AFTER", 3) == 5
+        os.fsync(fd)
+        assert os.fstat(fd).st_ino == numbers[name]
+    os.pwrite(gone, b"still", 0)
+    os.fsync(gone)
+    assert digest(layer) == sealed
+    assert os.pread(reader, 99, 0) == b"befAFTER"
+    assert (root / "d/a").read_bytes() == b"befAFTER"
+    assert (host.state() / "upper/d/a").read_bytes() == b"befAFTER"
+    assert (root / "d/linked").read_bytes() == b"linAFTER"
+    assert os.pread(gone, 99, 0) == b"stillked"
+    for fd in (*files.values(), gone, reader):
+        os.close(fd)
+    assert os.stat(root / "d/a").st_ino == numbers["d/a"]
+
+
+def test_directories_made_before_a_snapshot_can_be_renamed(host):
+    root = host.mount()
+    (root / "d/e").mkdir(parents=True)
+    (root / "d/e/f").write_text("f")
+    host.request("snapshot")
+    number = os.stat(root / "d/e/f").st_ino
+    os.rename(root / "d", root / "moved")
+    assert os.listdir(root) == ["moved"]
+    assert (root / "moved/e/f").read_text() == "f"
+    assert os.stat(root / "moved/e/f").st_ino == number
+    host.kill_daemon()
+    host.stackfs("mount", "pod")
+    assert os.listdir(root) == ["moved"]
+    assert os.stat(root / "moved/e/f").st_ino == number
+
+
+def test_sealed_layers_do_not_change_under_writers(host):
+    """Each writer appends numbered lines; a sealed layer never changes, and nothing is lost."""
+    root = host.mount()
+    stop = threading.Event()
+    written = [0] * 4
+
+    def write(index):
+        with open(root / f"log{index}", "a", buffering=1) as file:
+            while not stop.is_set():
+                written[index] += 1
+                file.write(f"{written[index]}\n")
+
+    writers = [threading.Thread(target=write, args=(index,)) for index in range(4)]
+    for writer in writers:
+        writer.start()
+    sealed = {}
+    for _ in range(10):
+        layer = host.request("snapshot")["layer"]["path"]
+        sealed[layer] = digest(layer)
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert {layer: digest(layer) for layer in sealed} == sealed
+    for index, count in enumerate(written):
+        lines = (root / f"log{index}").read_text().splitlines()
+        assert lines == [str(number) for number in range(1, count + 1)]
+
+
+def test_layers_move_to_another_stack(host):
+    """Packed, unpacked elsewhere and mounted, a pod's files are the same, numbers included."""
+    for path in ("a", "gone", "d/x"):
+        (host.lower / path).parent.mkdir(exist_ok=True)
+        (host.lower / path).write_text(path)
+    root = host.mount()
+    (root / "d/new").write_text("new")
+    os.link(root / "d/new", root / "linked")
+    os.chmod(root / "a", 0o600)
+    os.unlink(root / "gone")
+    host.request("snapshot")
+    with open(root / "d/new", "a") as file:
+        file.write("er")
+    host.request("snapshot")
+
+    def seen(at):
+        return {
+            path: (os.stat(at / path).st_ino, os.stat(at / path).st_nlink)
+            for path in ("a", "d", "d/x", "d/new", "linked")
+        }
+
+    (host.state("other") / "layers").mkdir(parents=True)
+    for number in ("1", "2"):
+        tar = host.stackfs("pack", host.state() / "layers" / number).stdout
+        target = host.state("other") / "layers" / number
+        host.stackfs("unpack", target, stdin=tar)
+    other = host.mount("other")
+    assert seen(other) == seen(root)
+    assert sorted(os.listdir(other)) == sorted(os.listdir(root))
+    assert (other / "linked").read_text() == "newer"
+    ids = [[at["id"] for at in host.request("status", pod)["layers"]] for pod in ("pod", "other")]
+    assert ids[0] == ids[1]
+
+
+def test_status_identifies_the_lower_layers(host):
+    (host.lower / "f").write_text("f")
+    host.mount()
+    assert host.request("status")["lower"][0]["identity"] is None
+    (found,) = host.request("status", identify=True)["lower"]
+    assert found["path"] == os.fspath(host.lower)
+    expected = host.stackfs("identity", host.lower).stdout.decode().strip()
+    assert found["identity"] == expected
+    assert host.request("status")["lower"][0]["identity"] == expected
