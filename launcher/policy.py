@@ -47,12 +47,12 @@ ABSENT: Final = ("clone3", "memfd_secret")
 memory, where a filter cannot look (the C library then uses clone(2)); memory of memfd_secret(2)
 cannot be checkpointed. The same goes for calls newer than launcher.syscalls.LAST, and for x32."""
 
-_NEW_NAMESPACE: Final = 0x7E020000
+NEW_NAMESPACE: Final = 0x7E020000
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; <linux/sched.h>."""
-_NEW_TIME: Final = 0x80
+NEW_TIME: Final = 0x80
 """CLONE_NEWTIME; in clone(2) this bit is part of the exit signal."""
-_TIOCSTI: Final = 0x5412
-_TIOCLINUX: Final = 0x541C
+TIOCSTI: Final = 0x5412
+TIOCLINUX: Final = 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE: Final = 0
 
@@ -92,9 +92,9 @@ Check = NoBits | NotThese | OnlyFamilies
 _FAMILIES: Final = OnlyFamilies((_AF_UNIX, _AF_INET, _AF_INET6), _NETLINK_ROUTE)
 
 ARGUMENTS: Final[dict[str, Check]] = {
-    "clone": NoBits(0, _NEW_NAMESPACE),
-    "unshare": NoBits(0, _NEW_NAMESPACE | _NEW_TIME),
-    "ioctl": NotThese(1, (_TIOCSTI, _TIOCLINUX)),
+    "clone": NoBits(0, NEW_NAMESPACE),
+    "unshare": NoBits(0, NEW_NAMESPACE | NEW_TIME),
+    "ioctl": NotThese(1, (TIOCSTI, TIOCLINUX)),
     "socket": _FAMILIES,
     "socketpair": _FAMILIES,
 }

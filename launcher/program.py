@@ -6,16 +6,18 @@ Stages, each a child of the one before:
 2. *entrant* enters all namespaces of the pod but the pid namespace, which takes in children only
    (setns(2)), and exits;
 3. *program* joins the control groups, loses its privileges, and executes. Its parent is the
-   launcher, a child subreaper by then; where it is to outlive the launcher, one more stage forks
+   launcher, a child subreaper meanwhile; where it is to outlive the launcher, one more stage forks
    and exits, and the pod's init becomes its parent.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
 import stat
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -85,7 +87,7 @@ def execute(pod: Pod, config: PodConfig, program: Program) -> int:
     """Execute *program* in the pod; return when it runs.
 
     A program that is not detached becomes a child of the calling process, which has to wait for
-    it and is a child subreaper afterwards (prctl(2)).
+    it (wait(2)).
 
     Returns:
         The program's pid on the host; 0 if it is detached.
@@ -94,7 +96,22 @@ def execute(pod: Pod, config: PodConfig, program: Program) -> int:
         SpawnFailed: it could not be executed; `errno` is execve(2)'s.
         PodError: the pod has ended.
     """
-    return _Entry(pod, config, program).make()
+    if program.detached:
+        return _Entry(pod, config, program).make()
+    with _child_subreaper():
+        return _Entry(pod, config, program).make()
+
+
+@contextmanager
+def _child_subreaper() -> Iterator[None]:
+    """Become the parent of orphaned descendants, as prctl(2) describes, for as long as needed."""
+    before = ctypes.c_int()
+    abi.prctl(abi.PR_GET_CHILD_SUBREAPER, ctypes.addressof(before))
+    abi.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        abi.prctl(abi.PR_SET_CHILD_SUBREAPER, before.value)
 
 
 class _Entry:
@@ -109,30 +126,28 @@ class _Entry:
         self._pidfd = enter.pidfd(self._pod)
         self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
         try:
-            if not self._program.detached:
-                abi.prctl(abi.PR_SET_CHILD_SUBREAPER, 1)
             entrant = spawn.fork(self._enter, self._report)
         finally:
             for fd in (self._pidfd, *self._cgroup_fds):
                 os.close(fd)
         self._report.listen()
-        try:
+        with closing(self._report):
             return self._wait(entrant)
-        finally:
-            self._report.close()
 
     def _wait(self, entrant: int) -> int:
+        """Wait for the entrant, by whose end the program becomes our child, and for the program."""
         pid = 0
         try:
             pid = int(self._report.expect("pid"))
+            os.waitpid(entrant, 0)
+            entrant = 0
             self._report.expect("ready")
             self._report.finish()
         except SpawnFailed:
-            os.waitpid(entrant, 0)
-            if pid and not self._program.detached:
-                os.waitpid(pid, 0)
+            for child in (entrant, 0 if self._program.detached else pid):
+                if child:
+                    os.waitpid(child, 0)
             raise
-        os.waitpid(entrant, 0)
         return 0 if self._program.detached else pid
 
     def _enter(self) -> None:
