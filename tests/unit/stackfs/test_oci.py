@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -117,8 +118,6 @@ def describe(top):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=trees, mode=st.integers(0o700, 0o7777))
 def test_unpacking_gives_what_was_packed(tree, mode):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as place:
         top, copy = (os.fsencode(place) + part for part in (b"/top", b"/copy"))
         os.mkdir(top)
@@ -234,8 +233,6 @@ _INCOMPLETE = [HOSTILE[name] for name in HOSTILE if name.startswith(("empty", "c
 @given(data=st.data())
 def test_damaged_archives_are_refused_or_harmless(data):
     """Whatever is flipped or cut, nothing but our own error comes, and nothing is left behind."""
-    import tempfile
-
     members = [
         ROOT,
         encode(Member(b"d", DIRECTORY, xattrs={"user.a": b"1"})),
