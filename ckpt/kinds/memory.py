@@ -72,7 +72,8 @@ class Mapping(msgspec.Struct, frozen=True):
         shared: MAP_SHARED.
         file: OpenFile.id of what is mapped; None for anonymous memory.
         offset: in the file, in bytes.
-        flags: of "growsdown", "noreserve", "droppable", "locked", "locked-on-fault", "sealed".
+        flags: of "accounted", "growsdown", "noreserve", "droppable", "locked", "locked-on-fault",
+            "sealed".
         advice: what madvise(2) has set.
         name: PR_SET_VMA_ANON_NAME.
         runs: pages of its own.
@@ -185,6 +186,7 @@ def _mapping(m: procfs.Mapping, subject: Subject, files: dict[tuple[object, ...]
             file = files[key] = subject.file_id(f"map_files/{m.link}")
     modes = zip(m.mode, _PROTECTIONS, strict=False)
     flags = {
+        "accounted": "ac",
         "growsdown": "gd",
         "noreserve": "nr",
         "droppable": "dp",
@@ -316,13 +318,28 @@ def _map(mapping: Mapping, target: Target) -> None:
         flags |= _MAP_ANONYMOUS
     else:
         fd = target.file(mapping.file)
-    protection = sum(_PROTECTIONS[name] for name in mapping.protection)
+    protection = _protection(mapping)
+    if _was_writable(mapping):
+        protection |= _PROTECTIONS["write"]
     call("mmap", mapping.start, length, protection, flags, fd, mapping.offset)
     for advice in mapping.advice:
         call("madvise", mapping.start, length, _ADVICE[advice][1])
     if mapping.name:
         name = target.remote.put(mapping.name + b"\0")
         call("prctl", _PR_SET_VMA, _PR_SET_VMA_ANON_NAME, mapping.start, length, name)
+
+
+def _protection(mapping: Mapping) -> int:
+    return sum(_PROTECTIONS[name] for name in mapping.protection)
+
+
+def _was_writable(mapping: Mapping) -> bool:
+    """Was memory writable that is not now? It stays accounted for once it has been written to.
+
+    Source: mm/mprotect.c, mprotect_fixup().
+    """
+    now = mapping.shared or "write" in mapping.protection
+    return "accounted" in mapping.flags and not now
 
 
 def load(state: State, memory: Memory, read: Callable[[int, int], bytes]) -> None:
@@ -333,10 +350,12 @@ def load(state: State, memory: Memory, read: Callable[[int, int], bytes]) -> Non
 
 
 def seal(state: State, target: Target) -> None:
-    """Do what can only follow when the pages stand: guard ranges, locks, seals."""
+    """Do what can only follow when the pages stand: protections, guard ranges, locks, seals."""
     call = target.remote.syscall
     for mapping in state.mappings:
         length = mapping.end - mapping.start
+        if _was_writable(mapping):
+            call("mprotect", mapping.start, length, _protection(mapping))
         for start, end in mapping.guards:
             call("madvise", start, end - start, _MADV_GUARD_INSTALL)
         if "locked" in mapping.flags:

@@ -1,0 +1,98 @@
+// Timers: setitimer(2) and timer_create(2) with their ids, what was left, and their data.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(condition, what) \
+    do { if (!(condition)) { printf("fail: %s\n", what); fflush(stdout); exit(1); } } while (0)
+
+static int create(clockid_t clock, int number, int value, int notify)
+{
+    int id = -1;
+    struct sigevent event = {.sigev_notify = notify, .sigev_signo = number};
+    event.sigev_value.sival_int = value;
+    if (notify == SIGEV_THREAD_ID)
+        event._sigev_un._tid = getpid();
+    syscall(SYS_timer_create, clock, &event, &id);
+    return id;
+}
+
+static void arm(int id, double first, double period)
+{
+    struct itimerspec time = {
+        .it_value = {first, (first - (long)first) * 1e9},
+        .it_interval = {period, (period - (long)period) * 1e9},
+    };
+    syscall(SYS_timer_settime, id, 0, &time, NULL);
+}
+
+static double left(int id)
+{
+    struct itimerspec time;
+    if (syscall(SYS_timer_gettime, id, &time))
+        return -1;
+    return time.it_value.tv_sec + time.it_value.tv_nsec / 1e9;
+}
+
+int main(void)
+{
+    sigset_t set, waited;
+    sigemptyset(&waited);
+    sigaddset(&waited, SIGUSR1);
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    sigaddset(&set, SIGRTMIN + 1);
+    sigaddset(&set, SIGRTMIN + 2);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+
+    int long_one = create(CLOCK_MONOTONIC, SIGRTMIN + 1, 41, SIGEV_SIGNAL);
+    int gap = create(CLOCK_REALTIME, SIGRTMIN + 1, 0, SIGEV_SIGNAL);
+    int periodic = create(CLOCK_BOOTTIME, SIGRTMIN + 2, 42, SIGEV_THREAD_ID);
+    int silent = create(CLOCK_MONOTONIC, 0, 0, SIGEV_NONE);
+    int unarmed = create(CLOCK_REALTIME, SIGRTMIN + 1, 43, SIGEV_SIGNAL);
+    syscall(SYS_timer_delete, gap);
+    arm(long_one, 1000, 0);
+    arm(periodic, 0.05, 0.05);
+    arm(silent, 500, 10);
+    struct itimerval real = {.it_value = {300, 0}, .it_interval = {7, 500000}};
+    setitimer(ITIMER_REAL, &real, NULL);
+    struct itimerval cpu = {.it_value = {100, 0}};
+    setitimer(ITIMER_PROF, &cpu, NULL);
+    printf("ready\n");
+    fflush(stdout);
+
+    int number;
+    sigwait(&waited, &number);
+    double seconds = left(long_one);
+    CHECK(seconds > 980 && seconds <= 1000, "a timer's time");
+    CHECK(left(gap) < 0 && errno == EINVAL, "a timer that was deleted");
+    CHECK(left(unarmed) == 0, "a timer that was not armed");
+    seconds = left(silent);
+    CHECK(seconds > 480 && seconds <= 500, "a timer without notification");
+    getitimer(ITIMER_REAL, &real);
+    CHECK(real.it_value.tv_sec >= 280 && real.it_value.tv_sec <= 300, "the interval timer");
+    CHECK(real.it_interval.tv_sec == 7 && real.it_interval.tv_usec == 500000, "its interval");
+    getitimer(ITIMER_PROF, &cpu);
+    CHECK(cpu.it_value.tv_sec >= 95, "the profiling timer");
+
+    siginfo_t info;
+    struct timespec patience = {2, 0};
+    sigset_t period;
+    sigemptyset(&period);
+    sigaddset(&period, SIGRTMIN + 2);
+    for (int i = 0; i < 3; i++) {
+        CHECK(sigtimedwait(&period, &info, &patience) == SIGRTMIN + 2, "the periodic timer");
+        CHECK(info.si_code == SI_TIMER && info.si_value.sival_int == 42, "its data");
+    }
+    int fresh = create(CLOCK_MONOTONIC, SIGRTMIN + 1, 0, SIGEV_SIGNAL);
+    CHECK(fresh >= 0 && fresh != long_one && fresh != periodic, "a new timer's id");
+    printf("ok\n");
+    return 0;
+}
