@@ -146,7 +146,11 @@ class Stacked(RuleBasedStateMachine):
 
     @rule(path=paths)
     def remove_tree(self, path):
-        self.both(lambda at: shutil.rmtree(at) if at.is_dir() else None, path)
+        def remove(at):
+            if at.is_dir() and not at.is_symlink():
+                shutil.rmtree(at)
+
+        self.both(remove, path)
 
     @rule(path=paths, new=paths, how=flags)
     def rename(self, path, new, how):
