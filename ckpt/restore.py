@@ -5,6 +5,7 @@ the processes are built, and only when all of them stand are the processes let g
 fails, what was made is undone, and the pod's former state on this host is as it was.
 """
 
+import pkgutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import layers, stack
+from ckpt import kinds, layers, stack
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
 from ckpt.model import PAGE_SIZE, Pod
@@ -135,6 +136,10 @@ def _make_room(places: Places, pod: str) -> None:
 
 def _check(archive: Archive, pod: str) -> None:
     against = host.missing(archive.manifest.host)
+    known = {module.name for module in pkgutil.iter_modules(kinds.__path__)}
+    unknown = sorted(set(archive.manifest.kinds) - known)
+    if unknown:
+        against.append(f"this version does not know its {', '.join(unknown)}")
     if against:
         raise RestoreError(f"pod {pod!r} cannot run here: {'; '.join(against)}")
 
