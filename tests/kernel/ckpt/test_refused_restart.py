@@ -1,7 +1,6 @@
 """A restart says why not before it makes anything, and leaves nothing."""
 
 import os
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,12 +26,8 @@ def refused(places, path, kind, match, **named):
     with pytest.raises(kind, match=match):
         restart(places, path, **named)
     assert not stack.is_mounted(places, "mail")
-    left = {os.path.join(*found) for found in _files(places.prefix)}
-    assert left == set()
-
-
-def _files(prefix: Path):
-    return [(directory, name) for directory, _, names in os.walk(prefix) for name in names]
+    left = {name for _, _, names in os.walk(places.prefix) for name in names}
+    assert left <= {"stackfs.lock", "network.lock"}
 
 
 @pytest.fixture
@@ -80,4 +75,3 @@ def test_a_feature_of_later_versions(places, loose, tmp_path):
     loose.manifest["requires"] = ["parent-pages"]
     loose.write(tmp_path / "x.pod")
     refused(places, tmp_path / "x.pod", UnsupportedFeature, "parent-pages")
-    assert frozenset() == schema.FEATURES
