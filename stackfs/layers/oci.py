@@ -10,7 +10,6 @@ Source: OCI image specification v1.1, layer.md, "Whiteouts".
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import BinaryIO, Final
 from stackfs.layers import tar, whiteout
 from stackfs.layers.numbers import inode_number
 from stackfs.layers.tar import Member, TarError
-from stackfs.layers.walk import Found, walk
+from stackfs.layers.walk import DIRECTORY, Found, walk
+from stackfs.layers.work import remove
 
 PREFIX: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"
@@ -29,7 +29,6 @@ _OWN = {
     whiteout.LAYER_NUMBER: re.compile(rb"[0-9]{1,5}"),
     whiteout.LAYER_ID: re.compile(rb"[0-9a-f]{32}"),
 }
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LayerError(TarError):
@@ -167,18 +166,21 @@ def unpack(archive: BinaryIO, directory: str) -> None:
     target = Path(directory).absolute()
     if os.path.lexists(target):
         raise FileExistsError(17, "File exists", directory)
-    partial = target.parent / f".{target.name}.{os.urandom(6).hex()}"
-    partial.mkdir(mode=0o700)
+    partial = os.fsencode(f".{target.name}.{os.urandom(6).hex()}")
+    parent_fd = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(partial, _DIRECTORY)
+        os.mkdir(partial, 0o700, dir_fd=parent_fd)
+        fd = os.open(partial, DIRECTORY, dir_fd=parent_fd)
         try:
             _Unpacker(fd, archive).run()
         finally:
             os.close(fd)
-        partial.rename(target)
+        os.rename(partial, target.name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
     except BaseException:
-        shutil.rmtree(partial)
+        remove(parent_fd, partial)
         raise
+    finally:
+        os.close(parent_fd)
 
 
 class _Unpacker:
@@ -306,7 +308,7 @@ def _open_beneath(fd: int, path: tuple[bytes, ...]) -> int:
     at = os.dup(fd)
     for name in path:
         try:
-            below = os.open(name, _DIRECTORY, dir_fd=at)
+            below = os.open(name, DIRECTORY, dir_fd=at)
         finally:
             os.close(at)
         at = below

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from stackfs.layers.walk import DIRECTORY
 
 
 @dataclass(slots=True)
@@ -71,6 +72,42 @@ def remove(dir_fd: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(status.st_mode):
-        shutil.rmtree(name, dir_fd=dir_fd)
+        _remove_tree(dir_fd, name)
     else:
         os.unlink(name, dir_fd=dir_fd)
+
+
+def _remove_tree(dir_fd: int, name: bytes) -> None:
+    """Remove a directory of any depth, with one descriptor and no recursion.
+
+    `levels` holds the directories still to be removed in each directory on the way down.
+    """
+    fd, left = _emptied(dir_fd, name)
+    levels = [left]
+    while True:
+        if levels[-1]:
+            at, left = _emptied(fd, levels[-1][-1])
+            levels.append(left)
+        else:
+            levels.pop()
+            if not levels:
+                break
+            at = os.open(b"..", DIRECTORY, dir_fd=fd)
+            os.rmdir(levels[-1].pop(), dir_fd=at)
+        os.close(fd)
+        fd = at
+    os.close(fd)
+    os.rmdir(name, dir_fd=dir_fd)
+
+
+def _emptied(dir_fd: int, name: bytes) -> tuple[int, list[bytes]]:
+    """Remove the files of a directory; return its descriptor and its subdirectories."""
+    fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
+    left = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                left.append(os.fsencode(entry.name))
+            else:
+                os.unlink(entry.name, dir_fd=fd)
+    return fd, left

@@ -197,6 +197,9 @@ HOSTILE = {
     "a device that is a deletion": ROOT + encode(Member(b"f", tar.CHARACTER, device=(0, 0))),
     "a name too long": ROOT + encode(Member(b"f" * 256)),
     "a path too long": ROOT + encode(Member(b"/".join([b"d"] * 3000))),
+    "deep, and then cut": ROOT
+    + b"".join(encode(Member(b"/".join([b"d"] * depth), DIRECTORY)) for depth in range(1, 1500))
+    + encode(Member(b"f", size=3000)),
     "a directory with contents": ROOT + encode(Member(b"d", DIRECTORY, size=512)) + bytes(512),
     "a huge extended header": ROOT + pax(b"", 1 << 32),
     "two extended headers": ROOT + pax(b"9 path=a\n") + pax(b"9 path=a\n") + FILE,
@@ -226,7 +229,9 @@ def test_hostile_archives_leave_nothing(tmp_path, data):
     assert os.listdir(tmp_path) == []
 
 
-_INCOMPLETE = [HOSTILE[name] for name in HOSTILE if name.startswith(("empty", "cut", "no ", "one"))]
+_INCOMPLETE = [
+    HOSTILE[name] for name in HOSTILE if name.startswith(("empty", "cut", "deep", "no ", "one"))
+]
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,6 +8,7 @@ import pytest
 from stackfs import attributes, names
 from stackfs.inodes import Directory
 from stackfs.layers import whiteout
+from stackfs.layers.work import remove
 from stackfs.names import Owner
 from stackfs.rename import rename
 from stackfs.stack import Spec, open_stack
@@ -117,6 +118,8 @@ def test_deep_directories(stacked):
     assert isinstance(at, Directory)
     names.mkdir(tree, at, b"last", 0o755, ROOT_USER)
     assert list(tree.entries(at)) == [b"last"]
+    remove(stacked.stack.upper.fd, b"d")
+    assert os.listdir(stacked.place / "upper") == []
 
 
 def test_two_files_that_claim_one_number(stacked):
