@@ -22,7 +22,7 @@ import msgspec
 
 from ckpt.kinds import abi, flags, table
 from ckpt.kinds.protocol import Mount, Source
-from ckpt.model import Descriptor, Object, OpenFile, Part, Refusal
+from ckpt.model import PAGE_SIZE, Descriptor, Object, OpenFile, Part, Refusal
 
 T = TypeVar("T")
 
@@ -231,7 +231,10 @@ class FileCollector:
 
     def store(self, data: bytes | memoryview) -> int:
         """See protocol.Dump."""
-        return 0 if self._store is None else self._store(data)
+        if self._store is None:
+            return 0
+        missing = -len(data) % PAGE_SIZE
+        return self._store(bytes(data) + bytes(missing) if missing else data)
 
     def sources(self) -> Sequence[Source]:
         """See protocol.Dump."""

@@ -32,8 +32,9 @@ class Pages:
         self.data = bytearray()
 
     def store(self, data):
-        first = len(self.data) // 4096
-        self.data += bytes(data) + bytes(-len(data) % 4096)
+        first, rest = divmod(len(self.data), 4096)
+        assert not rest
+        self.data += data
         return first
 
     def load(self, first, length):

@@ -1,0 +1,50 @@
+"""Files without a name: shared by opens and mappings, sparse, a removed directory."""
+
+import mmap
+import os
+import signal
+import sys
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+sys.excepthook = lambda _, e, trace: print(f"fail: line {trace.tb_lineno}: {e!r}", flush=True)
+
+
+a = os.open("/tmp/gone", os.O_CREAT | os.O_RDWR, 0o640)
+os.ftruncate(a, 8 << 20)
+os.pwrite(a, b"middle", 4 << 20)
+os.fchown(a, 33, 34)
+b = os.open("/tmp/gone", os.O_RDONLY)
+shared = mmap.mmap(a, 8 << 20)
+os.unlink("/tmp/gone")
+m = os.open("/tmp/mail.tmp", os.O_CREAT | os.O_WRONLY)
+os.link("/tmp/mail.tmp", "/tmp/mail")
+os.unlink("/tmp/mail.tmp")
+os.mkdir("/tmp/dir")
+os.chdir("/tmp/dir")
+d = os.open("/tmp/dir", os.O_RDONLY)
+os.rmdir("/tmp/dir")
+names = sorted(os.listdir("/tmp"))
+
+print("ready", flush=True)
+signal.sigwait({signal.SIGUSR1})
+
+
+assert sorted(os.listdir("/tmp")) == names
+assert os.pread(b, 6, 4 << 20) == b"middle"
+shared[:3] = b"new"
+assert os.pread(b, 3, 0) == b"new"
+os.pwrite(a, b"back", 100)
+assert shared[100:104] == b"back"
+stat = os.fstat(b)
+assert (stat.st_nlink, stat.st_size, stat.st_uid, stat.st_gid) == (0, 8 << 20, 33, 34)
+os.write(m, b"letter")
+assert os.stat("/tmp/mail").st_size == 6
+assert os.listdir(d) == []
+try:
+    os.open("x", os.O_CREAT)
+except FileNotFoundError:
+    pass
+else:
+    raise AssertionError("the removed directory takes files")
+
+print("ok", flush=True)
