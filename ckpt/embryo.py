@@ -32,6 +32,8 @@ _CLONE_VM, _CLONE_FS, _CLONE_FILES, _CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 _CLONE_PTRACE, _CLONE_THREAD, _CLONE_SYSVSEM = 0x2000, 0x10000, 0x40000
 _CLONE_CLEAR_SIGHAND: Final = 1 << 32
 _SIGCHLD: Final = 17
+_SS_DISABLE: Final = 2
+_RLIMIT_CORE: Final = 4
 _KERNEL_MADE: Final = {b"[vdso]", b"[vvar]", b"[vvar_vclock]"}
 
 
@@ -164,6 +166,7 @@ def _empty(remote: Remote, area: Area) -> None:
         remote.syscall("rseq", address, size, _RSEQ_FLAG_UNREGISTER, signature)
     remote.syscall("set_robust_list", 0, 24)
     remote.syscall("set_tid_address", 0)
+    remote.syscall("sigaltstack", struct.pack("<QIIQ", 0, _SS_DISABLE, 0, 0), 0)
     end = max([area.start + area.size, *(s.end for s in area.specials)])
     remote.syscall("munmap", 0, area.start)
     remote.syscall("munmap", end, arch.TASK_SIZE - end)
@@ -230,9 +233,6 @@ def end(embryo: Embryo, status: int = 0) -> None:
         except ProcessLookupError:
             tracee.gone = True
     embryo.remote.memory.close()
-
-
-_RLIMIT_CORE: Final = 4
 
 
 def reap(maker: Embryo, pid: int) -> None:

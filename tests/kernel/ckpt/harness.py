@@ -21,7 +21,7 @@ from launcher import enter, network, pods
 from launcher.lock import locked
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
-DEADLINE_S = 10
+DEADLINE_S = 5
 
 
 def names():
@@ -90,10 +90,18 @@ class Pod:
         return self.places.log(self.name).read_text()
 
     def wait_for(self, text):
-        poll(lambda: text in self.log(), f"{text!r} in the log, which is {self.log()!r}")
+        self.wait_for_match(re.escape(text))
 
     def wait_for_match(self, pattern):
-        return poll(lambda: re.search(pattern, self.log(), re.MULTILINE), f"{pattern} in the log")
+        try:
+            return poll(lambda: re.search(pattern, self.log(), re.MULTILINE), pattern)
+        except AssertionError as e:
+            e.add_note(f"the log: {self.log()}")
+            for pid, host_pid in self.host_pids().items():
+                for task in sorted(Path(f"/proc/{host_pid}/task").iterdir()):
+                    about = [(task / name).read_text() for name in ("stat", "syscall", "wchan")]
+                    e.add_note(f"process {pid}: {' '.join(about)}")
+            raise
 
     def running(self):
         return pods.find(self.places, self.name)
