@@ -86,11 +86,21 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
     Raises:
         stack.StackError: a layer cannot be packed, or an identity not be computed.
     """
-    with identities(sealed.places, sealed.lowers) as running:
+    with identities(sealed.places, sealed.lowers) as running, ExitStack() as packing:
+        tars = []
         for layer in reversed(sealed.layers):
-            with stack.pack(sealed.places, layer.path) as tar:
-                writer.add_layer(layer.id, tar)
+            tars.append((layer.id, stack.pack(sealed.places, layer.path)))
+            packing.callback(tars[-1][1].abandon)
+            if len(tars) > 1:  # the next one is started while one is read
+                _write_layer(writer, *tars.pop(0))
+        for layer_id, tar in tars:
+            _write_layer(writer, layer_id, tar)
         writer.set_base([Base(path, running[path].result()) for path in sealed.lowers])
+
+
+def _write_layer(writer: "ArchiveWriter", layer_id: str, packing: stack.Packing) -> None:
+    with packing as tar:
+        writer.add_layer(layer_id, tar)
 
 
 @contextmanager

@@ -139,16 +139,9 @@ def identity(places: Places, directory: str | Path) -> "Identity":
     return Identity(places, directory)
 
 
-@contextmanager
-def pack(places: Places, directory: str | Path) -> Iterator[BinaryIO]:
-    """Within the block, give the layer *directory* as an OCI layer tar to read to its end.
-
-    Raises:
-        StackError: at the end of the block, if the tar is not whole.
-    """
-    with _Command(places, "pack", os.fspath(directory), stdout=subprocess.PIPE) as command:
-        yield cast(BinaryIO, command.stdout)
-        command.wait()
+def pack(places: Places, directory: str | Path) -> "Packing":
+    """Start to pack the layer *directory*."""
+    return Packing(places, directory)
 
 
 @contextmanager
@@ -196,6 +189,31 @@ class Mounting:
 
     def abandon(self) -> None:
         """Do not mount; after finish() it does nothing."""
+        with self._command:
+            pass
+
+
+class Packing:
+    """A layer being packed as an OCI layer tar, which is read within a `with` block, to its end."""
+
+    def __init__(self, places: Places, directory: str | Path) -> None:
+        self._command = _Command(places, "pack", os.fspath(directory), stdout=subprocess.PIPE)
+
+    def __enter__(self) -> BinaryIO:
+        return cast(BinaryIO, self._command.stdout)
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """End it.
+
+        Raises:
+            StackError: the tar that was read is not whole.
+        """
+        with self._command as command:
+            if kind is None:
+                command.wait()
+
+    def abandon(self) -> None:
+        """Do not pack; after the block it does nothing."""
         with self._command:
             pass
 

@@ -88,8 +88,11 @@ class FrameWriter:
         self._table = bytearray()
         self._length = 0
 
-    def put(self, content: bytes) -> None:
-        """Add content: frames.FRAME_CONTENT bytes, or fewer if they are the last."""
+    def put(self, content: bytes | bytearray) -> None:
+        """Add content: frames.FRAME_CONTENT bytes, or fewer if they are the last.
+
+        Takes *content*: the caller does not change it any more.
+        """
         self._length += len(content)
         self._pending.append(self._pool.submit(frames.compress, content))
         if len(self._pending) > AHEAD:

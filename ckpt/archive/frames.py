@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import zstandard
+
 from ckpt.archive.errors import FormatError
 
 FRAME_CONTENT: Final = 4 << 20
@@ -39,8 +41,6 @@ class Frame:
 
 def compress(content: bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
     """Return a frame of *content*, and its table entry. Releases the GIL."""
-    import zstandard
-
     frame = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
     return frame, _ENTRY.pack(len(frame), hashlib.sha256(frame).digest())
 
@@ -52,8 +52,6 @@ def decompress(frame: Frame, data: bytes) -> bytes:
         FormatError: *data* is not what the table says; it is decompressed only if it is, and never
             into more than the table says.
     """
-    import zstandard
-
     if hashlib.sha256(data).digest() != frame.sha256:
         raise FormatError("a frame does not have the digest that the signed index gives")
     try:

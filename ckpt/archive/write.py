@@ -86,6 +86,7 @@ class ArchiveWriter:
             self._tar = TarWriter(self._file.fd, self._path)
             self._tar.add_member("oci-layout", schema.OCI_LAYOUT)
             self.pages = PageWriter(FrameWriter(self._tar, self._pool), self._pool, self._progress)
+            self._tool, self._host = _tool(), host.describe()  # now: the pod still runs
             self._stack = stack.pop_all()
         return self
 
@@ -182,10 +183,10 @@ class ArchiveWriter:
         return schema.Manifest(
             format=schema.FORMAT_VERSION,
             requires=[],
-            tool=_tool(),
+            tool=self._tool,
             pod=pod.name,
             created=_now(),
-            host=host.describe(),
+            host=self._host,
             kinds=sorted({part.kind for part in _parts(pod)}),
             base=self._base,
         )
@@ -252,7 +253,7 @@ class PageWriter:
         while self._hashing:
             self._deduplicate()
         if self._unique:
-            self._blob.put(bytes(self._unique))
+            self._blob.put(self._unique)
         self.runs = self._dedup.finish()
         return self._blob
 
@@ -273,12 +274,16 @@ class PageWriter:
 
     def _deduplicate(self) -> None:
         batch, hashing = self._hashing.popleft()
+        new = self._dedup.add(hashing.result())
+        if not self._unique and len(new) * PAGE_SIZE == FRAME_CONTENT:
+            return self._blob.put(batch)  # the usual case: nothing to copy
         with memoryview(batch) as view:
-            for start, end in _ranges(self._dedup.add(hashing.result())):
+            for start, end in _ranges(new):
                 self._unique += view[start * PAGE_SIZE : end * PAGE_SIZE]
         if len(self._unique) >= FRAME_CONTENT:
-            self._blob.put(bytes(self._unique[:FRAME_CONTENT]))
+            self._blob.put(self._unique[:FRAME_CONTENT])
             del self._unique[:FRAME_CONTENT]
+        return None
 
 
 def _page_digests(batch: bytearray) -> list[bytes]:
