@@ -10,23 +10,23 @@ It runs while the pod stands still: a descriptor costs five short system calls, 
 more. With store=None it only looks, and then the pod may be running (`ckpt check`).
 """
 
+import contextlib
 import errno
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from ckpt.kinds import abi, flags, table
+from ckpt.kinds import abi, flags, procinfo, sockets, table
 from ckpt.kinds.protocol import Mount, Source
 from ckpt.model import PAGE_SIZE, Descriptor, Object, OpenFile, Part, Refusal
 
 T = TypeVar("T")
 
-_FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 _VIEWS: Final = {"map_files": "mapping of", "exe": "program", "cwd": "directory", "root": "root"}
 
@@ -132,7 +132,7 @@ class FileCollector:
                 try:
                     self._add_descriptor(process, pidfd, fd)
                 except OSError as e:
-                    if not (self.looking_only and e.errno in _GONE):
+                    if not self._may_be_gone(e):
                         raise
         finally:
             os.close(pidfd)
@@ -151,7 +151,7 @@ class FileCollector:
         view = proc_path.split("/")[3]
         local_fd = os.open(proc_path, os.O_PATH)
         stat, link = os.fstat(local_fd), os.readlink(proc_path)
-        access = _view_flags(view, os.lstat(proc_path).st_mode)
+        access = procinfo.view_flags(view, os.lstat(proc_path).st_mode)
         key = (stat.st_dev, stat.st_ino, link, access)
         if key in self._paths:
             os.close(local_fd)
@@ -174,20 +174,15 @@ class FileCollector:
 
     def _add_descriptor(self, process: _Process, pidfd: int, fd: int) -> None:
         text = _read(f"/proc/{process.host_pid}/fdinfo/{fd}")
-        match = _FDINFO.match(text)
-        if match is None:
-            raise ValueError(f"/proc/{process.host_pid}/fdinfo/{fd} is of an unknown form")
-        status = int(match[2] or b"0", 8)
-        cloexec = bool(status & os.O_CLOEXEC)
-        status &= ~os.O_CLOEXEC
-        key = (int(match[1]), status, int(match[3]), int(match[4] or b"0"))
+        head = procinfo.parse_fdinfo(text)
+        key = (head.position, head.flags, head.mount, head.inode)
         bucket = self._buckets.setdefault(key, [])
         at, known = _search(bucket, process.host_pid, fd)
         if known is None:
-            known = self._duplicate(process, pidfd, fd, text.decode(), status)
+            known = self._duplicate(process, pidfd, fd, text.decode(), head.flags)
             bucket.insert(at, known)
         self._ids[process.host_pid, fd] = known.id
-        process.descriptors.append(Descriptor(fd=fd, file=known.id, cloexec=cloexec))
+        process.descriptors.append(Descriptor(fd=fd, file=known.id, cloexec=head.cloexec))
         if b"\nlock:" in text:
             process.locked.append((fd, text.decode()))
 
@@ -272,18 +267,27 @@ class FileCollector:
 
     def _read_mounts(self) -> dict[int, Mount]:
         text = _read(f"/proc/{self.init_host_pid}/mountinfo")
-        return {mount.id: mount for mount in _parse_mounts(text)}
+        return {mount.id: mount for mount in procinfo.parse_mounts(text)}
 
     def _read_ids(self) -> dict[int, int]:
         ids: dict[int, int] = {}
         for host_pid in self._processes:
             for task in os.listdir(f"/proc/{host_pid}/task"):
-                ids.update(_parse_ids(_read(f"/proc/{host_pid}/task/{task}/status")))
+                ids.update(procinfo.parse_ids(_read(f"/proc/{host_pid}/task/{task}/status")))
         return ids
 
     def _refuse(self, host_pid: int, pid: int, what: str, why: str, hint: str) -> None:
-        command = _read(f"/proc/{host_pid}/comm").decode(errors="replace").rstrip("\n")
+        try:
+            command = _read(f"/proc/{host_pid}/comm").decode(errors="replace").rstrip("\n")
+        except OSError as e:
+            if not self._may_be_gone(e):
+                raise
+            return
         self._refusals.append(Refusal(pid, command, what, why, hint))
+
+    def _may_be_gone(self, error: OSError) -> bool:
+        """Is it no wonder, for the pod may be running?"""
+        return self.looking_only and error.errno in _GONE
 
     # --- collecting ------------------------------------------------------------------------
 
@@ -294,14 +298,7 @@ class FileCollector:
             OSError: the pod changed meanwhile, or a system call failed.
         """
         files = [file for source in self._sources if (file := self._collect(source)) is not None]
-        process_parts = {
-            process.pid: [
-                _part(kind, state)
-                for kind in table.PROCESS_KINDS
-                if (state := kind.collect_process(process.host_pid, self)) is not None
-            ]
-            for process in self._processes.values()
-        }
+        process_parts = {p.pid: self._collect_process(p) for p in self._processes.values()}
         pod_parts = [
             _part(kind, state) for kind in table.POD_KINDS for state in kind.collect_pod(self)
         ]
@@ -313,7 +310,30 @@ class FileCollector:
         descriptors = {p.pid: p.descriptors for p in self._processes.values()}
         return Files(files, objects, descriptors, process_parts, pod_parts, self._refusals)
 
+    def _collect_process(self, process: _Process) -> list[Part]:
+        parts = []
+        for kind in table.PROCESS_KINDS:
+            try:
+                state = kind.collect_process(process.host_pid, self)
+            except OSError as e:
+                if not self._may_be_gone(e):
+                    e.add_note(f"while collecting {table.name(kind)} of process {process.pid}")
+                    raise
+                continue
+            if state is not None:
+                parts.append(_part(kind, state))
+        return parts
+
     def _collect(self, source: Source) -> OpenFile | None:
+        try:
+            return self._collect_file(source)
+        except OSError as e:
+            if not self._may_be_gone(e):
+                e.add_note(f"while collecting {source.link} of process {source.pid}")
+                raise
+            return None
+
+    def _collect_file(self, source: Source) -> OpenFile | None:
         try:
             names = flags.open_flag_names(source.flags)
         except ValueError as e:
@@ -324,7 +344,7 @@ class FileCollector:
                 state = kind.collect(source, self)
                 break
         else:
-            self.refuse(source, "this kind of file cannot be carried over")
+            self.refuse(source, f"{_describe(source)} cannot be carried over")
             return None
         if state is None:
             return None
@@ -334,6 +354,17 @@ class FileCollector:
             if source.fd >= 0 and (found := attribute.collect_attribute(source, self)) is not None
         ]
         return OpenFile(source.id, names, _part(kind, state), attributes)
+
+
+def _describe(source: Source) -> str:
+    """Return what *source* is, for a person."""
+    domain, kind, protocol = sockets.family(source)
+    if domain < 0:
+        return "this kind of file"
+    with contextlib.suppress(ValueError):
+        names = (socket.AddressFamily(domain).name, socket.SocketKind(kind).name)
+        return f"a socket of {' '.join(names)} protocol {protocol}"
+    return f"a socket of family {domain}"
 
 
 def _part(kind: object, state: msgspec.Struct) -> Part:
@@ -357,46 +388,6 @@ def _search(bucket: list[Source], host_pid: int, fd: int) -> tuple[int, Source |
         else:
             high = middle
     return low, None
-
-
-def _view_flags(view: str, link_mode: int) -> int:
-    """Return how a file must be opened to be used as *view* (see FileCollector.add_path()).
-
-    The permissions of a link in map_files say how the mapped file was opened.
-
-    Source: fs/proc/base.c, map_files_get_link() and proc_map_files_instantiate().
-    """
-    if view in {"cwd", "root"}:
-        return os.O_PATH | os.O_DIRECTORY
-    return os.O_RDWR if view == "map_files" and link_mode & 0o200 else os.O_RDONLY
-
-
-def _parse_mounts(text: bytes) -> Iterator[Mount]:
-    """Return the lines of a mountinfo file. Source: proc_pid_mountinfo(5)."""
-    for line in text.splitlines():
-        fields, _, rest = line.partition(b" - ")
-        number, _, device, root, point, options = fields.split(b" ")[:6]
-        major, minor = map(int, device.split(b":"))
-        yield Mount(
-            id=int(number),
-            device=os.makedev(major, minor),
-            point=re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), point),
-            fstype=rest.split(b" ")[0].decode(),
-            whole=root == b"/",
-            read_only=b"ro" in options.split(b","),
-        )
-
-
-def _parse_ids(status: bytes) -> Iterator[tuple[int, int]]:
-    """Return (number on the host, number in the pod) of the task, its group and its session.
-
-    Source: proc_pid_status(5): NSpid and its like list the numbers from the reader's namespace
-    inwards.
-    """
-    for label in (b"NStgid:", b"NSpid:", b"NSpgid:", b"NSsid:"):
-        numbers = status.partition(label)[2].split(b"\n", 1)[0].split()
-        if numbers:
-            yield int(numbers[0]), int(numbers[-1])
 
 
 def _read(path: str) -> bytes:

@@ -123,7 +123,8 @@ def _path(match: re.Match[str], dump: Dump) -> bytes | None:
 
 def _by_handle(point: bytes, kind: int, handle: bytes, inode: int, dump: Dump) -> bytes | None:
     try:
-        mount_fd = location.open_in_pod(dump.pod_root_fd, point, os.O_RDONLY)
+        mode = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # it may be a device, bound there
+        mount_fd = location.open_in_pod(dump.pod_root_fd, point, mode)
     except OSError:
         return None
     try:

@@ -6,21 +6,18 @@ pod's root and through no symbolic link, to the very inode.
 """
 
 import os
-import re
 from typing import Final
 
-from ckpt.kinds import abi
+from ckpt.kinds import abi, procinfo
 from ckpt.kinds.protocol import Dump, Source
 
 _DELETED: Final = b" (deleted)"
-_MNT_ID: Final = re.compile(r"^mnt_id:\t(\d+)$", re.MULTILINE)
 _SEARCH_LIMIT: Final = 20_000
 
 
 def is_inside(source: Source, dump: Dump) -> bool:
     """Is *source* on a mount of the pod's mount namespace?"""
-    match = _MNT_ID.search(source.fdinfo)
-    return match is not None and int(match[1]) in dump.mounts()
+    return procinfo.parse_fdinfo(source.fdinfo.encode()).mount in dump.mounts()
 
 
 def locate(link: bytes, stat: os.stat_result, dump: Dump) -> bytes | None:

@@ -17,7 +17,7 @@ from ckpt.kinds.content import (
     rebuild_content,
 )
 from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
-from ckpt.kinds.regular import reopen
+from ckpt.kinds.regular import position, reopen
 from ckpt.model import OpenFile
 
 _NAME: Final = re.compile(r"/memfd:(.*) \(deleted\)", re.DOTALL)
@@ -89,8 +89,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     finally:
         os.close(fd)
-    position = int(source.fdinfo.split("\n", 1)[0].removeprefix("pos:\t"))
-    return State(number, position if source.fd >= 0 else 0, late)
+    return State(number, position(source), late)
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:

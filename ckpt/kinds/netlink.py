@@ -1,6 +1,5 @@
 """Routing sockets: netlink(7), rtnetlink(7). They talk to the pod's own network namespace."""
 
-import select
 import socket
 import struct
 from typing import Final
@@ -43,8 +42,7 @@ def recognises(source: Source, dump: Dump) -> bool:
 def collect(source: Source, dump: Dump) -> State | None:
     """See protocol.FileKind."""
     with sockets.borrowed(source.local_fd) as s:
-        readable, _, _ = select.select([s], [], [], 0)
-        if readable and not dump.looking_only:
+        if sockets.is_readable(s) and not dump.looking_only:
             dump.refuse(source, "messages of the kernel wait in it", "try again in a moment")
             return None
         port, _ = s.getsockname()

@@ -6,6 +6,7 @@ import msgspec
 
 from ckpt.kinds import abi, flags, late
 from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
+from ckpt.kinds.regular import position
 from ckpt.model import OpenFile
 
 
@@ -30,8 +31,7 @@ def collect(source: Source, dump: Dump) -> State | None:
     if source.fd < 0:
         dump.refuse(source, "it is below /proc")
         return None
-    position = int(source.fdinfo.split("\n", 1)[0].removeprefix("pos:\t"))
-    return State(os.fsencode(source.link), position)
+    return State(os.fsencode(source.link), position(source))
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:

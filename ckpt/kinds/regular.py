@@ -7,14 +7,13 @@ that all its opens and mappings share, and is rebuilt without a name on the same
 
 import contextlib
 import os
-import re
 import secrets
 import stat as mode_bits
 from typing import Final
 
 import msgspec
 
-from ckpt.kinds import flags, location
+from ckpt.kinds import flags, location, procinfo
 from ckpt.kinds.content import (
     Attributes,
     Content,
@@ -28,7 +27,6 @@ from ckpt.model import OpenFile
 
 _OUTSIDE: Final = "it is not below the pod's root"
 _OUTSIDE_HINT: Final = "start the program with `launcher start`, whose output goes to the pod's log"
-_POSITION: Final = re.compile(r"^pos:\t(\d+)$", re.MULTILINE)
 _PLAIN: Final = (mode_bits.S_IFREG, mode_bits.S_IFDIR)
 
 
@@ -74,8 +72,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     link = os.fsencode(source.link)
     kind = _type(source.stat.st_mode)
-    position = _POSITION.search(source.fdinfo)
-    offset = int(position[1]) if position and source.fd >= 0 else 0
+    offset = position(source)
     path = location.locate(link, source.stat, dump)
     if path is not None:
         return State(path, None, kind, offset)
@@ -126,6 +123,11 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
     finally:
         os.close(directory_fd)
     return workshop.temporary(ghost)
+
+
+def position(source: Source) -> int:
+    """Return the file offset of *source*."""
+    return procinfo.parse_fdinfo(source.fdinfo.encode()).position if source.fd >= 0 else 0
 
 
 def reopen(fd: int, status: int, workshop: Workshop) -> int:

@@ -7,6 +7,7 @@ those that differ from what it was born with, so that defaults stay the running 
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -194,6 +195,13 @@ def borrowed(fd: int) -> Iterator[socket.socket]:
         yield s
     finally:
         s.detach()
+
+
+def is_readable(s: socket.socket) -> bool:
+    """Does anything wait to be read, be it the end?"""
+    poll = select.poll()
+    poll.register(s, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def collect_common(source: Source, table: Table) -> Common:

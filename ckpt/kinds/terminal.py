@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import abi, location, pty
+from ckpt.kinds import abi, location, procinfo, pty
 from ckpt.kinds.protocol import Dump, Remote
 
 _TIOCSCTTY: Final = 0x540E
@@ -32,10 +32,9 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 
 def collect_process(host_pid: int, dump: Dump) -> ProcessState | None:
-    """See protocol.ProcessKind. Source: proc_pid_stat(5), fields 6 to 8."""
+    """See protocol.ProcessKind."""
     with open(f"/proc/{host_pid}/stat", "rb") as stat:
-        fields = stat.read().rpartition(b") ")[2].split()
-    session, device, foreground = (int(fields[at]) for at in (3, 4, 5))
+        session, device, foreground = procinfo.parse_terminal(stat.read())
     if session != host_pid or not device:
         return None
     # fs/proc/array.c prints new_encode_dev(), which os.major() and os.minor() take apart.

@@ -6,10 +6,11 @@ import fcntl
 import os
 import socket
 import termios
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from ckpt.kinds import sockets
 from ckpt.kinds.protocol import Dump, Workshop
 
 _SO_PEEK_OFF = 42
@@ -46,25 +47,37 @@ def collect(s: socket.socket, senders: Mapping[bytes, int], dump: Dump) -> list[
     Raises:
         NotPortable: descriptors, or credentials, or too long a message.
     """
-    if dump.looking_only:
+    if dump.looking_only or not sockets.is_readable(s):
         return []
+    buffer = bytearray(_BUFFER_BYTES)
+    if s.type == socket.SOCK_STREAM and _waiting_bytes(s) <= len(buffer):
+        # One look shows it all, unless something unportable is in between.
+        message = _peek(s, buffer, senders, dump)
+        if (message.length if message else 0) == _waiting_bytes(s):
+            return [message] if message else []
+    return list(_peek_all(s, buffer, senders, dump))
+
+
+def _peek_all(
+    s: socket.socket, buffer: bytearray, senders: Mapping[bytes, int], dump: Dump
+) -> Iterator[Message]:
+    """Return every message, with a peek offset that goes on from one to the next.
+
+    Source: socket(7), SO_PEEK_OFF.
+    """
     old = s.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
     s.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-    buffer, messages = bytearray(_BUFFER_BYTES), list[Message]()
     try:
         with contextlib.suppress(BlockingIOError):
             while (message := _peek(s, buffer, senders, dump)) is not None:
-                messages.append(message)
+                yield message
     finally:
         s.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, old)
-    return messages
 
 
 def is_empty(s: socket.socket) -> bool:
     """Does nothing wait at *s*? An empty datagram counts as nothing."""
-    count = array.array("i", [0])
-    fcntl.ioctl(s.fileno(), termios.FIONREAD, count)
-    return not count[0]
+    return not _waiting_bytes(s)
 
 
 def unread_by_peer(s: socket.socket) -> int:
@@ -85,6 +98,13 @@ def send(message: Message, sender: socket.socket, to: bytes | str, workshop: Wor
         data = data[done:]
         if not data:
             return
+
+
+def _waiting_bytes(s: socket.socket) -> int:
+    """Return how much waits; of datagrams, the first one's length. Source: unix(7), SIOCINQ."""
+    count = array.array("i", [0])
+    fcntl.ioctl(s.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 def _send(s: socket.socket, data: memoryview, to: bytes | str) -> int:

@@ -1,0 +1,100 @@
+"""What /proc says about open files, mounts and process ids, parsed. Pure.
+
+Source: proc_pid_fdinfo(5), proc_pid_mountinfo(5), proc_pid_status(5), proc_pid_stat(5).
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ckpt.kinds.protocol import Mount
+
+_FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
+
+
+@dataclass(frozen=True, slots=True)
+class FdInfo:
+    """The head of a /proc/PID/fdinfo file, the same for all kinds of files.
+
+    Attributes:
+        position: file offset.
+        flags: status flags, without O_CLOEXEC.
+        cloexec: is the descriptor closed by execve(2)?
+        mount: mount id.
+        inode: its number; 0 where the kernel does not tell (before Linux v5.14).
+    """
+
+    position: int
+    flags: int
+    cloexec: bool
+    mount: int
+    inode: int
+
+
+def parse_fdinfo(text: bytes) -> FdInfo:
+    """Parse the head of an fdinfo file.
+
+    Raises:
+        ValueError: it is of an unknown form.
+    """
+    match = _FDINFO.match(text)
+    if match is None:
+        raise ValueError(f"fdinfo of an unknown form: {text[:100]!r}")
+    status = int(match[2] or b"0", 8)
+    return FdInfo(
+        position=int(match[1]),
+        flags=status & ~os.O_CLOEXEC,
+        cloexec=bool(status & os.O_CLOEXEC),
+        mount=int(match[3]),
+        inode=int(match[4] or b"0"),
+    )
+
+
+def parse_mounts(text: bytes) -> Iterator[Mount]:
+    """Return the lines of a mountinfo file."""
+    for line in text.splitlines():
+        fields, _, rest = line.partition(b" - ")
+        number, _, device, root, point, options = fields.split(b" ")[:6]
+        major, minor = map(int, device.split(b":"))
+        yield Mount(
+            id=int(number),
+            device=os.makedev(major, minor),
+            point=re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), point),
+            fstype=rest.split(b" ")[0].decode(),
+            whole=root == b"/",
+            read_only=b"ro" in options.split(b","),
+        )
+
+
+def parse_ids(status: bytes) -> Iterator[tuple[int, int]]:
+    """Return (number on the host, number in the pod) of the task, its group and its session.
+
+    NSpid and its like list the numbers from the reader's namespace inwards.
+    """
+    for label in (b"\nNStgid:", b"\nNSpid:", b"\nNSpgid:", b"\nNSsid:"):
+        numbers = status.partition(label)[2].split(b"\n", 1)[0].split()
+        if numbers:
+            yield int(numbers[0]), int(numbers[-1])
+
+
+def parse_terminal(stat: bytes) -> tuple[int, int, int]:
+    """Return session, device number of the controlling terminal, and its foreground group.
+
+    The device is 0 where there is none; the group is -1.
+    """
+    fields = stat.rpartition(b") ")[2].split()
+    return int(fields[3]), int(fields[4]), int(fields[5])
+
+
+def view_flags(view: str, link_mode: int) -> int:
+    """Return how a file must be opened to be used as *view*: `map_files`, `exe`, `cwd`, `root`.
+
+    The permissions of a link in map_files say how the mapped file was opened.
+
+    Source: fs/proc/base.c, map_files_get_link() and proc_map_files_instantiate().
+    """
+    if view in {"cwd", "root"}:
+        return os.O_PATH | os.O_DIRECTORY
+    return os.O_RDWR if view == "map_files" and link_mode & 0o200 else os.O_RDONLY
