@@ -31,10 +31,13 @@ class Host:
         self._mounted = []
 
     def mount(self, name, tree):
-        """Bind *tree* as the root of pod *name*."""
+        """Mount *tree* as the root of pod *name*; what is written goes elsewhere."""
         root = self.places.root(name)
-        root.mkdir(parents=True)
-        subprocess.run(["mount", "--bind", tree, root], check=True)
+        upper, work = (self.places.prefix / part / name for part in ("upper", "work"))
+        for directory in (root, upper, work):
+            directory.mkdir(parents=True)
+        options = f"lowerdir={tree},upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", root], check=True)
         self._mounted.append(name)
         return root
 
