@@ -158,7 +158,13 @@ def _make_group(hierarchy: Hierarchy, group: Path, controllers: Iterable[str]) -
 def _enable(path: Path, controllers: Iterable[str]) -> None:
     """Let the children of v2 group *path* have *controllers*."""
     for controller in controllers:
-        (path / "cgroup.subtree_control").write_text(f"+{controller}")
+        try:
+            (path / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError as e:
+            raise PodError(
+                f"limits: {path} does not pass controller {controller!r} on: {e.strerror}",
+                'cgroups(7), "no internal processes": move the processes in it to a group below',
+            ) from e
 
 
 def _set(path: Path, values: dict[str, list[tuple[str, str]]], controllers: Iterable[str]) -> None:

@@ -145,6 +145,8 @@ def logs(pod: str, follow: bool) -> int:
 
 def main() -> int:
     """Run the command line; return the exit status."""
+    for fd in (0, 1, 2):
+        _open_if_closed(fd)
     try:
         status = launcher.main(prog_name="launcher", standalone_mode=False)
     except click.exceptions.Exit as e:
@@ -159,6 +161,14 @@ def main() -> int:
     return status if isinstance(status, int) else 0
 
 
+def _open_if_closed(fd: int) -> None:
+    """Make sure that no descriptor of ours gets the number of a standard stream."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is *fd*
+
+
 def _fail(e: Exception) -> int:
     """Say what went wrong in two lines; return the exit status."""
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
@@ -168,6 +178,8 @@ def _fail(e: Exception) -> int:
             message, hint, status = e.format_message(), f"launcher {verb} --help", 2
         case PodError():
             hint = e.hint
+        case PermissionError() if os.geteuid():
+            message, hint = str(e), "pods are made by root"
         case OSError(filename=None):
             message = str(e.strerror)
         case OSError():

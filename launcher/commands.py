@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from launcher import config as configuration
 from launcher import enter, pods, program, terminal
 from launcher.config import PodConfig
-from launcher.errors import PodError, SpawnFailed
+from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
 from launcher.places import Places, check_pod_name
 from launcher.pods import ClockOffsets, Pod
@@ -45,6 +45,8 @@ def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make
     config = configuration.load(places, name)
     argv = program.command_line(config, argv)
     made = False
+    if not make:
+        _found(places, name)
     try:
         with locked(places, name):
             made = make and pods.find(places, name) is None
@@ -91,9 +93,14 @@ def _found(places: Places, name: str) -> Pod:
     return pod
 
 
+def _check_known(places: Places, name: str) -> None:
+    if check_pod_name(name) not in pods.names(places):
+        raise PodError(f"there is no pod {name!r}", "launcher list")
+
+
 def _end_if_empty(places: Places, name: str) -> None:
-    """End the pod that `run` made, unless other programs run in it by now."""
-    with locked(places, name):
+    """End the pod that `run` made, unless others use it by now."""
+    with suppress(Locked), locked(places, name):
         pod = pods.find(places, name)
         if pod is not None and not enter.pids(pod):
             pods.destroy(places, name)
@@ -101,8 +108,9 @@ def _end_if_empty(places: Places, name: str) -> None:
 
 def stop(places: Places, name: str, timeout: float) -> None:
     """End pod *name*: SIGTERM to all, wait up to *timeout* seconds, kill what is left."""
+    _check_known(places, name)
     with locked(places, name):
-        pod = pods.find(places, check_pod_name(name))
+        pod = pods.find(places, name)
         if pod is not None:
             _terminate(pod, time.monotonic() + timeout)
         pods.destroy(places, name)
@@ -125,7 +133,8 @@ def _terminate(pod: Pod, deadline: float) -> None:
 
 def kill(places: Places, name: str) -> None:
     """Kill pod *name* and all its processes at once."""
-    with locked(places, check_pod_name(name)):
+    _check_known(places, name)
+    with locked(places, name):
         pods.destroy(places, name)
 
 

@@ -232,7 +232,7 @@ def _explain(message: str, content: dict[str, object]) -> str:
     unknown = _UNKNOWN.fullmatch(reason)
     if unknown:
         key, reason = f"{key}.{unknown[1]}".removeprefix("."), "there is no such key"
-    reason = reason[:1].lower() + reason[1:]
+    reason = re.sub(r"`(.*?)(?: \| null)?`", r"\1", reason[:1].lower() + reason[1:])
     value = _value(content, key)
     return (
         f"{key} = {value!r}: {reason}"

@@ -9,6 +9,7 @@ it is still detached, and attached by descriptor. So no path is walked twice and
 tree cannot lead a mount elsewhere.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -158,9 +159,18 @@ class Executor:
 
 
 def join_control_groups(cgroup_fds: Sequence[int]) -> None:
-    """Move the calling process into the groups whose `cgroup.procs` are open as *cgroup_fds*."""
+    """Move the calling process into the groups whose `cgroup.procs` are open as *cgroup_fds*.
+
+    Raises:
+        OSError: EINVAL for a process with real-time scheduling and a v1 group with controller
+            `cpu` (tried on 6.18 with CONFIG_RT_GROUP_SCHED).
+    """
     for fd in cgroup_fds:
-        os.write(fd, b"0")
+        try:
+            os.write(fd, b"0")
+        except OSError as e:
+            reason = " (real-time scheduling?)" if e.errno == errno.EINVAL else ""
+            raise OSError(e.errno, f"cannot join a control group: {e.strerror}{reason}") from e
 
 
 def _join_network(path: str) -> None:

@@ -19,7 +19,6 @@ from typing import Final, NoReturn
 
 from launcher import abi, confine, spawn
 from launcher.confine import Confinement
-from launcher.errors import SpawnFailed
 from launcher.execute import Executor
 from launcher.plan import Plan
 from launcher.spawn import Report
@@ -55,7 +54,7 @@ class Init:
         try:
             self.pid = int(self._report.expect("pid"))
             self._report.expect("ready")
-        except SpawnFailed:
+        except BaseException:
             self.close()
             raise
         finally:

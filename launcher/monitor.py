@@ -145,7 +145,7 @@ def _start(places: Places, name: str) -> socket.socket:
     ready, writer = os.pipe2(os.O_CLOEXEC)
     with open(places.run(name) / "monitor.log", "ab") as log, os.fdopen(ready, "rb") as reader:
         subprocess.run(
-            [sys.executable, "-m", "launcher.monitor", name, str(writer)],
+            [sys.executable, "-P", "-m", "launcher.monitor", name, str(writer)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -123,7 +123,7 @@ def _read(places: Places, name: str) -> bytes:
 
 
 def _spawn(verb: str, places: Places, name: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "launcher.network", verb, name]
+    argv = [sys.executable, "-P", "-m", "launcher.network", verb, name]
     environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
     return subprocess.Popen(
         argv,

@@ -296,7 +296,7 @@ def test_configuration_errors_name_the_place(pod):
 
     path = pod.places.config("a")
     assert failed.stderr == (
-        f"launcher: error: {path}: limits.pids = 'many': expected `int | null`, got `str`\n"
+        f"launcher: error: {path}: limits.pids = 'many': expected int, got str\n"
     )
 
 

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+
+from launcher import capabilities, config
+from launcher.config import ConfigError, PodConfig
+from launcher.places import Places
+
+FILE = Path("/etc/autopod/pods/mail.toml")
+
+FULL = """\
+hostname = "mail.example"
+
+[root]
+lower = [
+    "/srv/exim",
+    "/srv/debian",
+]
+
+[network]
+address = "10.98.0.10/24"
+gateway = "10.98.0.254"
+mac = "02:50:4f:44:00:0a"
+
+[privileges]
+capabilities = [
+    "chown",
+    "setuid",
+]
+no_new_privileges = false
+seccomp = "none"
+
+[limits]
+memory = "512M"
+pids = 100
+cpus = 1.5
+
+[environment]
+LANG = "C.UTF-8"
+
+[arguments]
+"/usr/sbin/exim4" = [
+    "-bd",
+    "-q30m",
+]
+"""
+
+
+def test_defaults():
+    empty = config.parse(b"", "mail", FILE)
+
+    assert empty == PodConfig(name="mail")
+    assert empty.host_name == "mail"
+    assert empty.privileges.no_new_privileges
+    assert "sys_admin" not in empty.privileges.capabilities
+    assert config.dump(empty) == ""
+
+
+def test_there_and_back():
+    full = config.parse(FULL.encode(), "mail", FILE)
+
+    assert config.dump(full) == FULL
+    assert full.limits.memory_bytes == 512 << 20
+    assert full.host_name == "mail.example"
+
+
+def test_file_there_and_back(tmp_path):
+    places = Places(tmp_path)
+    full = config.parse(FULL.encode(), "mail", FILE)
+
+    config.save(places, full)
+
+    assert config.load(places, "mail") == full
+    assert [path.name for path in places.configs().iterdir()] == ["mail.toml"]
+    assert config.load(places, "other") == PodConfig(name="other")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("x = 1", "x = 1: there is no such key"),
+        ("[limits]\npid = 1", "limits.pid = 1: there is no such key"),
+        ("[limits]\npids = 'a'", "limits.pids = 'a': expected int, got str"),
+        ("[limits]\npids = 1", "limits.pids = 1: must be 2 or more: the pod's init is one"),
+        ("[limits]\nmemory = '3X'", "limits.memory = '3X': must be like 512M"),
+        ("[limits]\nmemory = 4096", "limits.memory = 4096: is less than 1M"),
+        ("[limits]\ncpus = 0", "limits.cpus = 0.0: must be 0.01 or more"),
+        ("hostname = 3", "hostname = 3: expected str, got int"),
+        ("hostname = 'a b'", "hostname = 'a b': is no host name"),
+        ("name = 'x'", "name = 'x': the pod is named by its file's name"),
+        ("[root]\nlower = [1]", "root.lower[0] = 1: expected str, got int"),
+        ("[root]\nlower = ['a']", "root.lower = 'a': must be an absolute path"),
+        ("[network]\nmode = 'x'", "network.mode = 'x': invalid enum value 'x'"),
+        (
+            "[network]\naddress = '10.98.0.300/24'",
+            "network.address = '10.98.0.300/24': must be like",
+        ),
+        ("[network]\naddress = '10.98.0.10'", "network.address = '10.98.0.10': needs a prefix"),
+        (
+            "[network]\naddress = '10.98.0.1/24'",
+            "network.address = '10.98.0.1/24': is the gateway's",
+        ),
+        (
+            "[network]\naddress = '10.98.0.0/24'",
+            "network.address = '10.98.0.0/24': is the address of",
+        ),
+        (
+            "[network]\naddress = '10.98.0.9/24'\ngateway = '10.99.0.1'",
+            "network.gateway = '10.99.0.1': is",
+        ),
+        ("[network]\naddress = '10.98.0.9/24'\ngateway = 'x'", "network.gateway = 'x': must be"),
+        ("[network]\ngateway = '10.98.0.1'", "network.gateway = '10.98.0.1': needs an address"),
+        (
+            "[network]\nmac = '01:00:00:00:00:01'",
+            "network.mac = '01:00:00:00:00:01': is a multicast",
+        ),
+        ("[network]\nmac = 'x'", "network.mac = 'x': must be six pairs"),
+        (
+            "[privileges]\ncapabilities = ['CAP_CHOWN']",
+            "privileges.capabilities = 'CAP_CHOWN': is no",
+        ),
+        ("[environment]\n'a b' = 'x'", "environment = 'a b': is no name of a variable"),
+        ('[environment]\na = "x\\u0000"', "environment.a = 'x\\x00': contains a null byte"),
+        ("x", "Expected '=' after a key"),
+        (b"\xff", "'utf-8' codec"),
+    ],
+)
+def test_errors_name_file_key_and_value(text, error):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text if isinstance(text, bytes) else text.encode(), "mail", FILE)
+
+    assert str(caught.value).startswith(f"/etc/autopod/pods/mail.toml: {error}")
+
+
+def test_a_name_that_is_a_path_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot name a pod"):
+        config.load(Places(tmp_path), "../mail")
+
+
+def test_capabilities_by_name():
+    assert capabilities.mask(["chown", "net_bind_service", "chown"]) == 1 << 0 | 1 << 10
+    assert capabilities.names(1 << 0 | 1 << 10) == ("chown", "net_bind_service")
+    assert capabilities.names(capabilities.mask(capabilities.NAMES)) == capabilities.NAMES
