@@ -81,7 +81,8 @@ def _is_unchanged(status: stack.Status) -> bool:
 def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
     """Put the sealed layers into the archive, and the identities of the lower ones.
 
-    The pod may run meanwhile.
+    The pod may run meanwhile. Afterwards the layers are durable here, too: a restart on this host
+    uses them by their ids, and must not find them half written after a power failure.
 
     Raises:
         stack.StackError: a layer cannot be packed, or an identity not be computed.
@@ -95,6 +96,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
                 _write_layer(writer, *tars.pop(0))
         for layer_id, tar in tars:
             _write_layer(writer, layer_id, tar)
+        _make_durable(sealed.places.state(sealed.pod))
         writer.set_base([Base(path, running[path].result()) for path in sealed.lowers])
 
 
@@ -294,7 +296,11 @@ def _extract(archive: "Archive", places: Places, staging: Path) -> None:
             for piece in archive.layer_tar(layer):
                 tar.write(piece)
         os.setxattr(directory / str(number), _LAYER_ID, layer.id.encode())
-    fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _make_durable(staging)
+
+
+def _make_durable(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         abi.syncfs(fd)
     finally:

@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from ckpt.archive.read import open_archive
 from ckpt.archive.write import ArchiveWriter
 from ckpt.layers import InstallError
 from ckpt.progress import Silent
+from examples import leftovers
 from tests.unit.ckpt import archives
 from tests.unit.ckpt.archives import TRUSTED
 
@@ -220,6 +225,67 @@ def test_leftovers_of_a_restart_that_was_killed(places, archive):
     assert not (places.root(POD) / "half").exists()
     stack.umount(places, POD)
     assert os.listdir(places.states()) == [POD]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ckpt import layers, stack
+from ckpt.archive.read import open_archive
+from launcher.places import Places
+from tests.unit.ckpt.archives import TRUSTED
+
+owner, name, moment = sys.argv[2:5]
+target = {"layers": layers, "mounting": stack.Mounting}[owner]
+real = getattr(target, name)
+
+def killed(*arguments, **named):
+    if moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(target, name, killed)
+places = Places.from_environment()
+with open_archive(Path(sys.argv[1]), TRUSTED) as archive:
+    mounting = stack.begin_mount(places, "mail")
+    layers.install(archive, places, "mail", replace=True, mounting=mounting)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "replacing"),
+    [
+        ("layers._extract before", False),
+        ("layers._make_durable before", False),
+        ("layers._take_place before", True),
+        ("layers._forget before", True),
+        ("layers._forget after", True),
+        ("layers._take_place after", False),
+        ("mounting.finish before", False),
+        ("mounting.finish after", True),
+    ],
+)
+def test_killed_anywhere(places, archive, lower, place, replacing):
+    """The next restart goes well, whatever the one before was doing; nothing precious is lost."""
+    if replacing:
+        stack.mount(places, POD, [lower])
+        (places.root(POD) / "precious").touch()
+        stack.umount(places, POD)
+    else:
+        shutil.rmtree(places.state(POD))
+    command = [sys.executable, "-c", KILLED, archive, *place.replace(".", " ").split()]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    install(places, archive, replace=True)
+    assert_restored(places.root(POD))
+    assert not (places.root(POD) / "precious").exists()
+    stack.umount(places, POD)
+    assert len(list(places.states().rglob("precious"))) == replacing
+    assert not (places.states() / ".mail.new").exists()
+    deadline = time.monotonic() + 10
+    while leftovers.processes(places.prefix):  # a mount that was begun sees the end of its input
+        assert time.monotonic() < deadline
 
 
 def test_errors_are_those_of_stackfs(places, tmp_path):
