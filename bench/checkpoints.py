@@ -3,11 +3,12 @@
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.host import Host
-from bench.measure import RUNS, Row, ms
+from bench.measure import RUNS, Row, ms, timed
 from examples.exim import mail
 
 EXIM = Path(__file__).parent.parent / "examples/exim/pod.toml"
@@ -28,7 +29,8 @@ class Series:
 
     frozen: list[float] = field(default_factory=list)
     checkpoint: list[float] = field(default_factory=list)
-    restart: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)
+    elsewhere: list[float] = field(default_factory=list)
     archive_mib: float = 0
 
 
@@ -53,28 +55,30 @@ def _memory(host: Host, root: Path) -> list[Row]:
     host.run("autopod", "addproc", "memory", "/usr/bin/python3", "-c", MEMORY)
     mail.wait_until(lambda: "ready" in host.run("launcher", "logs", "memory"), "it is ready")
     series = _rounds(host, "memory", lambda: None)
-    return _rows(
-        "Python, 200 MiB", "until the command returns", series, CRIU["memory"], ("400", "")
-    )
+    return _rows("Python, 200 MiB", "whole command", series, CRIU["memory"], ("400", ""))
 
 
-def _rounds(host: Host, pod: str, answers) -> Series:
-    """Checkpoint, wipe out all of the pod, restart: RUNS times after one that is not counted."""
+def _rounds(host: Host, pod: str, answers: Callable[[], None]) -> Series:
+    """Checkpoint and restart in turn, here and on an empty host; the first round does not count."""
     series = Series()
     archive = host.scratch / f"{pod}.pod"
+
+    def restart() -> None:
+        host.run("autopod", "restart", pod, "-i", archive)
+        answers()
+
     for _ in range(RUNS + 1):
         start = time.perf_counter()
         said = host.run("autopod", "checkpoint", pod, "-o", archive)
         series.checkpoint.append(time.perf_counter() - start)
         series.frozen.append(float(re.search(r"frozen ([\d.]+) ms", said)[1]) / 1000)
         series.archive_mib = archive.stat().st_size / 2**20
+        series.again.append(timed(restart))
+        host.run("autopod", "checkpoint", pod, "-o", archive)
         host.run("autopod", "rm", pod, "--purge")
-        start = time.perf_counter()
-        host.run("autopod", "restart", pod, "-i", archive)
-        answers()
-        series.restart.append(time.perf_counter() - start)
+        series.elsewhere.append(timed(restart))
     host.run("autopod", "rm", pod, "--purge")
-    for values in (series.frozen, series.checkpoint, series.restart):
+    for values in (series.frozen, series.checkpoint, series.again, series.elsewhere):
         values.pop(0)
     return series
 
@@ -84,6 +88,7 @@ def _rows(what: str, until: str, series: Series, other: dict, goals: tuple[str, 
     return [
         Row(f"{what}: frozen", ms(series.frozen), other["frozen"], frozen),
         Row(f"{what}: checkpoint, whole command", ms(series.checkpoint), other["checkpoint"]),
-        Row(f"{what}: restart, {until}", ms(series.restart), other["restart"], restart),
+        Row(f"{what}: restart, {until}", ms(series.again), other["restart"], restart),
+        Row(f"{what}: the same on an empty host", ms(series.elsewhere)),
         Row(f"{what}: archive", f"{series.archive_mib:.1f} MiB"),
     ]
