@@ -81,7 +81,8 @@ def test_two_restarts_in_a_row(counters, archive):
         host.run("autopod", "checkpoint", "count", "-o", archive)
         host.run("autopod", "restart", "count", "-i", archive)
         goes_on(host)
-    assert lines(host, "count") == sorted(lines(host, "count"))
+    seen = lines(host, "count")
+    assert seen == sorted(seen)
 
 
 def test_a_pod_may_go_on_after_its_checkpoint(counters, archive):
