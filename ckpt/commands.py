@@ -66,3 +66,5 @@ def restart(
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")
+    for note in report.notes:
+        sys.stdout.write(f"pod {pod}: note: {note}\n")

@@ -97,6 +97,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         if not places.config(pod).exists():
             config.save(places, settings)
         failed.pop_all()
+    if installed.replaced is not None:
+        notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
 
 
