@@ -24,24 +24,31 @@ _AHEAD: Final = 3
 
 
 class Workers:
-    """Threads that are started when they are first needed, and anew in a forked child."""
+    """Threads that are started when they are first needed, in the process that opened the archive.
+
+    A forked child reads without threads: it may be about to enter namespaces, or to fork again.
+    """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self.owner = os.getpid()
+        self._pid = os.getpid()
+
+    @property
+    def are_here(self) -> bool:
+        """Is this the process in which they are?"""
+        return self._pid == os.getpid()
 
     def submit(self, call: Callable[[int], bytes], number: int) -> "Future[bytes]":
         """Run call(number) in a thread."""
-        if self._pool is None or self.owner != os.getpid():
+        if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "archive")
-            self.owner = os.getpid()
         return self._pool.submit(call, number)
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None and self.owner == os.getpid():
+        if self._pool is not None and self.are_here:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
 
@@ -68,7 +75,7 @@ class FrameReader:
             self._pid = os.getpid()
         if number not in self._cache:
             self._cache[number] = self._load(number)
-        if number == self._last + 1 and number:
+        if number and number == self._last + 1 and self._workers.are_here:
             self._read_ahead(number + 1)
         self._last = number
         return self._take(number)
