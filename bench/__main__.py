@@ -46,11 +46,11 @@ def heading() -> str:
 
 def checkpoint_table(rows) -> str:
     caption = (
-        "Each round: checkpoint, restart on the same host (the pod's files and network identity are "
-        "there, as after every checkpoint), checkpoint, everything of the pod wiped out, restart "
-        "from the archive alone. The last column is CRIU on the same class of machine, measured "
-        "elsewhere: medians of 5, without namespaces, file-system delta, compression, signature "
-        "or fsync."
+        "Each round: checkpoint, restart on the same host (the pod's files and network identity "
+        "are there, as after every checkpoint), checkpoint, everything of the pod wiped out, "
+        "restart from the archive alone. The last column is CRIU on the same class of machine, "
+        "measured elsewhere: medians of 5, without namespaces, file-system delta, compression, "
+        "signature or fsync."
     )
     return section("Checkpoint and restart", caption, ("ms", "", "goal", "CRIU, ms"), rows)
 
