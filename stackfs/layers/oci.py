@@ -231,10 +231,12 @@ class _Unpacker:
     def _parent(self, path: tuple[bytes, ...]) -> int:
         """Return a descriptor of a directory made before, valid until the next call."""
         if path != self._open_path:
-            for depth in range(1, len(path) + 1):
-                if self._made.get(path[:depth]) != tar.DIRECTORY:
-                    raise LayerError(f"{b'/'.join(path)!r} is not a directory of the archive")
-            fd = _open_beneath(self._fd, path)
+            if path and self._made.get(path) != tar.DIRECTORY:
+                raise LayerError(f"{b'/'.join(path)!r} is not a directory of the archive")
+            if path[:-1] == self._open_path:
+                fd = os.open(path[-1], DIRECTORY, dir_fd=self._open_fd)
+            else:
+                fd = _open_beneath(self._fd, path)
             os.close(self._open_fd)
             self._open_fd, self._open_path = fd, path
         return self._open_fd

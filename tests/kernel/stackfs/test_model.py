@@ -10,9 +10,10 @@ import itertools
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,9 +26,26 @@ from stackfs import abi
 
 pytestmark = [pytest.mark.needs("root", "fuse"), pytest.mark.slow]
 
-EXAMPLES = 60
+EXAMPLES = 50
 
-paths = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3).map("/".join)
+PATHS = [
+    "a",
+    "b",
+    "c",
+    "d",
+    "b/a",
+    "b/b",
+    "b/c",
+    "b/d",
+    "b/b/a",
+    "b/b/c",
+    "b/b/d",
+    "d/a",
+    "d/b",
+    "d/b/a",
+    "a/a",
+]
+paths = st.sampled_from(PATHS)
 data = st.binary(min_size=1, max_size=40)
 flags = st.sampled_from([0, 0, 0, abi.RENAME_NOREPLACE, abi.RENAME_EXCHANGE])
 
@@ -144,13 +162,38 @@ class Stacked(RuleBasedStateMachine):
     def unlink(self, path):
         self.both(os.unlink, path)
 
-    @rule(path=paths)
-    def remove_tree(self, path):
-        def remove(at):
+    @rule(path=paths, make=st.sampled_from([None, os.mkdir, Path.touch, os.mkfifo]))
+    def replace(self, path, make):
+        """Remove whatever is there, and put something else in its place, or nothing."""
+
+        def replace(at):
             if at.is_dir() and not at.is_symlink():
                 shutil.rmtree(at)
+            else:
+                os.unlink(at)
+            if make is not None:
+                make(at)
 
-        self.both(remove, path)
+        self.both(replace, path)
+
+    @rule(path=st.sampled_from(["b", "b/b", "d"]))
+    def make_anew(self, path):
+        """A directory over a deleted one: nothing of the old one may show again."""
+
+        def make_anew(at):
+            shutil.rmtree(at)
+            os.mkdir(at)
+
+        self.both(make_anew, path)
+
+    @rule(path=st.sampled_from(["b", "b/b", "d"]), new=st.sampled_from(["b", "b/b", "d"]))
+    def move_directory(self, path, new):
+        def move(at, to):
+            if to.is_dir() and path not in new:
+                shutil.rmtree(to)
+            os.rename(at, to)
+
+        self.both(move, path, new)
 
     @rule(path=paths, new=paths, how=flags)
     def rename(self, path, new, how):
@@ -215,10 +258,13 @@ class Stacked(RuleBasedStateMachine):
             ends = [outcome(os.pread, fd, 1 << 16, 0) for fd in pair]
             assert ends[0] == ends[1]
 
-    @rule(really=st.integers(0, 4))
-    def snapshot(self, really):
-        if really == 0:
+    @rule(what=st.sampled_from(["snapshot", "restart", "", "", "", "", ""]))
+    def disturb(self, what):
+        if what == "snapshot":
             self.host.request("snapshot")
+        elif what == "restart" and not self.files:
+            self.host.stackfs("umount", "pod")
+            self.host.stackfs("mount", "pod")
 
     @invariant()
     def equal(self):
@@ -231,7 +277,7 @@ class Stacked(RuleBasedStateMachine):
 
 
 def test_stack_behaves_as_a_plain_directory(host):
-    for number in range(EXAMPLES * 4):
+    for number in range(EXAMPLES + 10):
         populate(host.lower / f"case{number}")
     host.run("cp", "-a", host.lower, host.prefix / "model")
     untouched = describe(host.lower)
@@ -241,9 +287,10 @@ def test_stack_behaves_as_a_plain_directory(host):
         Stacked,
         settings=settings(
             max_examples=EXAMPLES,
-            stateful_step_count=40,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
+            phases=[Phase.generate],  # a shrunk sequence would need a case of its own
             suppress_health_check=list(HealthCheck),
         ),
     )
