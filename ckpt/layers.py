@@ -171,21 +171,21 @@ def install(
         reuse = here.is_exactly(wanted)
         if not (reuse or here.is_empty or replace):
             raise _other_state(pod, here)
+        # What takes time, and changes nothing yet.
         candidates = _candidates(archive, places, pod, lowers, mounted or [])
         with identities(places, candidates) as running:
             if not reuse:
                 undo.callback(shutil.rmtree, _staging(places, pod), ignore_errors=True)
                 _extract(archive, places, _staging(places, pod))
             chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
-        replaced = None
+        # From here on everything is in place; each step is one rename or one message.
         if mounted is not None and (not reuse or mounted != chosen):
             stack.umount(places, pod)
             mounted = None
-        if not reuse:
-            replaced = _take_place(places, pod, here, undo)
+        replaced = None if reuse else _take_place(places, pod, here, undo)
         if mounted is None:
-            undo.callback(stack.umount, places, pod)
             (mounting or stack.begin_mount(places, pod)).finish(chosen)
+            undo.callback(stack.umount, places, pod)
         return Installed(chosen, replaced, undo.pop_all())
 
 

@@ -10,6 +10,7 @@ Not for several threads at once. A forked child can go on reading.
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ _LIMITS: Final = {
     schema.POD_CONFIG_TYPE: schema.MAX_SMALL,
     schema.INDEX_TYPE: schema.MAX_INDEX,
 }
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -200,9 +202,9 @@ class Archive:
         return _decode_json(data, schema.Manifest, "pod manifest")
 
     def _layer(self, descriptor: Descriptor) -> Layer:
-        if schema.LAYER_ID not in descriptor.annotations:
-            raise FormatError("a layer without an id")
-        layer_id = descriptor.annotations[schema.LAYER_ID]
+        layer_id = descriptor.annotations.get(schema.LAYER_ID, "")
+        if not _ID.fullmatch(layer_id):
+            raise FormatError(f"a layer with the id {layer_id!r}")
         self._frames(descriptor.digest, f"layer {layer_id}")  # its table is checked here
         length = self._framed[descriptor.digest].length
         return Layer(layer_id, descriptor.digest, descriptor.size, length)

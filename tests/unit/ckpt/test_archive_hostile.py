@@ -408,10 +408,14 @@ def test_a_type_of_blob_that_is_missing(loose, tmp_path, media_type):
     refused(tmp_path / "x", FormatError, "blobs of the types")
 
 
-def test_a_layer_without_an_id(loose, tmp_path):
-    loose.blobs = [({**d, "annotations": {}}, data) for d, data in loose.blobs]
+@pytest.mark.parametrize(
+    "annotations",
+    [{}, {schema.LAYER_ID: ""}, {schema.LAYER_ID: "../" * 11}, {schema.LAYER_ID: "A" * 32}],
+)
+def test_a_layer_without_an_id(loose, tmp_path, annotations):
+    loose.blobs = [({**d, "annotations": annotations}, data) for d, data in loose.blobs]
     loose.write(tmp_path / "x")
-    refused(tmp_path / "x", FormatError, "a layer without an id")
+    refused(tmp_path / "x", FormatError, "a layer with the id")
 
 
 def test_a_framed_blob_that_the_index_does_not_know(loose, tmp_path):
