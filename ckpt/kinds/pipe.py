@@ -76,7 +76,9 @@ def collect(source: Source, dump: Dump) -> State | None:
         dump.refuse(source, "its other end is held outside of the pod", _HINT)
         return None
     try:
-        chunks, data = _content(reader.local_fd) if reader else ([], b"")
+        # While the pod runs the content comes and goes under our hands.
+        read = None if dump.looking_only else reader
+        chunks, data = _content(read.local_fd) if read else ([], b"")
     except OSError as e:
         dump.refuse(source, f"its content cannot be copied: {e.strerror}")
         return None
