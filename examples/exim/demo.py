@@ -149,10 +149,12 @@ class Demo:
         with self.out.step("Every process, mount, namespace and the pod's own files are destroyed"):
             self.out.run("autopod", "rm", "exim", "--purge")
             left = leftovers.everything(self.prefix)
-            self.out.check(not left, "no process, mount, control group, network interface", left)
+            claim = "no process, mount, control group or network interface is left"
+            self.out.check(not left, claim, left)
             gone = [self.prefix / place / "exim" for place in ("autopod", "run", "var/lib/autopod")]
             self.out.check(
-                not any(path.exists() for path in gone), "no upper directory, no layer, no state"
+                not any(path.exists() for path in gone),
+                "no upper directory, no layer, no state is left",
             )
 
     def _refuse(self, base: Path) -> None:
