@@ -1,5 +1,6 @@
 """What is mounted, and who uses it, as /proc tells; no mounted file system is touched."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -70,6 +71,9 @@ def users(mount: Mount, daemon: int) -> list[tuple[int, str]]:
                 found.append((pid, Path(f"/proc/{pid}/comm").read_text().strip()))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # a process that is ending (mounts_open_common(), v6.18)
+                raise
     return sorted(found)
 
 
