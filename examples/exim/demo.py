@@ -151,11 +151,9 @@ class Demo:
             left = leftovers.everything(self.prefix)
             claim = "no process, mount, control group or network interface is left"
             self.out.check(not left, claim, left)
-            gone = [self.prefix / place / "exim" for place in ("autopod", "run", "var/lib/autopod")]
-            self.out.check(
-                not any(path.exists() for path in gone),
-                "no upper directory, no layer, no state is left",
-            )
+            places = ("autopod/exim", "run/autopod/exim", "var/lib/autopod/exim")
+            gone = not any((self.prefix / place).exists() for place in places)
+            self.out.check(gone, "no upper directory, no layer, no state is left")
 
     def _refuse(self, base: Path) -> None:
         with self.out.step("A tampered archive, and one signed by an unknown key, are refused"):
