@@ -15,7 +15,13 @@ class FormatError(ArchiveError):
     """The file is not an archive of this format, or is damaged."""
 
 
-class UnsupportedVersion(FormatError):  # noqa: N818 (it names the state, as in docs/format.md)
+class Damaged(FormatError):  # noqa: N818 (it names the state, as in docs/format.md)
+    """A part of the archive is not what was signed."""
+
+    hint = "the archive was changed after it was signed; take another copy"
+
+
+class UnsupportedVersion(FormatError):  # noqa: N818
     """The archive is whole, and written in a version of the format that we do not read."""
 
     hint = "use the version of the tool that wrote it, or a newer one"
@@ -30,7 +36,7 @@ class UnsupportedFeature(FormatError):  # noqa: N818
 class BadSignature(ArchiveError):  # noqa: N818
     """The signature names a trusted key and is not that key's signature of this archive."""
 
-    hint = "the archive was changed after it was signed; take another copy"
+    hint = Damaged.hint
 
 
 class UntrustedKey(ArchiveError):  # noqa: N818

@@ -115,7 +115,7 @@ class FrameReader:
         try:
             return frames.decompress(self._cut[number], data)
         except FormatError as e:
-            raise FormatError(f"{self._name}, frame {number}: {e}") from e
+            raise type(e)(f"{self._name}, frame {number}: {e}") from e
 
 
 class PageReader:

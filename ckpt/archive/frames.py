@@ -13,7 +13,7 @@ from typing import Final
 
 import zstandard
 
-from ckpt.archive.errors import FormatError
+from ckpt.archive.errors import Damaged, FormatError
 
 FRAME_CONTENT: Final = 4 << 20
 """Bytes of content in every frame of a blob but the last."""
@@ -49,11 +49,11 @@ def decompress(frame: Frame, data: bytes) -> bytes:
     """Return the content of *frame*, whose bytes are *data*. Releases the GIL.
 
     Raises:
-        FormatError: *data* is not what the table says; it is decompressed only if it is, and never
-            into more than the table says.
+        Damaged: *data* does not have the digest that the table gives; it is not looked at.
+        FormatError: it has, but is not a frame of as much content as the table says.
     """
     if hashlib.sha256(data).digest() != frame.sha256:
-        raise FormatError("a frame does not have the digest that the signed index gives")
+        raise Damaged("a frame does not have the digest that the signed index gives")
     try:
         announced = zstandard.frame_content_size(data)
         if announced != frame.length:

@@ -22,7 +22,13 @@ import msgspec
 
 from ckpt.archive import container, dsse, frames, schema
 from ckpt.archive.container import Member, read_exactly
-from ckpt.archive.errors import ArchiveError, FormatError, UnsupportedFeature, UnsupportedVersion
+from ckpt.archive.errors import (
+    ArchiveError,
+    Damaged,
+    FormatError,
+    UnsupportedFeature,
+    UnsupportedVersion,
+)
 from ckpt.archive.frameread import FrameReader, PageReader, Workers
 from ckpt.archive.pages import PageMap
 from ckpt.archive.schema import Descriptor
@@ -243,7 +249,7 @@ class Archive:
             progress.advance(len(data))
             yield memoryview(content)
         if digest != f"sha256:{whole.hexdigest()}":
-            raise FormatError(f"{name}: the blob does not have its digest")
+            raise Damaged(f"{name}: the blob does not have its digest")
 
     def _small(self, media_type: str) -> bytes:
         return self._blob(self._blobs[media_type], _LIMITS[media_type])
@@ -255,7 +261,7 @@ class Archive:
             raise FormatError(f"{descriptor.digest}: missing, or not of {descriptor.size} bytes")
         data = self._read(member, limit)
         if schema.digest(data) != descriptor.digest:
-            raise FormatError(f"{descriptor.digest}: the content does not have this digest")
+            raise Damaged(f"{descriptor.digest}: the content does not have this digest")
         return data
 
     def _read(self, member: Member, limit: int) -> bytes:
