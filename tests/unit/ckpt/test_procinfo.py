@@ -1,0 +1,79 @@
+import os
+
+import pytest
+
+from ckpt.kinds import locks, procinfo
+from ckpt.kinds.epoll import _ENTRY
+from ckpt.kinds.inotify import _WATCH
+from ckpt.kinds.protocol import Mount
+
+INOTIFY = """pos:\t0
+flags:\t04000
+mnt_id:\t17
+ino:\t1038
+inotify wd:2 ino:7b sdev:2b mask:100 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:7b000000a1b2c3d4
+inotify wd:1f ino:9 sdev:800001 mask:4000002 ignored_mask:0 
+"""  # noqa: E501, W291
+
+
+def test_fdinfo():
+    head = procinfo.parse_fdinfo(b"pos:\t12\nflags:\t02100002\nmnt_id:\t4\nino:\t9\nmore:\t1\n")
+    assert head == procinfo.FdInfo(12, 0o100002, True, 4, 9)
+
+
+def test_fdinfo_of_an_old_kernel():
+    assert procinfo.parse_fdinfo(b"pos:\t0\nflags:\t00\nmnt_id:\t4\n").inode == 0
+
+
+def test_fdinfo_of_unknown_form():
+    with pytest.raises(ValueError, match="unknown form"):
+        procinfo.parse_fdinfo(b"position: 1\n")
+
+
+def test_mounts():
+    text = (
+        b"36 35 0:45 / /dev/shm rw,nosuid - tmpfs tmpfs rw,size=1k\n"
+        b"37 35 8:1 /sub /with\\040space ro,relatime shared:1 master:2 - ext4 /dev/sda1 rw\n"
+    )
+    assert list(procinfo.parse_mounts(text)) == [
+        Mount(36, os.makedev(0, 45), b"/dev/shm", "tmpfs", True, False),
+        Mount(37, os.makedev(8, 1), b"/with space", "ext4", False, True),
+    ]
+
+
+def test_ids_of_a_process_in_a_pod():
+    text = (
+        b"Name:\tNSpid:\nPid:\t900\nNStgid:\t900\t7\nNSpid:\t901\t8\nNSpgid:\t0\t0\nNSsid:\t5\t5\n"
+    )
+    assert dict(procinfo.parse_ids(text)) == {900: 7, 901: 8, 0: 0, 5: 5}
+
+
+def test_terminal_of_a_process_with_a_trying_name():
+    stat = b"12 (a) b (c) S 1 12 12 34817 99 4194304 0"
+    assert procinfo.parse_terminal(stat) == (12, 34817, 99)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "found"),
+    [
+        ("1: POSIX  ADVISORY  WRITE 1234 fd:01:5678 5 14", "POSIX", locks.Range("WRITE", 5, 10)),
+        ("2: FLOCK  ADVISORY  READ -1 00:2e:9 0 EOF", "FLOCK", locks.Range("READ", 0, 0)),
+        ("3: OFDLCK ADVISORY  READ -1 00:2e:9 7 EOF", "OFDLCK", locks.Range("READ", 7, 0)),
+        ("4: LEASE  ACTIVE    READ 77 00:2e:9 0 EOF", "LEASE", locks.Range("READ", 0, 0)),
+    ],
+)
+def test_locks(line, kind, found):
+    text = f"pos:\t0\nflags:\t00\nmnt_id:\t4\nlock:\t{line}\n"
+    assert [lock[:2] for lock in locks._locks(text)] == [(kind, found)]
+
+
+def test_epoll_entries():
+    text = "tfd:        5 events: 80000019 data: ffffffffffffffff  pos:-1 ino:40e sdev:10\n"
+    assert _ENTRY.findall(text) == [("5", "80000019", "ffffffffffffffff", "40e")]
+
+
+def test_watches():
+    assert _WATCH.findall(INOTIFY) == [
+        ("2", "7b", "2b", "100", "1", "7b000000a1b2c3d4"),
+        ("1f", "9", "800001", "4000002", "", ""),
+    ]
