@@ -123,6 +123,7 @@ class Archive:
         if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
             raise FormatError("the process model is too large")
         self.pages = self._pages(index)
+        self._check_digest(self._blobs[schema.HASHES_TYPE])  # a restart has no other use for it
 
     def __enter__(self) -> Self:
         return self
@@ -263,6 +264,15 @@ class Archive:
         if schema.digest(data) != descriptor.digest:
             raise Damaged(f"{descriptor.digest}: the content does not have this digest")
         return data
+
+    def _check_digest(self, descriptor: Descriptor) -> None:
+        """Check a blob without holding it."""
+        member, whole = self._members[_blob_name(descriptor.digest)], hashlib.sha256()
+        for start in range(0, member.size, frames.FRAME_CONTENT):
+            size = min(frames.FRAME_CONTENT, member.size - start)
+            whole.update(read_exactly(self._fd, member.offset + start, size))
+        if descriptor.digest != f"sha256:{whole.hexdigest()}":
+            raise Damaged(f"{descriptor.digest}: the content does not have this digest")
 
     def _read(self, member: Member, limit: int) -> bytes:
         if member.size > limit:
