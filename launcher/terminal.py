@@ -38,27 +38,60 @@ _FORWARDED: Final = (
 )
 
 
+class Forwarder:
+    """Passes signals that ask something of a program on to it.
+
+    It listens before the program is started, so that none is lost, or ends us, in between.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._early: list[int] = []
+        self._old = {number: signal.signal(number, self._receive) for number in _FORWARDED}
+
+    def begin(self, pid: int) -> None:
+        """Forward to process *pid*, also what has come in already."""
+        self._pid = pid
+        for number in self._early:
+            self._receive(number, None)
+
+    def end(self) -> None:
+        """Forward no more."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if not self._pid:
+            self._early.append(number)
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, number)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """An attached program.
 
     Attributes:
         pid: of the program, on the host; our child.
+        signals: go to it until it has ended.
         copies: what to relay: descriptor to read -> descriptor to write.
         attachment: its terminal, if it has one.
     """
 
     pid: int
+    signals: Forwarder
     copies: Mapping[int, int]
     attachment: monitor.Attachment | None = None
 
     def wait(self) -> int:
         """Relay until the program has ended; return its status as env(1) does."""
         pidfd = os.pidfd_open(self.pid)
-        with _forwarding(self.pid), _raw(self.attachment):
+        with _raw(self.attachment):
             relay(self.copies, until=pidfd, control=_control(self.attachment))
         os.close(pidfd)
         self._close()
+        self.signals.end()
         _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
@@ -79,13 +112,12 @@ def start_plain(pod: Pod, config: PodConfig, argv: list[str]) -> Session:
         if os.isatty(fd):
             reader, stdio[fd] = os.pipe2(os.O_CLOEXEC)
             copies[reader] = fd
+    variables = program.environment(config)
     try:
-        variables = program.environment(config)
-        pid = program.execute(pod, config, Program(argv, variables, (stdio[0], stdio[1], stdio[2])))
+        return _start(pod, config, Program(argv, variables, (stdio[0], stdio[1], stdio[2])), copies)
     finally:
         for fd in set(stdio) - {0, 1, 2}:
             os.close(fd)
-    return Session(pid, copies)
 
 
 def start(places: Places, pod: Pod, config: PodConfig, argv: list[str]) -> Session:
@@ -101,9 +133,28 @@ def start(places: Places, pod: Pod, config: PodConfig, argv: list[str]) -> Sessi
         undo.callback(attachment.close)
         variables = program.environment(config, TERM=os.environ.get("TERM", "dumb"))
         stdio = (slave_fd, slave_fd, slave_fd)
-        pid = program.execute(pod, config, Program(argv, variables, stdio, terminal=True))
+        copies = {0: attachment.master_fd, attachment.master_fd: 1}
+        the_program = Program(argv, variables, stdio, terminal=True)
+        session = _start(pod, config, the_program, copies, attachment)
         undo.pop_all()
-    return Session(pid, {0: attachment.master_fd, attachment.master_fd: 1}, attachment)
+    return session
+
+
+def _start(
+    pod: Pod,
+    config: PodConfig,
+    the_program: Program,
+    copies: Mapping[int, int],
+    attachment: monitor.Attachment | None = None,
+) -> Session:
+    signals = Forwarder()
+    try:
+        pid = program.execute(pod, config, the_program)
+    except BaseException:
+        signals.end()
+        raise
+    signals.begin(pid)
+    return Session(pid, signals, copies, attachment)
 
 
 def attach(places: Places, name: str, index: int | None) -> None:
@@ -214,22 +265,6 @@ def _write(fd: int, data: bytes) -> None:
 
 def _control(attachment: monitor.Attachment | None) -> int | None:
     return None if attachment is None else attachment.connection.fileno()
-
-
-@contextmanager
-def _forwarding(pid: int) -> Iterator[None]:
-    """Pass signals that ask something of a program on to *pid*."""
-
-    def forward(number: int, _frame: object) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    old = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

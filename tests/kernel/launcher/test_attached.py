@@ -156,12 +156,13 @@ def test_terminal(pod):
 
 
 def test_interrupt_key_reaches_the_program(pod):
-    person = Person("run", "a", "/bin/sh", "-c", "echo up; sleep 1000")
+    code = "import signal as s; s.signal(s.SIGINT, s.SIG_DFL); print('up', flush=True); s.pause()"
+    person = Person("run", "a", "/usr/bin/python3", "-c", code)
     person.sees(b"up")
 
     person.types(b"\x03")
 
-    assert person.ends() == 130
+    assert person.ends() == 130, person.shown
 
 
 def test_terminal_for_a_pipe(pod):
