@@ -134,10 +134,13 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Tell names from a list made when reading began: offsets stay true while names change."""
+        """Tell names from a list made when reading began: offsets stay true while names change.
+
+        In order, so that who seeks in a directory opened anew (a restarted program) goes on.
+        """
         directory, listed = self._listings[fh]
-        if start_id == 0:
-            entries = [b"root"] if directory is None else self.tree.entries(directory)
+        if start_id == 0 or not listed:
+            entries = [b"root"] if directory is None else sorted(self.tree.entries(directory))
             listed[:] = [b".", b"..", *entries]
         for offset in range(start_id, len(listed)):
             name = listed[offset]
