@@ -56,7 +56,7 @@ class Network(_Table, frozen=True):
     Attributes:
         mode: "bridge", or "none": a loopback interface only.
         address: IPv4 address with prefix length; None: derived from the pod's name, in
-            10.98.0.0/16 (launcher.network.identity()).
+            10.98.0.0/16 (launcher.identity.identity()).
         gateway: the host's own address on the bridge; None: the first of the pod's network.
         mac: None: derived from instance and pod name.
     """

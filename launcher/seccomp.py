@@ -30,10 +30,10 @@ _JEQ: Final = 0x15
 _JGE: Final = 0x35
 _JSET: Final = 0x45
 _RET: Final = 0x06
-_KILL: Final = 0x80000000
-_ERRNO: Final = 0x00050000
-_ALLOW: Final = 0x7FFF0000
-_AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+KILL: Final = 0x80000000
+ERRNO: Final = 0x00050000
+ALLOW: Final = 0x7FFF0000
+AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # struct seccomp_data: int nr; __u32 arch; __u64 instruction_pointer; __u64 args[6]
 _NR: Final = 0
@@ -55,8 +55,8 @@ def compile_policy(machine: str) -> bytes:
         raise ValueError(f"no table of system calls for {machine!r}")
     code = [
         Instruction(_LD_ABS, 0, 0, _ARCH),
-        Instruction(_JEQ, 1, 0, _AUDIT_ARCH[machine]),
-        _ret(_KILL),
+        Instruction(_JEQ, 1, 0, AUDIT_ARCH[machine]),
+        _ret(KILL),
         Instruction(_LD_ABS, 0, 0, _NR),
         *_search(_intervals(_verdicts(NUMBERS[machine]))),
     ]
@@ -66,15 +66,15 @@ def compile_policy(machine: str) -> bytes:
 def _verdicts(numbers: dict[str, int]) -> dict[int, Verdict]:
     """Return the verdict for each number that the policy names, and which this machine has."""
     verdicts: dict[str, Verdict] = dict(policy.ARGUMENTS)
-    verdicts |= {name: _ERRNO | EPERM for names in policy.DISABLED.values() for name in names}
-    verdicts |= dict.fromkeys(policy.ABSENT, _ERRNO | ENOSYS)
+    verdicts |= {name: ERRNO | EPERM for names in policy.DISABLED.values() for name in names}
+    verdicts |= dict.fromkeys(policy.ABSENT, ERRNO | ENOSYS)
     return {numbers[name]: verdict for name, verdict in verdicts.items() if name in numbers}
 
 
 def _intervals(verdicts: dict[int, Verdict]) -> list[tuple[int, Verdict]]:
     """Return where each run of equal verdicts begins, ascending, from 0 to the highest number."""
-    line: list[tuple[int, Verdict]] = [(n, verdicts.get(n, _ALLOW)) for n in range(LAST + 1)]
-    line.append((LAST + 1, _ERRNO | ENOSYS))  # newer calls; x32, whose numbers have bit 30
+    line: list[tuple[int, Verdict]] = [(n, verdicts.get(n, ALLOW)) for n in range(LAST + 1)]
+    line.append((LAST + 1, ERRNO | ENOSYS))  # newer calls; x32, whose numbers have bit 30
     return [next(run) for _, run in groupby(line, key=lambda entry: entry[1])]
 
 
@@ -100,9 +100,9 @@ def _leaf(verdict: Verdict) -> Code:
         case int():
             return [_ret(verdict)]
         case NoBits(arg, mask):
-            return [_load(arg), Instruction(_JSET, 0, 1, mask), _ret(_ERRNO | EPERM), _ret(_ALLOW)]
+            return [_load(arg), Instruction(_JSET, 0, 1, mask), _ret(ERRNO | EPERM), _ret(ALLOW)]
         case NotThese(arg, values):
-            return [_load(arg), *_one_of(values, skip=1), _ret(_ALLOW), _ret(_ERRNO | EPERM)]
+            return [_load(arg), *_one_of(values, skip=1), _ret(ALLOW), _ret(ERRNO | EPERM)]
         case OnlyFamilies(families, netlink):
             return [
                 _load(0),
@@ -110,8 +110,8 @@ def _leaf(verdict: Verdict) -> Code:
                 Instruction(_JEQ, 0, 2, policy.AF_NETLINK),
                 _load(2),
                 Instruction(_JEQ, 1, 0, netlink),
-                _ret(_ERRNO | EAFNOSUPPORT),
-                _ret(_ALLOW),
+                _ret(ERRNO | EAFNOSUPPORT),
+                _ret(ALLOW),
             ]
 
 
