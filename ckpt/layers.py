@@ -6,7 +6,7 @@ Layers are topmost first here, as stackfs has them; in the archive they are bott
 
 import errno
 import os
-import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -175,7 +175,7 @@ def install(
         candidates = _candidates(archive, places, pod, lowers, mounted or [])
         with identities(places, candidates) as running:
             if not reuse:
-                undo.callback(shutil.rmtree, _staging(places, pod), ignore_errors=True)
+                undo.callback(_remove, _staging(places, pod))
                 _extract(archive, places, _staging(places, pod))
             chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
         # From here on everything is in place; each step is one rename or one message.
@@ -286,7 +286,7 @@ def _staging(places: Places, pod: str) -> Path:
 
 def _extract(archive: "Archive", places: Places, staging: Path) -> None:
     """Make the archive's layers in *staging*/layers, durable."""
-    shutil.rmtree(staging, ignore_errors=True)  # an earlier restart may have been killed
+    _remove(staging)  # an earlier restart may have been killed
     staging.parent.mkdir(parents=True, exist_ok=True)
     staging.mkdir(mode=0o700)
     directory = staging / "layers"
@@ -326,7 +326,15 @@ def _take_place(places: Places, pod: str, here: _State, undo: ExitStack) -> Path
 def _forget(state: Path, *, remove: bool) -> None:
     """Delete what stackfs keeps in *state*, or all of it."""
     for path in [state] if remove else [state / name for name in _STACK_FILES]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete what is at *path*, if anything, however deep: shutil.rmtree() has a limit there.
+
+    Raises:
+        OSError: something is left.
+    """
+    command = ["rm", "-rf", "--one-file-system", "--", path]
+    if os.path.lexists(path) and subprocess.run(command, check=False).returncode:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), os.fspath(path))

@@ -118,6 +118,23 @@ def test_on_another_host(places, archive, lower, tmp_path):
     assert not layers._names(places.state(POD))
 
 
+def test_deep_directories(places, archive, lower, pod):
+    """Deeper than Python's recursion goes."""
+    stack.mount(places, POD, [lower])
+    deep = pod / "deep"
+    for _ in range(1200):
+        deep.mkdir()
+        deep /= "d"
+    checkpoint(places, archive)
+    stack.umount(places, POD)
+    layers._remove(places.state(POD))
+    installed = install(places, archive)
+    assert deep.parent.is_dir()
+    installed.undo()
+    assert os.listdir(places.states()) == [POD]
+    assert os.listdir(places.state(POD)) == []
+
+
 def test_state_that_is_here_already_is_used(places, archive):
     before = os.stat(places.state(POD) / "layers/1").st_ino
     installed = install(places, archive, mounting=stack.begin_mount(places, POD))
