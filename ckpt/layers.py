@@ -335,6 +335,6 @@ def _remove(path: Path) -> None:
     Raises:
         OSError: something is left.
     """
-    command = ["rm", "-rf", "--one-file-system", "--", path]
+    command = ["rm", "-rf", "--one-file-system", "--", os.fspath(path)]
     if os.path.lexists(path) and subprocess.run(command, check=False).returncode:
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), os.fspath(path))
