@@ -116,6 +116,7 @@ def take_seed(host_pid: int, pid: int, used: Iterable[tuple[int, int]]) -> tuple
         instruction=find_syscall(memory, mappings),
         buffer=(0, 0),
         registers=tracee.registers(),
+        fast=True,
     )
     flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
     bare.syscall("mmap", start, PAGE + _BUFFER, _PROT_ALL, flags, -1, 0)
@@ -140,6 +141,7 @@ def _remote(pid: int, tracee: Tracee, memory: Memory, start: int) -> Remote:
         instruction=start,
         buffer=(start + PAGE, _BUFFER),
         registers=registers,
+        fast=True,
     )
 
 

@@ -111,7 +111,7 @@ class Freeze:
 
     def _seize(self, pid: int, tid: int) -> Tracee | None:
         try:
-            tracee = Tracee.seize(tid, abi.PTRACE_O_SUSPEND_SECCOMP)
+            tracee = Tracee.seize(tid, abi.PTRACE_O_TRACESYSGOOD | abi.PTRACE_O_SUSPEND_SECCOMP)
             self._tracees[tid] = tracee
             tracee.interrupt()
         except ProcessLookupError:

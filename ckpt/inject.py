@@ -4,9 +4,14 @@ The program lends its registers for a moment. If its tracer is killed just then 
 memory), the program must neither crash nor notice. So one scratch area is mapped in it, which holds
 the code of ckpt/arch (each way through it ends in rt_sigreturn(2)) and a signal frame with the
 program's own registers, extended state and signal mask, to which the stack pointer points during
-every call: the program, let loose anywhere, finishes the call and returns to where it was.
-Left over is the mapping of the scratch area, a few pages. What is not covered is the first call,
-which maps the area, and the last, which unmaps it: some ten microseconds each.
+every call: the program, let loose anywhere, finishes the call and returns to where it was. Left
+over is the mapping of the scratch area, a few pages.
+
+The first call, which maps the area, and the last, which unmaps it, cannot use it. Their frame
+stands in a page of the main stack that was never touched, but by an earlier frame, below all that
+is in use there, and instead of code of ours they use two pieces that every program has: `syscall;
+ret`, and the code to which its signal handlers return. (The rare program that lacks them could be
+lost in these two calls.)
 
 The layout of the area: code | buffer | signal frame. Below the frame the buffer doubles as a
 stack for a signal handler that would run in between.
@@ -20,6 +25,7 @@ from typing import Final
 from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.freeze import FrozenProcess
+from ckpt.pagemap import PageMap
 from ckpt.remote import Remote
 from ckpt.stops import Exited
 from ckpt.tracee import ALL_SIGNALS, WALL, Memory, Tracee
@@ -32,10 +38,25 @@ _CLONE_VM, _CLONE_FILES, _CLONE_PTRACE = 0x100, 0x400, 0x2000
 _CLOSE_RANGE_UNSHARE: Final = 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Saved:
     registers: arch.Registers
     blocked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Foothold:
+    """What a program has of its own by which a call can be made in it.
+
+    Attributes:
+        instruction: address of a `syscall`, followed by `ret` if there is a frame.
+        returner: address of code that calls rt_sigreturn(2).
+        frame: address of untouched stack for a signal frame; 0 if there is none.
+    """
+
+    instruction: int
+    returner: int = 0
+    frame: int = 0
 
 
 class Injection:
@@ -47,9 +68,9 @@ class Injection:
     def __init__(self, process: FrozenProcess, mappings: list[procfs.Mapping]) -> None:
         self.process = process
         self.memory = Memory(process.host_pid)
-        self._instruction = find_syscall(self.memory, mappings)
-        self._xstate_size = len(process.leader.xstate())
-        self._size = PAGE + _BUFFER + -(-(1024 + self._xstate_size) // PAGE) * PAGE
+        frame_size = 1024 + len(process.leader.xstate())
+        self._foothold = _find_foothold(process, self.memory, mappings, frame_size)
+        self._size = PAGE + _BUFFER + -(-frame_size // PAGE) * PAGE
         self._area = 0
 
     def __enter__(self) -> "Injection":
@@ -87,14 +108,7 @@ class Injection:
     def borrow(self, tracee: Tracee) -> Iterator[Remote]:
         """Let calls be made in *tracee*, a thread of the process, while the context lasts."""
         saved = _Saved(tracee.registers(), tracee.blocked())
-        at = self._area + PAGE + _BUFFER
-        frame, stack = arch.return_frame(saved.registers, tracee.xstate(), saved.blocked, at)
-        self.memory.write(at, frame)
-        # From here to the end the thread would return by the frame; only then block signals.
-        lent = arch.copy(saved.registers)
-        arch.prepare_return(lent, self._area, stack)
-        tracee.set_registers(lent)
-        tracee.set_blocked(ALL_SIGNALS)
+        lent = self._lend(tracee, saved, self._area + PAGE + _BUFFER, self._area + arch.RETURN)
         try:
             yield Remote(
                 self.process.pid,
@@ -109,21 +123,38 @@ class Injection:
 
     @contextmanager
     def _bare(self) -> Iterator[Remote]:
-        """Let calls be made where there is no scratch area: no data, no second chance."""
-        tracee = self.process.leader
+        """Let calls be made in the leader without the scratch area, and so without data."""
+        tracee, foothold = self.process.leader, self._foothold
         saved = _Saved(tracee.registers(), tracee.blocked())
-        tracee.set_blocked(ALL_SIGNALS)
+        if foothold.frame:
+            lent = self._lend(tracee, saved, foothold.frame, foothold.returner)
+            lent.rsp = foothold.frame  # for the `ret` behind the `syscall`
+        else:
+            lent = saved.registers
+            tracee.set_blocked(ALL_SIGNALS)
         try:
             yield Remote(
                 self.process.pid,
                 tracee,
                 self.memory,
-                instruction=self._instruction,
+                instruction=foothold.instruction,
                 buffer=(0, 0),
-                registers=saved.registers,
+                registers=lent,
             )
         finally:
             _give_back(tracee, saved)
+
+    def _lend(self, tracee: Tracee, saved: _Saved, frame_at: int, returner: int) -> arch.Registers:
+        """Make *tracee* one that would return by itself to where it was; block its signals."""
+        frame, stack = arch.return_frame(
+            saved.registers, tracee.xstate(), saved.blocked, frame_at, returner
+        )
+        self.memory.write(frame_at, frame)
+        lent = arch.copy(saved.registers)
+        arch.prepare_return(lent, returner, stack)
+        tracee.set_registers(lent)
+        tracee.set_blocked(ALL_SIGNALS)
+        return lent
 
     def copy(self) -> Tracee | None:
         """Return a copy-on-write copy of the process, to be read at leisure; None if it cannot be.
@@ -144,7 +175,7 @@ class Injection:
                 _CLONE_FILES | _CLONE_PTRACE,
             )
             leader.set_registers(lent)
-            leader.step()
+            leader.call()
             pid = arch.result(leader.registers())
             if pid < 0:
                 return None  # no memory, or a limit on the number of processes
@@ -161,7 +192,7 @@ class Injection:
         lent = temporary.registers()
         arch.prepare_copy_by(lent, self._area, _CLONE_FILES | _CLONE_PTRACE)
         temporary.set_registers(lent)
-        temporary.step()
+        temporary.call()
         if arch.result(temporary.registers()) < 0:
             return None
         copy = _await_born(_children(temporary.tid))
@@ -174,6 +205,7 @@ class Injection:
                 instruction=self._area + arch.CALL,
                 buffer=(0, 0),
                 registers=lent,
+                fast=True,
             )
             # It shared the table so as to hold no file open while it was being made.
             remote.syscall("close_range", 0, (1 << 32) - 1, _CLOSE_RANGE_UNSHARE)
@@ -190,8 +222,11 @@ class Injection:
 
 
 def _give_back(tracee: Tracee, saved: _Saved) -> None:
-    tracee.set_blocked(saved.blocked)
-    tracee.set_registers(saved.registers)
+    """Make *tracee* what it was; from park() on the kernel restarts an interrupted call itself."""
+    if not tracee.gone:
+        tracee.park()
+        tracee.set_blocked(saved.blocked)
+        tracee.set_registers(saved.registers)
 
 
 def _children(tid: int) -> set[int]:
@@ -213,10 +248,67 @@ def find_syscall(memory: Memory, mappings: list[procfs.Mapping]) -> int:
     Raises:
         LookupError: there is none.
     """
-    executable = [m for m in mappings if m.mode[2] == "x" and m.name != b"[vsyscall]"]
-    for mapping in sorted(executable, key=lambda m: m.name != b"[vdso]"):
-        data = memory.read(mapping.start, mapping.end - mapping.start)
-        offset = data.find(arch.SYSCALL_INSTRUCTION)
+    for mapping in sorted(_code(mappings), key=lambda m: m.name != b"[vdso]"):
+        offset = _read(memory, mapping).find(arch.SYSCALL_INSTRUCTION)
         if offset >= 0:
             return mapping.start + offset
     raise LookupError("the program holds no `syscall` instruction")
+
+
+def _find_foothold(
+    process: FrozenProcess, memory: Memory, mappings: list[procfs.Mapping], frame_size: int
+) -> Foothold:
+    """Return where a call can be made that ends by a signal frame; without one if need be.
+
+    Raises:
+        LookupError: there is no `syscall` instruction at all.
+    """
+    frame = _unused_stack(process, memory, mappings, frame_size)
+    instruction = returner = 0
+    # The C library is the likeliest place for both.
+    for mapping in sorted(_code(mappings), key=lambda m: b"libc" not in m.name):
+        if not frame or (instruction and returner):
+            break
+        data = _read(memory, mapping)
+        found = data.find(arch.CALL_AND_RET)
+        if not instruction and found >= 0:
+            instruction = mapping.start + found
+        for pattern in arch.RETURNERS:
+            found = data.find(pattern)
+            if not returner and found >= 0:
+                returner = mapping.start + found
+    if frame and instruction and returner:
+        return Foothold(instruction, returner, frame)
+    return Foothold(find_syscall(memory, mappings))
+
+
+def _code(mappings: list[procfs.Mapping]) -> list[procfs.Mapping]:
+    return [m for m in mappings if m.mode[2] == "x" and m.name != b"[vsyscall]"]
+
+
+def _read(memory: Memory, mapping: procfs.Mapping) -> bytes:
+    return memory.read(mapping.start, mapping.end - mapping.start)
+
+
+def _unused_stack(
+    process: FrozenProcess, memory: Memory, mappings: list[procfs.Mapping], size: int
+) -> int:
+    """Return the address of *size* bytes of the main stack that the program never touched, or 0."""
+    stacks = [mapping for mapping in mappings if mapping.name == b"[stack]"]
+    for stack in stacks:
+        with PageMap(process.host_pid) as pages:
+            touched = pages.own_pages(stack.start, stack.end)
+        at = stack.start
+        for start, end in [*touched, (stack.end, stack.end)]:
+            if start - at >= size:
+                return at
+            if start == at and _is_old_frame(process, memory, at, size):
+                return at
+            at = end
+    return 0
+
+
+def _is_old_frame(process: FrozenProcess, memory: Memory, at: int, size: int) -> bool:
+    """Did the last to touch the stack there put a frame of ours there?"""
+    mark = memory.read(at + arch.FRAME_MARK_OFFSET, len(arch.FRAME_MARK))
+    return mark == arch.FRAME_MARK and at + size < process.leader.registers().rsp

@@ -287,6 +287,7 @@ class _Raising:
             instruction=_own_syscall(remote, space),
             buffer=(0, 0),
             registers=remote.tracee.registers(),
+            fast=True,
         )
         bare.syscall("munmap", area.start, area.size)
 

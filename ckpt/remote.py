@@ -22,7 +22,7 @@ class Remote:
         memory: the memory of its process.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (by name only)
         self,
         pid: int,
         tracee: Tracee,
@@ -31,10 +31,12 @@ class Remote:
         instruction: int,
         buffer: tuple[int, int],
         registers: arch.Registers,
+        fast: bool = False,
     ) -> None:
         """Make calls at the `syscall` at address *instruction*, data in *buffer* (start, size).
 
-        *registers* are those to start from: stack pointer and segments matter.
+        *registers* are those to start from: stack pointer and segments matter. *fast*: the thread
+        dies with its tracer anyway (PTRACE_O_EXITKILL), so that single steps may be used.
         """
         self.pid = pid
         self.tracee = tracee
@@ -42,6 +44,7 @@ class Remote:
         self._instruction = instruction
         self._buffer, self._size = buffer
         self._registers = arch.copy(registers)
+        self._make_call = tracee.step if fast else tracee.call
 
     def syscall(self, name: str, *args: int | bytes | bytearray) -> int:
         """Make the system call *name* there and return its result.
@@ -85,7 +88,7 @@ class Remote:
     def _call(self, name: str, words: tuple[int, ...]) -> int:
         arch.prepare_call(self._registers, self._instruction, arch.SYSCALLS[name], words)
         self.tracee.set_registers(self._registers)
-        self.tracee.step()
+        self._make_call()
         value = arch.result(self.tracee.registers())
         if -4096 < value < 0:
             raise OSError(-value, f"{name} in process {self.pid}: {os.strerror(-value)}")

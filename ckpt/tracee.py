@@ -11,11 +11,11 @@ import os
 import signal
 import time
 from types import TracebackType
-from typing import Final
+from typing import Final, NoReturn
 
 from ckpt import abi
 from ckpt.arch import x86_64 as arch
-from ckpt.stops import EventStop, Exited, GroupStop, SignalStop, Stop, decode
+from ckpt.stops import EventStop, Exited, GroupStop, SignalStop, Stop, SyscallStop, decode
 
 WALL: Final = 0x4000_0000
 """__WALL: wait for every kind of child (<linux/wait.h>)."""
@@ -107,8 +107,52 @@ class Tracee:
         """Let the thread run, delivering *sig* if it is not 0."""
         abi.ptrace(abi.PTRACE_CONT, self.tid, 0, sig)
 
+    def call(self) -> None:
+        """Let the thread make the system call at which its registers stand.
+
+        Two stops, at its entry and at its exit: unlike a single step, which would end a thread
+        whose tracer died (the trap flag stays), they leave nothing behind.
+
+        Raises:
+            ProcessLookupError: the thread died on it.
+        """
+        self._run_to(abi.PTRACE_SYSCALL, SyscallStop)
+        self._run_to(abi.PTRACE_SYSCALL, SyscallStop)
+
+    def park(self) -> None:
+        """Bring a thread that stands at the exit of a call() to where interrupt() stops threads.
+
+        Only there does the kernel look, when the thread goes on, whether its registers say that a
+        system call is to be restarted.
+        """
+        self.interrupt()
+        self._run_to(abi.PTRACE_CONT, (EventStop, GroupStop))
+
+    def _run_to(self, request: int, goal: type[Stop] | tuple[type[Stop], ...]) -> None:
+        while True:
+            abi.ptrace(request, self.tid)
+            stop = self.wait()
+            if isinstance(stop, goal):
+                return
+            match stop:
+                case SignalStop(signal.SIGSTOP as sig):
+                    self.held.append(sig)
+                case Exited(code):
+                    self._fail(code)
+                case SignalStop(sig):
+                    raise RuntimeError(f"thread {self.tid}: signal {sig} in an injected call")
+                case _:
+                    pass
+
+    def _fail(self, code: int) -> NoReturn:
+        self.gone = True
+        text = f"ended in an injected call: {code}"
+        raise ProcessLookupError(errno.ESRCH, text, f"thread {self.tid}")
+
     def step(self) -> None:
         """Let the thread run one instruction, with the system call that it makes.
+
+        One stop only, but for threads that are to die with their tracer.
 
         Raises:
             ProcessLookupError: the thread died on it.
@@ -124,9 +168,7 @@ class Tracee:
                 case SignalStop(sig):
                     raise RuntimeError(f"thread {self.tid}: signal {sig} in an injected call")
                 case Exited(code):
-                    raise ProcessLookupError(
-                        errno.ESRCH, f"ended in an injected call: {code}", f"thread {self.tid}"
-                    )
+                    self._fail(code)
                 case _:
                     pass
 

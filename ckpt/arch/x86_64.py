@@ -147,7 +147,8 @@ def fail_interrupted(registers: Registers) -> None:
 # exit_group(2): so nothing is left half done if the tracer is killed anywhere in between.
 CALL: Final = 0
 """Offset of: one system call, then return to the program."""
-_RETURN: Final = 2
+RETURN: Final = 2
+"""Offset of: return to the program."""
 COPY: Final = 16
 """Offset of: clone a temporary process that makes the copy; wait for it; return to the program."""
 _COPY_TEMPORARY: Final = 51
@@ -178,9 +179,9 @@ INJECTED_CODE: Final = bytes.fromhex(
 )
 
 
-def prepare_return(registers: Registers, area: int, stack: int) -> None:
+def prepare_return(registers: Registers, returner: int, stack: int) -> None:
     """Make *registers* return by the frame for which return_frame() gave *stack*."""
-    registers.rip, registers.rsp = area + _RETURN, stack
+    registers.rip, registers.rsp = returner, stack
     registers.orig_rax = (1 << 64) - 1
 
 
@@ -195,17 +196,32 @@ def prepare_copy_by(registers: Registers, area: int, copy_flags: int) -> None:
     prepare_call(registers, area + _COPY_TEMPORARY, SYSCALLS["clone"], (copy_flags, 0, 0, 0, 0))
 
 
+CALL_AND_RET: Final = b"\x0f\x05\xc3"
+"""`syscall; ret`, which every libc and every runtime has somewhere."""
+
+RETURNERS: Final = (
+    bytes.fromhex("48c7c00f0000000f05"),  # mov $rt_sigreturn, %rax; syscall: glibc, Go
+    bytes.fromhex("b80f0000000f05"),  # mov $rt_sigreturn, %eax; syscall
+)
+"""Code that calls rt_sigreturn(2): where signal handlers return to (SA_RESTORER)."""
+
 # From ucontext.h and sigcontext.h below arch/x86/include/uapi/asm.
 _UC_FP_XSTATE, _UC_SIGCONTEXT_SS, _UC_STRICT_RESTORE_SS = 1, 2, 4
 _FP_XSTATE_MAGIC1, _FP_XSTATE_MAGIC2 = 0x46505853, 0x46505845
 _XSTATE_HEADER: Final = 512
 _SW_RESERVED: Final = 464
 _UCONTEXT: Final = struct.Struct("<Q QQ QIIQ 18Q 4H 4Q Q 64x Q")
+FRAME_MARK: Final = b"checkpoint frame"
+"""Stands in each frame, at FRAME_MARK_OFFSET: such a page of the stack was touched by us only."""
+
+FRAME_MARK_OFFSET: Final = 512 - len(FRAME_MARK)
 _NO_CHANGE: Final = 0x1234
 """An ss_flags that no kernel knows: sigreturn(2) then leaves the alternate stack alone."""
 
 
-def return_frame(registers: Registers, xstate: bytes, mask: int, at: int) -> tuple[bytes, int]:
+def return_frame(
+    registers: Registers, xstate: bytes, mask: int, at: int, returner: int = 0
+) -> tuple[bytes, int]:
     """Return the signal frame from which rt_sigreturn(2) makes *registers* come true.
 
     Args:
@@ -213,6 +229,7 @@ def return_frame(registers: Registers, xstate: bytes, mask: int, at: int) -> tup
         xstate: extended state as NT_X86_XSTATE gives it.
         mask: the blocked signals.
         at: address where the frame will stand, a multiple of 64.
+        returner: address of code that calls rt_sigreturn(2), to which a `ret` at *at* goes.
 
     Returns:
         The frame's bytes, and the stack pointer with which to call rt_sigreturn(2).
@@ -230,7 +247,7 @@ def return_frame(registers: Registers, xstate: bytes, mask: int, at: int) -> tup
         "rax", "rcx", "rsp", "rip", "eflags",
     )]  # fmt: skip
     ucontext = _UCONTEXT.pack(
-        0, _UC_FP_XSTATE | _UC_SIGCONTEXT_SS | _UC_STRICT_RESTORE_SS, 0,
+        returner, _UC_FP_XSTATE | _UC_SIGCONTEXT_SS | _UC_STRICT_RESTORE_SS, 0,
         0, _NO_CHANGE, 0, 0,
         *general,
         goal.cs & 0xFFFF, 0, 0, goal.ss & 0xFFFF,
@@ -238,7 +255,8 @@ def return_frame(registers: Registers, xstate: bytes, mask: int, at: int) -> tup
         fpstate,
         mask,
     )  # fmt: skip
-    return ucontext.ljust(512, b"\0") + _signal_xstate(xstate), at + 8
+    head = ucontext.ljust(512 - len(FRAME_MARK), b"\0") + FRAME_MARK
+    return head + _signal_xstate(xstate), at + 8
 
 
 def _signal_xstate(xstate: bytes) -> bytes:

@@ -120,6 +120,11 @@ class Pod:
     def signal(self, pid, number=signal.SIGUSR1):
         os.kill(self.host_pids()[pid], number)
 
+    def finish(self, pid):
+        """Have the workload with leader *pid* check itself."""
+        self.signal(pid)
+        assert self.wait_for_match(r"^(ok|fail:.*)$")[1] == "ok", self.log()
+
     def dump(self, *, leave_running=False):
         key = keys.load_private(self.places.keys() / keys.PRIVATE)
         with locked(self.places, self.name):

@@ -1,0 +1,16 @@
+import subprocess
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """Compile a C workload into a static program."""
+
+    def compile_(source):
+        program = tmp_path_factory.mktemp("workload") / source.stem
+        argv = ["cc", "-static", "-pthread", "-Wall", "-Werror", "-O1", "-o", program, source]
+        subprocess.run(argv, check=True)
+        return program
+
+    return compile_

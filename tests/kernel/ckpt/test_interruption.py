@@ -1,0 +1,104 @@
+"""A dump or a restart that is killed, or fails, does no harm."""
+
+import itertools
+import os
+import random
+import signal
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+from ckpt import abi
+from tests.kernel.ckpt import harness
+
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
+
+
+def traced(host_pid):
+    """Is any thread of the process traced?"""
+    tasks = Path(f"/proc/{host_pid}/task").iterdir()
+    return any("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
+
+
+def in_child(work):
+    """Run *work* in a forked process; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            if status:
+                traceback.print_exc()
+            os._exit(status)
+    return pid
+
+
+def kill_at(pid, moment):
+    while time.monotonic() < moment:
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def dying_dump(pod, count, *, after):
+    """Dump, and die just before or after the *count*-th ptrace(2) call."""
+    real, calls = abi.ptrace, itertools.count(1)
+
+    def ptrace(*args):
+        last = next(calls) == count
+        if last and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    abi.ptrace = ptrace
+    pod.dump(leave_running=True)
+
+
+def test_killed_dump_leaves_the_pod_running(places, debian_root, build):
+    chance = random.Random(7)
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, "busy.c", build))
+        pod.wait_for("ready\n")
+        ((pid, host_pid),) = pod.host_pids().items()
+
+        def still_runs():
+            harness.poll(lambda: not traced(host_pid), "end of the tracing")
+            assert list(pod.host_pids()) == [pid]
+
+        for count in [*range(10, 60, 3), *range(60, 600, 31)]:
+            dumper = in_child(lambda n=count: dying_dump(pod, n, after=n % 2))
+            os.waitpid(dumper, 0)
+            still_runs()
+        for _ in range(15):
+            dumper = in_child(lambda: pod.dump(leave_running=True))
+            harness.poll(lambda: traced(host_pid), "tracer")
+            kill_at(dumper, time.monotonic() + chance.uniform(0, 0.02))
+            still_runs()
+        pod.archive.unlink(missing_ok=True)
+        pod.dump()
+        pod.restore()
+        pod.finish(pid)
+
+
+def test_killed_restore_leaves_room_for_the_next(places, debian_root, build):
+    chance = random.Random(7)
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, "busy.c", build))
+        pod.wait_for("ready\n")
+        pids = pod.host_pids().keys()
+        pod.dump()
+        for _ in range(8):
+            killed = in_child(pod.restore)
+            kill_at(killed, time.monotonic() + chance.uniform(0, 0.3))
+            if pod.running() and pod.host_pids():  # it was let go just before
+                pod.dump()
+        pod.restore()
+        assert pod.host_pids().keys() == pids
+        pod.finish(min(pids))
