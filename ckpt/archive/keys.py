@@ -48,7 +48,12 @@ def generate(directory: Path) -> "Ed25519PublicKey":
     directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _create(directory / PRIVATE, pem, 0o600)
+    temporary = directory / f".{PRIVATE}.{os.getpid()}"
+    _create(temporary, pem, 0o600)
+    try:
+        os.link(temporary, directory / PRIVATE)  # whole, or not at all, and never over another
+    finally:
+        temporary.unlink()
     _replace(directory / PUBLIC, _public_pem(key.public_key()))
     return key.public_key()
 
@@ -169,6 +174,7 @@ def _check_mode(path: Path, status: os.stat_result, forbidden: int) -> None:
 
 def _create(path: Path, data: bytes, mode: int) -> None:
     """Make the new file *path*; nothing is left when that fails."""
+    path.unlink(missing_ok=True)  # of a process that was killed and had our id
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -184,6 +190,5 @@ def _create(path: Path, data: bytes, mode: int) -> None:
 def _replace(path: Path, data: bytes) -> None:
     """Make *path* hold *data*, for all to read, in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
     _create(temporary, data, 0o644)
     temporary.replace(path)

@@ -60,6 +60,20 @@ def test_equal_layers_are_stored_once_and_keep_their_ids(tmp_path):
         archive.verify(Silent())
 
 
+def test_as_many_layers_as_there_can_be(tmp_path):
+    path, count = tmp_path / "x.pod", schema.MAX_LAYERS
+    with ArchiveWriter(path, KEY, progress=Silent()) as writer:
+        for number in range(count):
+            writer.add_layer(f"{number:032x}", io.BytesIO(b"%d" % number))
+        with pytest.raises(ValueError, match="more than 512 layers"):
+            writer.add_layer("f" * 32, io.BytesIO(b""))
+        writer.set_model(MODEL)
+        writer.commit()
+    with open_archive(path, TRUSTED) as archive:
+        assert b"".join(archive.layer_tar(archive.layers[-1])) == b"%d" % (count - 1)
+        archive.verify(Silent())
+
+
 def test_same_input_same_bytes(tmp_path, monkeypatch):
     for name in ("one", "two"):
         archives.make_canonical(tmp_path / name, monkeypatch)
