@@ -77,7 +77,7 @@ def bind(s: socket.socket, address: Address | None, common: sockets.Common) -> N
         return
     s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
     s.bind(sockaddr(s, address))
-    s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, common.options["ip_freebind"][0])
+    s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, common.options.get("ip_freebind", [0])[0])
 
 
 def sockaddr(s: socket.socket, address: Address) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ Source: proc_pid_fdinfo(5), proc_pid_mountinfo(5), proc_pid_status(5), proc_pid_
 
 import os
 import re
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +14,12 @@ from typing import Final
 from ckpt.kinds.protocol import Mount
 
 _FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
+# All hosts, all routers, all snoopers; and what solicited-node addresses begin with.
+_AUTOMATIC: Final = {
+    "224.0.0.1", "224.0.0.2", "224.0.0.106", "ff01::1", "ff01::2", "ff02::1", "ff02::2",
+    "ff02::6a", "ff05::2",
+}  # fmt: skip
+_SOLICITED: Final = "ff02::1:ff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,23 @@ def parse_terminal(stat: bytes) -> tuple[int, int, int]:
     """
     fields = stat.rpartition(b") ")[2].split()
     return int(fields[3]), int(fields[4]), int(fields[5])
+
+
+def parse_groups(igmp: bytes, igmp6: bytes) -> set[str]:
+    """Return the multicast groups that programs have joined, as text.
+
+    Args:
+        igmp: /proc/PID/net/igmp, where groups are 32-bit words in hexadecimal.
+        igmp6: /proc/PID/net/igmp6, where the third column has the address.
+
+    Source: net/ipv4/igmp.c, igmp_mc_seq_show(); net/ipv6/mcast.c, igmp6_mc_seq_show().
+    """
+    words = re.findall(rb"^\t{4}([0-9A-F]{8}) ", igmp, re.MULTILINE)
+    four = [int(word, 16).to_bytes(4, sys.byteorder) for word in words]
+    six = [bytes.fromhex(line.split()[2].decode()) for line in igmp6.splitlines()]
+    groups = {socket.inet_ntop(socket.AF_INET, group) for group in four}
+    groups |= {socket.inet_ntop(socket.AF_INET6, group) for group in six}
+    return {g for g in groups - _AUTOMATIC if not g.startswith(_SOLICITED)}
 
 
 def view_flags(view: str, link_mode: int) -> int:

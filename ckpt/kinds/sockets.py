@@ -255,6 +255,8 @@ def set_options(s: socket.socket, options: Mapping[str, list[int]]) -> None:
     """Set the options that differ from what *s* has."""
     known = {**TABLES[s.family], **TCP, **UDP}
     for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"unknown socket option {name!r}")
         level, number, form = known[name]
         if _get(s, known[name]) != value:
             try:

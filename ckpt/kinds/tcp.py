@@ -71,7 +71,7 @@ def collect(source: Source, dump: Dump) -> State | None:
             state="listen" if state == _LISTEN else "closed",
             address=inet.own_address(s),
             backlog=backlog if state == _LISTEN else 0,
-            congestion=s.getsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, 16).rstrip(b"\0").decode(),
+            congestion=_congestion(s),
             common=common,
         )
 
@@ -81,11 +81,16 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     s = sockets.make(
         inet.number(state.family), socket.SOCK_STREAM, socket.IPPROTO_TCP, state.common
     )
-    s.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, state.congestion.encode())
+    if _congestion(s) != state.congestion:
+        s.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, state.congestion.encode())
     inet.bind(s, state.address, state.common)
     if state.state == "listen":
         s.listen(state.backlog)
     return sockets.set_status(s, file)
+
+
+def _congestion(s: socket.socket) -> str:
+    return s.getsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, 16).rstrip(b"\0").decode()
 
 
 def _ends(s: socket.socket) -> str:

@@ -1,12 +1,16 @@
 """UDP sockets: udp(7). Datagrams that wait in them are lost, as they may be in any network."""
 
 import socket
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from ckpt.kinds import inet, sockets
+from ckpt.kinds import inet, procinfo, sockets
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
+
+_TABLES: Final = ("igmp", "igmp6")  # either may be absent
 
 
 class State(msgspec.Struct, frozen=True):
@@ -37,6 +41,11 @@ def collect(source: Source, dump: Dump) -> State | None:
         common = inet.collect_common(source, {**sockets.TABLES[s.family], **sockets.UDP}, dump)
         if common is None:
             return None
+        groups = dump.once("multicast", lambda: _groups(dump.init_host_pid))
+        if groups:
+            # The kernel tells which are joined, but not by which socket.
+            dump.refuse(source, f"programs have joined multicast groups ({', '.join(groups)})")
+            return None
         if s.getsockopt(socket.IPPROTO_UDP, 1):  # UDP_CORK
             dump.refuse(source, "it is corked: a datagram is being put together")
             return None
@@ -55,3 +64,10 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     if state.peer is not None:
         s.connect(inet.sockaddr(s, state.peer))
     return sockets.set_status(s, file)
+
+
+def _groups(host_pid: int) -> list[str]:
+    """Return the multicast groups that programs of the pod have joined."""
+    net = Path(f"/proc/{host_pid}/net")
+    texts = [(net / name).read_bytes() if (net / name).exists() else b"" for name in _TABLES]
+    return sorted(procinfo.parse_groups(*texts))

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from ckpt.kinds import sockdiag
 from tests.kernel.ckpt.roundtrip import refusals, roundtrip
 
 pytestmark = pytest.mark.needs("root")
@@ -127,6 +128,8 @@ def test_listener_with_accepted_and_waiting_clients(tmp_path, abstract):
         if not abstract:
             stat = os.stat(path)
             assert (stat.st_mode & 0o777, stat.st_uid, stat.st_gid) == (0o712, 33, 34)
+        info = sockdiag.unix_sockets(os.getpid())[os.fstat(10).st_ino]
+        assert info.backlog == 7
         new = socket.socket(socket.AF_UNIX)
         new.connect(path)
         listener.accept()[0].send(b"hello")
@@ -302,3 +305,37 @@ def test_established_connection_is_refused():
     assert [r.what.split()[1] for r in found] == ["10", "11"]
     assert "established TCP connection from 127.0.0.1 port 25 to port" in found[0].why
     assert "cannot be carried over yet" in found[0].hint
+
+
+def test_udp_and_multicast():
+    def setup():
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(("127.0.0.1", 5353))
+        put(s, 10)
+
+    def check(_):
+        assert take(10).getsockname() == ("127.0.0.1", 5353)
+
+    roundtrip(setup, check, network=True)
+
+    def join():
+        setup()
+        s = take(10)
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        request = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+        s.detach()
+
+    (refusal,) = refusals(join, network=True)
+    assert refusal.why == "programs have joined multicast groups (224.0.0.251)"
+
+
+def test_other_families_are_refused_by_name():
+    def setup():
+        put(socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 10)
+        put(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP), 11)
+
+    assert [refusal.why for refusal in refusals(setup, network=True)] == [
+        "a socket of AF_PACKET SOCK_RAW protocol 0 cannot be carried over",
+        "a socket of AF_INET SOCK_RAW protocol 1 cannot be carried over",
+    ]

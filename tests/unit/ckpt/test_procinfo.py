@@ -77,3 +77,19 @@ def test_watches():
         ("2", "7b", "2b", "100", "1", "7b000000a1b2c3d4"),
         ("1f", "9", "800001", "4000002", "", ""),
     ]
+
+
+def test_multicast_groups_that_programs_joined():
+    igmp = (
+        b"Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
+        b"1\tlo        :     2      V3\n"
+        b"\t\t\t\tFB0000E0     1 0:00000000\t\t0\n"
+        b"\t\t\t\t010000E0     1 0:00000000\t\t0\n"
+    )
+    igmp6 = (
+        b"1    lo              ff020000000000000000000000000001     1 0000000C 0\n"
+        b"1    lo              ff0200000000000000000001ff000001     1 00000004 0\n"
+        b"1    lo              ff0200000000000000000000000000fb     1 00000004 0\n"
+    )
+    assert procinfo.parse_groups(igmp, igmp6) == {"224.0.0.251", "ff02::fb"}
+    assert procinfo.parse_groups(b"", b"") == set()
