@@ -7,6 +7,7 @@ there complete or not at all. They are lower layers: read only, shared by every 
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import os
 import re
 import shlex
@@ -14,12 +15,12 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 CACHE = Path("/var/cache/autopod/roots")
-PACKAGES = ("exim4-daemon-light", "procps", "python3")
+PACKAGES = ("apache2", "exim4-daemon-light", "media-types", "procps", "python3")
 _NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 
 
@@ -59,28 +60,50 @@ class Selection:
 
 
 def reduced(
-    name: str, full: Path, selection: Selection, finish: Callable[[Path], None], version: str
+    name: str,
+    full: Path,
+    selection: Selection,
+    added: Mapping[Path, str],
+    finish: Callable[[Path], None],
 ) -> Path:
-    """Return a tree with nothing but *selection* of the tree *full*; build it if needed.
+    """Return a tree with nothing but *selection* of the tree *full*, and *added*; build if needed.
 
     Args:
         name: first part of the tree's name in the cache.
-        full: where everything is taken from.
+        full: where everything selected is taken from.
         selection: what is taken.
-        finish: adds what is particular to the service (its configuration, its users).
-        version: names the state of *finish*; another one makes another tree.
+        added: for a directory of this project, the directory of the tree that its files go to.
+        finish: adds what files cannot say (owners, users). Its module is one of the tree's inputs.
 
     Raises:
         BuildError: something selected does not exist, or a library is missing.
     """
+    sources = {
+        f"{place}/{source.relative_to(directory)}": source.read_bytes()
+        for directory, place in added.items()
+        for source in sorted(directory.rglob("*"))
+        if source.is_file()
+    }
 
     def build(target: Path) -> None:
         _reduce(full, target, selection)
+        for place, content in sources.items():
+            (target / place).write_bytes(content)
         finish(target)
 
-    accounts = ",".join(sorted(selection.accounts))
-    taken = [*selection.programs, *selection.files, *selection.directories, *selection.trees]
-    return _cached(name, [full.name, *taken, accounts, version], build)
+    module = Path(inspect.getfile(finish)).read_text()
+    digests = [f"{place} {hashlib.sha256(text).hexdigest()}" for place, text in sources.items()]
+    return _cached(name, [full.name, module, *digests], build)
+
+
+def main(build: Callable[[], Path]) -> int:
+    """Be the command line of an example's tree: build it and print its path."""
+    try:
+        print(build())
+    except BuildError as e:
+        print(f"build: error: {e}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def add_account(root: Path, user: str, uid: int, *, group: str) -> None:

@@ -3,16 +3,13 @@
 .venv/bin/python -m examples.exim.build      builds it if needed and prints where it is
 """
 
-import hashlib
 import os
-import shutil
 import sys
 from pathlib import Path
 
 from examples import roots
 
 HERE = Path(__file__).parent
-CONFIGURATION = HERE / "etc"
 
 SELECTION = roots.Selection(
     programs=("/usr/sbin/exim4",),
@@ -34,12 +31,10 @@ def build() -> Path:
     Raises:
         examples.roots.BuildError: it could not be made.
     """
-    return roots.reduced("exim", roots.debian(), SELECTION, _configure, _version())
+    return roots.reduced("exim", roots.debian(), SELECTION, {HERE / "etc": "etc"}, _finish)
 
 
-def _configure(root: Path) -> None:
-    for source in _configuration_files():
-        shutil.copyfile(source, root / "etc" / source.relative_to(CONFIGURATION))
+def _finish(root: Path) -> None:
     run = root / "run/exim4"  # made by Debian's init script otherwise
     run.mkdir()
     spool = (root / "var/spool/exim4").stat()
@@ -47,26 +42,5 @@ def _configure(root: Path) -> None:
     roots.add_account(root, "alice", 1000, group="users")
 
 
-def _version() -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for source in _configuration_files():
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _configuration_files() -> list[Path]:
-    return sorted(path for path in CONFIGURATION.rglob("*") if path.is_file())
-
-
-def main() -> int:
-    """Build the tree and print its path."""
-    try:
-        print(build())
-    except roots.BuildError as e:
-        print(f"build: error: {e}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(roots.main(build))
