@@ -15,7 +15,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -31,8 +30,7 @@ _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 _VIEWS: Final = {"map_files": "mapping of", "exe": "program", "cwd": "directory", "root": "root"}
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(msgspec.Struct, frozen=True):
     """What was collected; of no use but for the reasons where there are refusals.
 
     Attributes:
@@ -52,20 +50,18 @@ class Files:
     refusals: list[Refusal]
 
 
-@dataclass
-class _Shared:
+class _Shared(msgspec.Struct):
     """A shared object on its way: its kind is known at once, its state a little later."""
 
     kind: str
     state: msgspec.Struct | None = None
 
 
-@dataclass
-class _Process:
+class _Process(msgspec.Struct):
     host_pid: int
     pid: int
-    descriptors: list[Descriptor] = field(default_factory=list)
-    locked: list[tuple[int, str]] = field(default_factory=list)
+    descriptors: list[Descriptor] = msgspec.field(default_factory=list)
+    locked: list[tuple[int, str]] = msgspec.field(default_factory=list)
 
 
 class FileCollector:

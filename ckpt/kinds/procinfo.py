@@ -8,8 +8,9 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ckpt.kinds.protocol import Mount
 
@@ -22,8 +23,7 @@ _AUTOMATIC: Final = {
 _SOLICITED: Final = "ff02::1:ff"
 
 
-@dataclass(frozen=True, slots=True)
-class FdInfo:
+class FdInfo(msgspec.Struct, frozen=True):
     """The head of a /proc/PID/fdinfo file, the same for all kinds of files.
 
     Attributes:

@@ -12,7 +12,6 @@ itself, once its descriptors stand (POSIX locks, F_SETOWN, TIOCSCTTY), in finish
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -22,8 +21,7 @@ from ckpt.model import OpenFile
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """An open file description of the frozen pod, as a collector sees it.
 
     Attributes:
@@ -50,8 +48,7 @@ class Source:
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """A mount of the pod: a line of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 
     Attributes:

@@ -7,7 +7,6 @@ that all its opens and mappings share, and is rebuilt without a name on the same
 
 import contextlib
 import os
-import secrets
 import stat as mode_bits
 from typing import Final
 
@@ -180,11 +179,11 @@ def _hidden_file(directory_fd: int) -> tuple[int, str | None]:
     """
     with contextlib.suppress(OSError):
         return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory_fd), None
-    name = f".ckpt-{secrets.token_hex(8)}"
+    name = f".ckpt-{os.urandom(8).hex()}"
     return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory_fd), name
 
 
 def _hidden_directory(directory_fd: int) -> tuple[int, str | None]:
-    name = f".ckpt-{secrets.token_hex(8)}"
+    name = f".ckpt-{os.urandom(8).hex()}"
     os.mkdir(name, 0o700, dir_fd=directory_fd)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory_fd), name

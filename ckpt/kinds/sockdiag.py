@@ -7,8 +7,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ckpt.kinds import abi
 
@@ -27,8 +28,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _LISTEN: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class UnixSocket:
+class UnixSocket(msgspec.Struct, frozen=True):
     """A unix socket of a network namespace.
 
     Attributes:

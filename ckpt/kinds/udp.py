@@ -1,16 +1,12 @@
 """UDP sockets: udp(7). Datagrams that wait in them are lost, as they may be in any network."""
 
 import socket
-from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from ckpt.kinds import inet, procinfo, sockets
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
-
-_TABLES: Final = ("igmp", "igmp6")  # either may be absent
 
 
 class State(msgspec.Struct, frozen=True):
@@ -68,6 +64,12 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
 
 def _groups(host_pid: int) -> list[str]:
     """Return the multicast groups that programs of the pod have joined."""
-    net = Path(f"/proc/{host_pid}/net")
-    texts = [(net / name).read_bytes() if (net / name).exists() else b"" for name in _TABLES]
-    return sorted(procinfo.parse_groups(*texts))
+    return sorted(procinfo.parse_groups(*(_read(host_pid, name) for name in ("igmp", "igmp6"))))
+
+
+def _read(host_pid: int, name: str) -> bytes:
+    try:
+        with open(f"/proc/{host_pid}/net/{name}", "rb") as f:
+            return f.read()
+    except FileNotFoundError:  # a kernel without that family
+        return b""

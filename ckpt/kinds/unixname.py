@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import socket
 import stat as mode_bits
 from collections.abc import Iterator
@@ -127,7 +126,7 @@ def _clear(directory_fd: int, base: bytes, linked: bool) -> bytes | None:
     if linked and mode_bits.S_ISSOCK(stat.st_mode):
         os.unlink(base, dir_fd=directory_fd)
         return None
-    aside = f".ckpt-{secrets.token_hex(8)}".encode()
+    aside = f".ckpt-{os.urandom(8).hex()}".encode()
     os.rename(base, aside, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     return aside
 
