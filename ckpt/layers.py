@@ -8,6 +8,7 @@ import errno
 import os
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -87,22 +88,23 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
     Raises:
         stack.StackError: a layer cannot be packed, or an identity not be computed.
     """
-    with identities(sealed.places, sealed.lowers) as running, ExitStack() as packing:
-        tars = []
-        for layer in reversed(sealed.layers):
-            tars.append((layer.id, stack.pack(sealed.places, layer.path)))
-            packing.callback(tars[-1][1].abandon)
-            if len(tars) > 1:  # the next one is started while one is read
-                _write_layer(writer, *tars.pop(0))
-        for layer_id, tar in tars:
-            _write_layer(writer, layer_id, tar)
+    with identities(sealed.places, sealed.lowers) as running, ExitStack() as undo:
+
+        def begin(layer: SealedLayer) -> tuple[str, stack.Packing]:
+            packing = stack.pack(sealed.places, layer.path)
+            undo.callback(packing.abandon)
+            return layer.id, packing
+
+        waiting = deque(reversed(sealed.layers))
+        begun = deque(begin(waiting.popleft()) for _ in range(min(2, len(waiting))))
         _make_durable(sealed.places.state(sealed.pod))
+        while begun:
+            layer_id, packing = begun.popleft()
+            with packing as tar:
+                writer.add_layer(layer_id, tar)
+            if waiting:
+                begun.append(begin(waiting.popleft()))
         writer.set_base([Base(path, running[path].result()) for path in sealed.lowers])
-
-
-def _write_layer(writer: "ArchiveWriter", layer_id: str, packing: stack.Packing) -> None:
-    with packing as tar:
-        writer.add_layer(layer_id, tar)
 
 
 @contextmanager
