@@ -18,6 +18,7 @@ from ckpt.model import Refusal
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
 _ELF_CLASS_64: Final = 2
+_SYSVIPC: Final = {"shm": "shared memory", "sem": "semaphore set", "msg": "message queue"}
 
 
 def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
@@ -26,7 +27,7 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     A process that ends meanwhile is passed over.
     """
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
-    found: list[Refusal] = []
+    found = [Refusal(1, "init", *finding) for finding in _check_ipc(init_host_pid)]
     layouts: dict[tuple[str, ...], int] = {}
     for pid in host_pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -88,6 +89,32 @@ def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]
             yield f"host thread {tid}", "it has open files of its own (CLONE_FILES)", ""
         if not _same(pid, tid, _KCMP_FS):
             yield f"host thread {tid}", "it has a directory of its own (CLONE_FS)", ""
+
+
+def _check_ipc(init_host_pid: int) -> Iterator[Finding]:
+    """Look for objects of System V IPC, which belong to no process."""
+    for kind, text in _sysvipc(init_host_pid).items():
+        for line in text.splitlines()[1:]:
+            what = f"System V {_SYSVIPC[kind]} {line.split()[1]}"
+            yield what, "it cannot be carried over yet", "ipcrm(1) removes one that is not needed"
+
+
+def _sysvipc(init_host_pid: int) -> dict[str, str]:
+    """Return /proc/sysvipc/* as the pod sees them: a child enters its ipc namespace and reads."""
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            abi.setns(os.open(f"/proc/{init_host_pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC))
+            texts = [Path(f"/proc/sysvipc/{kind}").read_text() for kind in _SYSVIPC]
+            os.write(write_fd, "\0".join(texts).encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd) as answer:
+        texts = answer.read().split("\0")
+    os.waitpid(child, 0)
+    return dict(zip(_SYSVIPC, texts, strict=True))
 
 
 def _is_elsewhere(pid: int, child: int) -> bool:
