@@ -5,6 +5,7 @@ then mounted over it, and after a reboot the bind mount is gone: so the director
 looked up, and proved by device and inode number, while the bind mount can still be seen.
 """
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -70,8 +71,11 @@ def source(point: Path) -> Path | None:
     """
     try:
         fd = os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    except OSError as e:
+        # ENOTCONN: the stack of a stackfs daemon that was killed; mounting clears it away.
+        if e.errno in (errno.ENOENT, errno.ENOTCONN):
+            return None
+        raise
     try:
         return _source(fd, point)
     finally:

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     restart.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
     restart.add_argument(
         "--base",
+        "--lower",
         dest="lower",
         metavar="DIR",
         type=Path,

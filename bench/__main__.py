@@ -57,7 +57,8 @@ def checkpoint_table(rows) -> str:
 
 def section(title: str, caption: str, columns: tuple[str, str, str, str], rows) -> str:
     names = ("", columns[0], columns[2], columns[3])
-    return f"## {title}\n\n{caption}\n\n{table(names, rows)}"
+    above = f"{caption}\n\n" if caption else ""
+    return f"## {title}\n\n{above}{table(names, rows)}"
 
 
 def say(text: str) -> None:

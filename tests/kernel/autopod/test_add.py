@@ -1,9 +1,13 @@
 """add, rm and list: what they make, what they refuse, what they leave."""
 
+import json
+import os
+import signal
 import subprocess
 
 import pytest
 
+from examples.exim.mail import wait_until
 from launcher.lock import locked
 
 pytestmark = pytest.mark.needs("root", "fuse", "namespaces")
@@ -62,6 +66,16 @@ def test_after_a_reboot_it_is_added_from_what_is_remembered(host, base):
     (host.root("one") / "data").write_text("kept")
     host.run("stackfs", "umount", "one")
     assert host.pods()["one"]["state"] == "unmounted"
+    host.run("autopod", "add", "one")
+    assert (host.root("one") / "data").read_text() == "kept"
+
+
+def test_a_daemon_that_was_killed_is_made_good(host, base):
+    host.run("autopod", "add", "one", "--base", base)
+    (host.root("one") / "data").write_text("kept")
+    [daemon] = json.loads(host.run("stackfs", "list", "--json"))
+    os.kill(daemon["pid"], signal.SIGKILL)
+    wait_until(lambda: host.pods()["one"]["state"] == "unmounted", "the daemon is gone")
     host.run("autopod", "add", "one")
     assert (host.root("one") / "data").read_text() == "kept"
 
