@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Daemon:
     @classmethod
     def over(cls, pod: str, point: Path, run: Path, stack: Stack) -> "Daemon":
         """Return a daemon for *stack*."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         tree = Tree(stack.upper, stack.below, stack.work)
         return cls(pod, point, run, stack, tree, {})
 

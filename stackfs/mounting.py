@@ -236,20 +236,25 @@ def umount(places: Places, pod: str, *, lazy: bool) -> None:
             _clear_stale(point)
             return
     record = json.loads((run / "stackfs.json").read_text())
-    if not lazy and (users := mounts.users(found, record["pid"])):
+    if not lazy and (users := _users(found, record["pid"])):
         raise _busy(pod, users)
     try:
         control.request(run / "stackfs.sock", "quit", lazy=lazy)
     except Refused as e:
-        raise _busy(pod, mounts.users(found, record["pid"])) from e
+        raise _busy(pod, _users(found, record["pid"])) from e
     if not lazy:
         _await_end(run)
 
 
-def _busy(pod: str, users: list[tuple[int, str]]) -> Refused:
-    names = ", ".join(f"{name} ({pid})" for pid, name in users[:8])
+def _users(mount: mounts.Mount, daemon: int) -> list[str]:
+    """Return what keeps a mount busy, in words."""
+    mounted = [f"the mount at {point}" for point in mounts.below(mount)]
+    return mounted + [f"{name} ({pid})" for pid, name in mounts.users(mount, daemon)]
+
+
+def _busy(pod: str, users: list[str]) -> Refused:
     more = f" and {len(users) - 8} more" if len(users) > 8 else ""
-    by = f" by {names}{more}" if users else ""
+    by = f" by {', '.join(users[:8])}{more}" if users else ""
     return Refused(
         f"{pod} is in use{by}",
         f"end them first, or take the mount away with: stackfs umount --lazy {pod}",

@@ -16,6 +16,8 @@ class Mount:
     """A line of /proc/PID/mountinfo.
 
     Attributes:
+        id: of the mount.
+        parent: id of the mount that it is on.
         device: "major:minor" of the file system.
         point: mount point.
         fstype: file system type.
@@ -24,6 +26,8 @@ class Mount:
     Source: proc(5), "/proc/pid/mountinfo".
     """
 
+    id: int
+    parent: int
     device: str
     point: str
     fstype: str
@@ -39,16 +43,21 @@ def mounts(pid: int | str = "self") -> list[Mount]:
 def parse(line: str) -> Mount:
     """Read one line of mountinfo."""
     before, _, after = line.partition(" - ")
-    _, _, device, _, point, _, *optional = before.split(" ")
+    number, parent, device, _, point, _, *optional = before.split(" ")
     point = _ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), point)
     propagates = any(tag.startswith(("shared:", "master:")) for tag in optional)
-    return Mount(device, point, after.split(" ")[0], propagates)
+    return Mount(int(number), int(parent), device, point, after.split(" ")[0], propagates)
 
 
 def stack_at(point: Path) -> Mount | None:
     """Return the stack that is mounted at *point*, or None; one that something covers counts."""
     found = [m for m in mounts() if m.point == os.fspath(point) and m.fstype == FSTYPE]
     return found[-1] if found else None
+
+
+def below(mount: Mount) -> list[str]:
+    """Return the mount points of what is mounted on *mount* itself."""
+    return [m.point for m in mounts() if m.parent == mount.id]
 
 
 def users(mount: Mount, daemon: int) -> list[tuple[int, str]]:

@@ -5,6 +5,7 @@ Beside an upper directory U lie U's work directory and its sealed layers, `U/../
 next `open_stack` understands, whatever interrupts it: an upper directory that is missing is made.
 """
 
+import fcntl
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackfs import abi
-from stackfs.layers import copying, whiteout
+from stackfs.layers import copying, walk, whiteout
 from stackfs.layers.layer import DIRECTORY, Layer, clone
 from stackfs.layers.numbers import FIRST_UPPER
 from stackfs.layers.work import Work
@@ -142,7 +143,7 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
     base_fd = clone(spec.base, read_only=False)
     for name in (spec.work_name, spec.layers_name):
         _ensure_directory(base_fd, name)
-    work = Work(os.open(spec.work_name, DIRECTORY, dir_fd=base_fd))
+    work = Work(_lock_work(spec, base_fd))
     removed = work.clear()
     sealed = [_open_sealed(spec, index) for index in spec.sealed()]
     upper_name = os.fsencode(spec.upper.name)
@@ -154,6 +155,21 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
     _check_abilities(work)
     upper = _open_upper(spec, base_fd)
     return Stack(spec, base_fd, lowers, sealed, upper, work, removed)
+
+
+def _lock_work(spec: Spec, base_fd: int) -> int:
+    """Return a descriptor of the work directory that keeps every other stack out of it.
+
+    Raises:
+        BlockingIOError: another stack has this upper directory; `filename` says which.
+    """
+    fd = os.open(spec.work_name, walk.DIRECTORY, dir_fd=base_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(fd)
+        raise BlockingIOError(e.errno, "used by another stack", os.fspath(spec.upper)) from e
+    return fd
 
 
 def _top(sealed: list[Layer], lowers: list[Layer]) -> tuple[int, int]:

@@ -114,6 +114,8 @@ class Tree:
         node = self._new(parent, name, entry)
         node.fill(status)
         node.name_unsynced = True
+        if isinstance(node, Directory):
+            node.entries = {}
         self.inodes.add(node)
         self.entries(parent)[name] = entry
         parent.stale = True

@@ -14,7 +14,7 @@ class Work:
     """The work directory beside an upper layer, on its file system and mount.
 
     Attributes:
-        fd: O_PATH descriptor, owned by whoever made this.
+        fd: its descriptor, owned by whoever made this.
     """
 
     fd: int

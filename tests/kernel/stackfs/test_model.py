@@ -89,6 +89,14 @@ def look(path):
     return (at.st_mode, at.st_nlink, at.st_uid, at.st_gid, at.st_rdev, size, contents, xattrs)
 
 
+def remove_tree(at):
+    """As shutil.rmtree, which opens what it is given before it looks: a fifo would block it."""
+    if stat.S_ISDIR(os.lstat(at).st_mode):
+        shutil.rmtree(at)
+    else:
+        os.rmdir(at)
+
+
 def outcome(function, *arguments, **options):
     try:
         return function(*arguments, **options)
@@ -167,7 +175,7 @@ class Stacked(RuleBasedStateMachine):
         """Remove whatever is there, and put something else in its place, or nothing."""
 
         def replace(at):
-            if at.is_dir() and not at.is_symlink():
+            if stat.S_ISDIR(os.lstat(at).st_mode):
                 shutil.rmtree(at)
             else:
                 os.unlink(at)
@@ -181,7 +189,7 @@ class Stacked(RuleBasedStateMachine):
         """A directory over a deleted one: nothing of the old one may show again."""
 
         def make_anew(at):
-            shutil.rmtree(at)
+            remove_tree(at)
             os.mkdir(at)
 
         self.both(make_anew, path)
@@ -190,7 +198,7 @@ class Stacked(RuleBasedStateMachine):
     def move_directory(self, path, new):
         def move(at, to):
             if to.is_dir() and path not in new:
-                shutil.rmtree(to)
+                remove_tree(to)
             os.rename(at, to)
 
         self.both(move, path, new)

@@ -81,6 +81,16 @@ def test_spec_from_standard_input(host):
     assert (host.root() / "new").read_text() == "x"
 
 
+def test_one_upper_directory_has_one_stack(host):
+    fill(host.lower)
+    host.mount("one", "--upper", host.prefix / "shared")
+    arguments = ("mount", "two", "--lower", host.lower, "--upper", host.prefix / "shared")
+    refused = host.stackfs(*arguments, check=False)
+    assert b"used by another stack" in refused.stderr
+    host.stackfs("umount", "one")
+    host.stackfs(*arguments)
+
+
 def test_lower_by_descriptor_below_the_mount(host):
     """What is mounted at the pod's root before becomes the lower layer, and is covered."""
     fill(host.lower)
@@ -148,6 +158,20 @@ def test_namespace_copies_keep_it_busy(host):
         other.stdout.readline()
         refused = host.stackfs("umount", "pod", check=False)
         assert b"in use by sh" in refused.stderr
+    host.stackfs("umount", "pod")
+
+
+def test_mounts_in_it_keep_it_busy(host):
+    """What is mounted in the pod's root is named; what the mount covers is not in the way."""
+    fill(host.lower)
+    root = host.prefix / "autopod/pod/root"
+    root.mkdir(parents=True)
+    host.run("mount", "--bind", host.lower, root)
+    host.mount()
+    host.run("mount", "-t", "tmpfs", "t", root / "etc")
+    refused = host.stackfs("umount", "pod", check=False)
+    assert f"in use by the mount at {root}/etc\n".encode() in refused.stderr
+    host.run("umount", root / "etc")
     host.stackfs("umount", "pod")
 
 
