@@ -252,9 +252,9 @@ class FileCollector:
     def refuse(self, source: Source, why: str, hint: str = "") -> None:
         """See protocol.Dump."""
         if source.fd >= 0:
-            what = f"descriptor {source.fd} ({source.link})"
+            what = f"descriptor {source.fd} ({_printable(source.link)})"
         else:
-            what = f"{self._views[source.id]} {source.link}"
+            what = f"{self._views[source.id]} {_printable(source.link)}"
         self._refuse(source.host_pid, source.pid, what, why, hint)
 
     def refuse_process(self, host_pid: int, what: str, why: str, hint: str = "") -> None:
@@ -274,7 +274,7 @@ class FileCollector:
 
     def _refuse(self, host_pid: int, pid: int, what: str, why: str, hint: str) -> None:
         try:
-            command = _read(f"/proc/{host_pid}/comm").decode(errors="replace").rstrip("\n")
+            command = _printable(os.fsdecode(_read(f"/proc/{host_pid}/comm")).rstrip("\n"))
         except OSError as e:
             if not self._may_be_gone(e):
                 raise
@@ -384,6 +384,11 @@ def _search(bucket: list[Source], host_pid: int, fd: int) -> tuple[int, Source |
         else:
             high = middle
     return low, None
+
+
+def _printable(text: str) -> str:
+    """Return *text*, which a program has chosen, fit for a person's terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _read(path: str) -> bytes:

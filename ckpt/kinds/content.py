@@ -39,7 +39,7 @@ class Attributes(msgspec.Struct, frozen=True):
     gid: int
     atime_ns: int
     mtime_ns: int
-    xattrs: dict[str, bytes]
+    xattrs: dict[bytes, bytes]
 
 
 def collect_content(fd: int, size: int, dump: Dump) -> Content:
@@ -88,9 +88,9 @@ def rebuild_attributes(attributes: Attributes, fd: int) -> None:
     os.utime(fd, ns=(attributes.atime_ns, attributes.mtime_ns))
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
+def _xattrs(fd: int) -> dict[bytes, bytes]:
     try:
-        return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+        return {os.fsencode(name): os.getxattr(fd, name) for name in os.listxattr(fd)}
     except OSError as e:
         if e.errno in {errno.ENOTSUP, errno.ENOSYS}:
             return {}

@@ -217,7 +217,9 @@ def collect_common(source: Source, table: Table) -> Common:
             options={name: value for name, value in values.items() if value is not None},
             sndbuf=_buffer(s, socket.SO_SNDBUF) if locked[0] & _SNDBUF_LOCK else None,
             rcvbuf=_buffer(s, socket.SO_RCVBUF) if locked[0] & _RCVBUF_LOCK else None,
-            device=s.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, 16).rstrip(b"\0").decode(),
+            device=s.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, 16)
+            .rstrip(b"\0")
+            .decode("utf-8", "replace"),
             filter=abi.get_filter(source.local_fd),
             uid=source.stat.st_uid,
             gid=source.stat.st_gid,

@@ -61,7 +61,7 @@ def collect_pod(dump: Dump) -> Iterator[PodState]:
             if stat.st_dev == mount.device:  # else something is mounted over it
                 seen.add(mount.device)
                 first = Entry(b".", collect_attributes(top, stat), "directory")
-                yield PodState(mount.point, [first, *_walk(top, b"", stat.st_dev, {}, dump)])
+                yield PodState(mount.point, [first, *_walk(top, stat.st_dev, dump)])
         finally:
             os.close(top)
 
@@ -86,30 +86,49 @@ def _is_own(mount: Mount) -> bool:
     return mount.fstype == "tmpfs" and mount.whole and not mount.read_only and mount.point != b"/"
 
 
-def _walk(
-    directory_fd: int, path: bytes, device: int, links: dict[int, bytes], dump: Dump
+def _walk(top: int, device: int, dump: Dump) -> Iterator[Entry]:
+    """Return what is below *top*, however deep, directories before what is in them."""
+    links: dict[int, bytes] = {}
+    pending = [b"."]
+    while pending:
+        directory = pending.pop()
+        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+        try:
+            for entry in _children(directory_fd, directory, device, links, dump):
+                yield entry
+                if entry.type == "directory":
+                    pending.append(entry.path)
+        finally:
+            os.close(directory_fd)
+
+
+def _children(
+    directory_fd: int, directory: bytes, device: int, links: dict[int, bytes], dump: Dump
 ) -> Iterator[Entry]:
     for name in sorted(os.fsencode(name) for name in os.listdir(directory_fd)):
         stat = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        if stat.st_dev != device:
-            continue  # something is mounted there
-        here = os.path.join(path, name)
+        path = name if directory == b"." else os.path.join(directory, name)
+        if stat.st_dev != device or mode_bits.S_ISSOCK(stat.st_mode):
+            continue  # something is mounted there; or its owner will bind it
         if stat.st_ino in links:
-            yield Entry(here, collect_attributes(None, stat), "file", target=links[stat.st_ino])
+            yield Entry(path, collect_attributes(None, stat), "file", target=links[stat.st_ino])
             continue
-        if stat.st_nlink > 1 and mode_bits.S_ISREG(stat.st_mode):
-            links[stat.st_ino] = here
-        if mode_bits.S_ISDIR(stat.st_mode):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
-            try:
-                yield Entry(here, collect_attributes(fd, stat), "directory")
-                yield from _walk(fd, here, device, links, dump)
-            finally:
-                os.close(fd)
-        elif mode_bits.S_ISREG(stat.st_mode):
-            yield _file(here, name, directory_fd, dump)
-        elif not mode_bits.S_ISSOCK(stat.st_mode):
-            yield _special(here, name, directory_fd, stat)
+        if mode_bits.S_ISREG(stat.st_mode):
+            if stat.st_nlink > 1:
+                links[stat.st_ino] = path
+            yield _file(path, name, directory_fd, dump)
+        elif mode_bits.S_ISDIR(stat.st_mode):
+            yield _directory(path, name, directory_fd)
+        else:
+            yield _special(path, name, directory_fd, stat)
+
+
+def _directory(path: bytes, name: bytes, directory_fd: int) -> Entry:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory_fd)
+    try:
+        return Entry(path, collect_attributes(fd, os.fstat(fd)), "directory")
+    finally:
+        os.close(fd)
 
 
 def _file(path: bytes, name: bytes, directory_fd: int, dump: Dump) -> Entry:

@@ -127,13 +127,14 @@ def test_file_of_a_process():
 def test_what_no_kind_knows_is_refused(tmp_path):
     def setup():
         at(os.open("/proc/self/ns/net", os.O_RDONLY), 10)
-        os.mkfifo(tmp_path / "fifo")
-        at(os.open(tmp_path / "fifo", os.O_RDWR), 11)
-        os.unlink(tmp_path / "fifo")
+        fifo = os.fsencode(tmp_path) + b"/\x1b[1m\xff"  # must not reach a person's terminal
+        os.mkfifo(fifo)
+        at(os.open(fifo, os.O_RDWR), 11)
+        os.unlink(fifo)
 
     one, other = refusals(setup)
     assert one.what.startswith("descriptor 10 (net:[")
-    assert other.what.startswith("descriptor 11 (")
+    assert other.what == rf"descriptor 11 ({tmp_path}/\x1b[1m\udcff (deleted))"
     assert other.why == "it is a fifo without a name in the pod"
 
 

@@ -24,6 +24,9 @@ def test_shared_memory_files_come_back():
         at(os.open("/dev/shm/gone", os.O_CREAT | os.O_RDWR), 11)
         os.write(11, b"ghost")
         os.unlink("/dev/shm/gone")
+        os.setxattr("/dev/shm/dir", b"user.\xff", b"value")
+        for depth in range(1, 1500):
+            os.mkdir("/dev/shm/dir" + "/d" * depth)
         os.utime("/dev/shm/dir", ns=(10**18, 10**18 + 1))
 
     def check(_):
@@ -31,6 +34,8 @@ def test_shared_memory_files_come_back():
         assert os.stat("/dev/shm").st_mode & 0o7777 == 0o1777
         assert os.stat("/dev/shm/dir").st_mode & 0o7777 == 0o750
         assert os.stat("/dev/shm/dir").st_mtime_ns == 10**18 + 1
+        assert os.getxattr("/dev/shm/dir", b"user.\xff") == b"value"
+        assert os.path.isdir("/dev/shm/dir" + "/d" * 1499)
         stat = os.stat("/dev/shm/symlink")
         assert os.path.samestat(stat, os.fstat(10))
         assert (stat.st_uid, stat.st_gid, stat.st_mode & 0o777) == (33, 34, 0o640)
