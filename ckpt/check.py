@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ckpt import abi, procfs
+from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.kinds import memory
-from ckpt.model import Refusal
+from ckpt.model import Process, Refusal
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
@@ -29,11 +29,13 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
     found = [Refusal(1, "init", *finding) for finding in _check_ipc(init_host_pid)]
     layouts: dict[tuple[str, ...], int] = {}
+    seen: dict[int, tuple[dict[str, str], str]] = {}
     for pid in host_pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = procfs.parse_status(procfs.read(pid, "status"))
             stat = procfs.parse_stat(procfs.read(pid, "stat"))
             inner, command = procfs.inner_pid(status), stat[2]
+            seen[pid] = status, command
             if stat[3] == "Z":
                 findings = _check_zombie(pid)
             else:
@@ -50,7 +52,7 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
                             f"it is shared with host process {twin}, and they are not threads",
                         )
                     )
-    return found
+    return found + _check_tree(seen)
 
 
 Finding = tuple[str, str, str]
@@ -89,6 +91,30 @@ def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]
             yield f"host thread {tid}", "it has open files of its own (CLONE_FILES)", ""
         if not _same(pid, tid, _KCMP_FS):
             yield f"host thread {tid}", "it has a directory of its own (CLONE_FS)", ""
+
+
+def _check_tree(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
+    """Can the processes be cloned so that parents and sessions come out right?"""
+    numbers = {pid: procfs.inner_pid(status) for pid, (status, _) in seen.items()}
+    processes = [
+        Process(
+            pid=numbers[pid],
+            parent=numbers.get(int(status["PPid"]), plan.INIT),
+            group=procfs.inner_pid(status, "NSpgid"),
+            session=procfs.inner_pid(status, "NSsid"),
+            exit_status=None,
+            descriptors=[],
+            threads=[],
+            parts=[],
+        )
+        for pid, (status, _) in seen.items()
+    ]
+    try:
+        plan.plan(processes)
+    except plan.Unbuildable as e:
+        commands = {numbers[pid]: command for pid, (_, command) in seen.items()}
+        return [Refusal(e.pid, commands[e.pid], "its session", str(e))]
+    return []
 
 
 def _check_ipc(init_host_pid: int) -> Iterator[Finding]:

@@ -157,11 +157,15 @@ class _Planner:
         return SEED
 
     def _join_groups(self) -> None:
-        """Put everybody into groups; leaders first, dead ones by stand-ins."""
+        """Put everybody into groups; dead leaders are stood in for.
+
+        A living leader may itself have gone to another group meanwhile: it goes there last.
+        """
         placed = [p for p in self._processes.values() if p.group not in {SEED, p.session}]
-        for process in placed:
-            if process.group == process.pid:
-                self._steps.append(JoinGroup(process.pid, process.pid))
+        leaders = [self._processes[g] for p in placed if (g := p.group) in self._processes]
+        leaders = list({leader.pid: leader for leader in leaders}.values())
+        for leader in leaders:
+            self._steps.append(JoinGroup(leader.pid, leader.pid))
         for process in placed:
             if process.group not in {*self._processes, *self._stand_ins}:
                 # From any process of the session: a temporary child of it.
@@ -170,9 +174,9 @@ class _Planner:
                     JoinGroup(process.group, process.group),
                 ]
                 self._stand_ins[process.group] = process.pid
-        for process in placed:
-            if process.group != process.pid:
-                self._steps.append(JoinGroup(process.pid, process.group))
+        followers = [process for process in placed if process not in leaders]
+        for process in followers + [p for p in leaders if p.group != p.pid]:
+            self._steps.append(JoinGroup(process.pid, process.group))
 
 
 def used_pids(processes: Iterable[Process]) -> set[int]:
