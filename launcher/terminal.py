@@ -41,12 +41,16 @@ _FORWARDED: Final = (
 class Forwarder:
     """Passes signals that ask something of a program on to it.
 
-    It listens before the program is started, so that none is lost, or ends us, in between.
+    It listens before the program is started, so that none is lost, or ends us, in between. What
+    waits must also poll *wakeup*: Python calls a handler only when the wait is over, and a signal
+    that comes just before the wait does not end it (signal.set_wakeup_fd()).
     """
 
     def __init__(self) -> None:
         self._pid = 0
         self._early: list[int] = []
+        self.wakeup, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._old = {number: signal.signal(number, self._receive) for number in _FORWARDED}
 
     def begin(self, pid: int) -> None:
@@ -59,6 +63,9 @@ class Forwarder:
         """Forward no more."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self.wakeup)
+        os.close(self._writer)
 
     def _receive(self, number: int, _frame: object) -> None:
         if not self._pid:
@@ -88,7 +95,7 @@ class Session:
         """Relay until the program has ended; return its status as env(1) does."""
         pidfd = os.pidfd_open(self.pid)
         with _raw(self.attachment):
-            relay(self.copies, until=pidfd, control=_control(self.attachment))
+            relay(self.copies, pidfd, _control(self.attachment), self.signals.wakeup)
         os.close(pidfd)
         self._close()
         self.signals.end()
@@ -169,7 +176,7 @@ def attach(places: Places, name: str, index: int | None) -> None:
         copies = {0: attachment.master_fd, attachment.master_fd: 1}
         with _raw(attachment):
             _write(1, attachment.recent)
-            taken = relay(copies, until=None, control=_control(attachment))
+            taken = relay(copies, None, _control(attachment))
         if taken:
             raise PodError(f"somebody else has attached to terminal {attachment.index}")
     finally:
@@ -201,8 +208,16 @@ def open_terminal(pod: Pod) -> tuple[int, int, int]:
     return master_fd, slave_fd, index
 
 
-def relay(copies: Mapping[int, int], until: int | None, control: int | None) -> bool:
+def relay(
+    copies: Mapping[int, int], until: int | None, control: int | None, wakeup: int | None = None
+) -> bool:
     """Copy between descriptors until *until* is readable, or all but standard input have ended.
+
+    Args:
+        copies: descriptor to read -> descriptor to write.
+        until: ends the copying, after what is there already.
+        control: ends it at once.
+        wakeup: lets the handlers of signals run.
 
     Returns:
         True if *control* ended it.
@@ -210,7 +225,9 @@ def relay(copies: Mapping[int, int], until: int | None, control: int | None) -> 
     reading = dict(copies)
     typed = b""
     while reading.keys() - {0} or until is not None:
-        ready = _ready(fd for fd in (*reading, until, control) if fd is not None)
+        ready = _ready(fd for fd in (*reading, until, control, wakeup) if fd is not None)
+        if wakeup is not None and wakeup in ready:
+            os.read(wakeup, _CHUNK)
         for fd in [fd for fd in reading if fd in ready]:
             data = _read(fd)
             typed = (typed + data)[-len(_DETACH) :] if fd == 0 else typed

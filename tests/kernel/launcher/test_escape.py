@@ -14,6 +14,8 @@ import pytest
 from launcher import config, network, pods, program
 from launcher.program import Program
 
+from .conftest import wait_until
+
 pytestmark = pytest.mark.needs("root", "namespaces", "fuse", "cc")
 
 STACKFS = Path(sys.executable).with_name("stackfs")
@@ -135,3 +137,54 @@ def test_the_stack_unmounts_at_once_when_the_pod_is_gone(stack):
     tree = stack.places.prefix / "empty"
     tree.mkdir()
     subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=30)
+
+
+WATCHER = r"""
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Try to get at the program of whoever comes into the pod (CVE-2019-5736). */
+static void look(const char *pid) {
+    char path[64], target[256];
+    snprintf(path, sizeof path, "/proc/%s/exe", pid);
+    int fd = open(path, O_PATH), length = readlink(path, target, sizeof target - 1);
+    if (length >= 0) {
+        target[length] = 0;
+        if (strcmp(target, "/probe")) printf("caught %s\n", target);
+    } else if (fd >= 0)
+        printf("caught something\n");
+    else if (snprintf(path, sizeof path, "/proc/%s/comm", pid) && !access(path, F_OK))
+        printf("refused\n");
+    if (fd >= 0) close(fd);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 1) return 0;
+    setvbuf(stdout, 0, _IOLBF, 0);
+    for (;;) {
+        DIR *proc = opendir("/proc");
+        for (struct dirent *entry; (entry = readdir(proc));)
+            if (atoi(entry->d_name) > 1) look(entry->d_name);
+        closedir(proc);
+    }
+}
+"""
+
+
+def test_a_program_on_its_way_in_cannot_be_caught(host, small_tree):
+    host.mount("a", small_tree(WATCHER))
+    host.launch("start", "a", "/probe", "watch")
+    log = host.places.log("a")
+
+    def seen():
+        host.launch("exec", "a", "/probe")
+        return "refused" in log.read_text()
+
+    wait_until(seen, seconds=30)
+
+    assert "caught" not in log.read_text()

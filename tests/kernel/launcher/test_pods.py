@@ -134,6 +134,22 @@ def test_every_program_is_confined_alike(pod, no_new_privileges):
     }
 
 
+def test_every_program_is_in_the_pods_groups(pod):
+    pod.configure("a", "[limits]\npids = 50")
+    running = pod.create("a")
+    pod.launch("start", "a", "/bin/sleep", "1000")
+
+    def members():
+        return (running.cgroups[0] / "cgroup.procs").read_text().split()
+
+    with subprocess.Popen([LAUNCHER, "exec", "a", "/bin/sleep", "1000"]) as client:
+        wait_until(lambda: len(members()) == 3)
+        groups = {Path(f"/proc/{pid}/cgroup").read_text() for pid in members()}
+        client.terminate()
+
+    assert len(groups) == 1
+
+
 def test_init_has_no_privilege_and_cannot_be_read(pod):
     init = pod.create("a").init_pid
     status = confinement(Path(f"/proc/{init}/status").read_text())
