@@ -119,13 +119,12 @@ def _state(
     credentials = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     user, group = (int.from_bytes(credentials[at : at + 4], "little") for at in (4, 8))
     waiting = [_peers(dump)[inode].id for inode in info.waiting]
-    client_waits = _listener_of(source, dump) is not None
     return State(
         type=next(name for name, number in _TYPES.items() if number == s.type),
         name=unixname.collect(source, dump),
         connection=_connection(source, peer, dump) if peer and mutual else None,
         peer=peer.id if peer and not mutual else None,
-        orphan=info.peer == 0 and not client_waits,
+        orphan=info.peer == 0 and info.inode not in _clients(dump),
         backlog=info.backlog if info.listening else None,
         waiting=waiting,
         queue=queue,
@@ -163,12 +162,24 @@ def _addresses(dump: Dump) -> dict[bytes, int]:
     return dump.once("unix addresses", find)
 
 
-def _listener_of(source: Source, dump: Dump) -> Source | None:
-    """Return the listener at which *source* waits to be accepted."""
-    for inode, info in _known(dump).items():
-        if source.stat.st_ino in info.waiting:
-            return _peers(dump).get(inode)
-    return None
+def _listeners(dump: Dump) -> dict[Name | None, Source]:
+    """Return the pod's listeners by their names."""
+
+    def find() -> dict[Name | None, Source]:
+        peers = _peers(dump)
+        inodes = [i.inode for i in _known(dump).values() if i.listening and i.inode in peers]
+        return {unixname.collect(peers[inode], dump): peers[inode] for inode in inodes}
+
+    return dump.once("unix listeners", find)
+
+
+def _clients(dump: Dump) -> set[int]:
+    """Return the inodes of those who wait to be accepted."""
+
+    def find() -> set[int]:
+        return {inode for info in _known(dump).values() for inode in info.waiting}
+
+    return dump.once("unix clients", find)
 
 
 def _unportable(s: socket.socket, info: sockdiag.UnixSocket, dump: Dump) -> str:
@@ -206,12 +217,7 @@ def _roles(one: Source, other: Source, dump: Dump) -> tuple[Source, Source, Sour
     name = names[newer.id]
     if name is None:
         return older, newer, None
-    for inode, info in _known(dump).items():
-        if info.listening and inode in _peers(dump):
-            listener = _peers(dump)[inode]
-            if unixname.collect(listener, dump) == name:
-                return older, newer, listener
-    return older, newer, None
+    return older, newer, _listeners(dump).get(name)
 
 
 # --- rebuilding ----------------------------------------------------------------------------

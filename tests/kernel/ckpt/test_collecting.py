@@ -146,3 +146,36 @@ def test_thousands_of_descriptors_do_not_take_long():
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def test_hundreds_of_connections_do_not_take_long():
+    count = 400
+
+    def body(report):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        take_standard_streams()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(b"\0many")
+        listener.listen(count)
+        kept = []
+        for _ in range(count):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(b"\0many")
+            client.send(b"x")
+            kept += [client, listener.accept()[0]]
+        report(None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    pid, fd = in_child(body)
+    try:
+        read_report(fd)
+        os.waitpid(pid, os.WUNTRACED)
+        began = time.monotonic()
+        files = collect(pid, store=Pages().store)
+        took = time.monotonic() - began
+        assert files.refusals == []
+        assert len(files.objects) == count
+        assert took < 2, took
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
