@@ -61,6 +61,8 @@ class ObjectState(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
+    if not source.link.startswith("/"):
+        return False  # of a file system that nobody can mount: a namespace, …
     return mode_bits.S_IFMT(source.stat.st_mode) in _PLAIN or bool(source.flags & os.O_PATH)
 
 

@@ -1,0 +1,55 @@
+"""`ckpt check` and `ckpt dump` name what cannot be carried over, and leave the pod alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.ckpt import harness
+
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+PROGRAM = """
+import os, socket
+listener = socket.create_server(("127.0.0.1", 25))
+client = socket.create_connection(("127.0.0.1", 25))
+server, _ = listener.accept()
+namespace = os.open("/proc/self/ns/uts", os.O_RDONLY)
+print("ready", flush=True)
+while data := server.recv(100):
+    server.send(data)
+"""
+EXPECTED = {
+    "descriptor 1": "its other end is held outside of the pod",
+    "descriptor 4": "it is an established TCP connection from 127.0.0.1 port",
+    "descriptor 5": "it is an established TCP connection from 127.0.0.1 port",
+    "descriptor 6": "this kind of file cannot be carried over",
+}
+
+
+def test_what_is_in_the_way_is_named(places, debian_root):
+    ckpt = Path(sys.executable).with_name("ckpt")
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/tmp/program.py", PROGRAM)
+        launcher = Path(sys.executable).with_name("launcher")
+        argv = [launcher, "run", pod.name, "/usr/bin/python3", "-I", "/tmp/program.py"]
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdout.readline() == "ready\n"
+            found = {r.what.partition(" (")[0]: r.why for r in pod.check()}
+            dump = subprocess.run(
+                [ckpt, "dump", pod.name, "-o", pod.archive],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            before = pod.host_pids()
+            harness.tool("launcher", "kill", pod.name)
+        for what, why in EXPECTED.items():
+            assert found[what].startswith(why), found
+            assert why in dump.stderr
+        assert dump.returncode == 1
+        assert "Traceback" not in dump.stderr
+        assert not pod.archive.exists()
+        assert len(before) == 1
