@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackfs import control
-from stackfs.control import Refused
 from stackfs.layers import whiteout
 from stackfs.layers.diff import changes
 from stackfs.layers.layer import DIRECTORY
 from stackfs.layers.work import Work, leftovers
-from stackfs.mounting import lock_pod
+from stackfs.mounting import load_spec, lock_pod
 from stackfs.places import Places
 from stackfs.stack import Spec
 
@@ -22,21 +21,6 @@ class Findings:
 
     removed: list[str]
     faults: list[str]
-
-
-def load_spec(places: Places, pod: str) -> Spec:
-    """Return what a pod's stack was made of when it was last mounted.
-
-    Raises:
-        Refused: there is no such pod, or its record cannot be read.
-    """
-    path = places.state(pod) / "stack.json"
-    try:
-        return Spec.load(path)
-    except FileNotFoundError as e:
-        raise Refused(f"there is no stack of pod {pod}", "stackfs mount makes one") from e
-    except (ValueError, KeyError, TypeError) as e:
-        raise Refused(f"{path} cannot be read: {e!r}", "mount again with --lower DIR") from e
 
 
 def check(places: Places, pod: str) -> Findings:

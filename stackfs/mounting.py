@@ -110,16 +110,28 @@ def lock_pod(run: Path) -> Iterator[int | None]:
 
 def _resolve(places: Places, pod: str, request: Request) -> Spec:
     """Return the layers that are meant, by the names that stack.json will hold."""
-    saved = places.state(pod) / "stack.json"
     if request.lower is None:
-        if not saved.exists():
-            raise Refused(f"{pod} has not been mounted before", "say --lower DIR")
-        spec = Spec.load(saved)
+        spec = load_spec(places, pod)
         return spec if request.upper is None else Spec(spec.lower, Path(request.upper).absolute())
     if not request.lower:
         raise Refused("a stack needs at least one lower directory", "say --lower DIR")
     upper = Path(request.upper).absolute() if request.upper else places.state(pod) / "upper"
     return Spec(tuple(_real_name(path) for path in request.lower), upper)
+
+
+def load_spec(places: Places, pod: str) -> Spec:
+    """Return what a pod's stack was made of when it was last mounted.
+
+    Raises:
+        Refused: there is no such pod, or its record cannot be read.
+    """
+    path = places.state(pod) / "stack.json"
+    try:
+        return Spec.load(path)
+    except FileNotFoundError as e:
+        raise Refused(f"{pod} has not been mounted before", "say --lower DIR") from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise Refused(f"{path} cannot be read: {e!r}", "mount again with --lower DIR") from e
 
 
 def _real_name(path: str) -> Path:
@@ -228,14 +240,17 @@ def umount(places: Places, pod: str, *, lazy: bool) -> None:
         Refused: it is not mounted, or in use.
     """
     point, run = places.barrier(pod), places.run(pod)
-    found = mounts.stack_at(point)
-    if found is None:
+    found, record_path = mounts.stack_at(point), run / "stackfs.json"
+    if found is None and not record_path.exists():
         raise Refused(f"{pod} is not mounted", "stackfs list shows what is")
     with lock_pod(run) as lock:
         if lock is not None:  # its daemon was killed
             _clear_stale(point)
+            record_path.unlink(missing_ok=True)
             return
-    record = json.loads((run / "stackfs.json").read_text())
+    if found is None:
+        raise Refused(f"{pod} was unmounted, but is still in use")
+    record = json.loads(record_path.read_text())
     if not lazy and (users := _users(found, record["pid"])):
         raise _busy(pod, users)
     try:

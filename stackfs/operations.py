@@ -21,6 +21,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext
 from stackfs import attributes, barrier, callers, loop, names
 from stackfs.copyup import copy_contents, copy_up
 from stackfs.inodes import FOREVER, Directory, Node
+from stackfs.layers.copying import sync
 from stackfs.layers.numbers import BARRIER
 from stackfs.layers.work import remove
 from stackfs.rename import rename
@@ -382,7 +383,7 @@ class Operations(pyfuse3.Operations):
             source = tree.open_backing(node, os.O_RDONLY)
             size = os.fstat(source).st_size
             loop.yield_reader()
-            await trio.to_thread.run_sync(copy_contents, source, tree.work.fd, name, size)
+            await trio.to_thread.run_sync(_copy_and_sync, source, tree.work.fd, name, size)
             if node.layer.writable:  # truncated, and copied up, meanwhile
                 remove(tree.work.fd, name)
             else:
@@ -397,6 +398,12 @@ class Operations(pyfuse3.Operations):
     def close(self) -> None:
         """Close what programs left open."""
         self.tree.close()
+
+
+def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:
+    """Copy and write out; what copy-up still has to write out after that is little."""
+    copy_contents(source, work_fd, name, size)
+    sync(work_fd, name)
 
 
 def _is_large(node: Node) -> bool:

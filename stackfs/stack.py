@@ -118,7 +118,11 @@ class Stack:
         with self.work.temporary() as temporary:
             _make_upper(self.work, temporary, sealed.fd, sealed.number + 1)
             os.rename(name, at, src_dir_fd=self.base_fd, dst_dir_fd=self.base_fd)
-            os.rename(temporary, name, src_dir_fd=self.work.fd, dst_dir_fd=self.base_fd)
+            try:
+                os.rename(temporary, name, src_dir_fd=self.work.fd, dst_dir_fd=self.base_fd)
+            except OSError:
+                os.rename(at, name, src_dir_fd=self.base_fd, dst_dir_fd=self.base_fd)
+                raise
         sealed.path = self.spec.base / os.fsdecode(at)
         self.sealed.insert(0, sealed)
         self.upper = _open_upper(self.spec, self.base_fd)

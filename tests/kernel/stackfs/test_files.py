@@ -289,6 +289,7 @@ def test_readers_and_mappings_see_later_writes(host):
     assert (host.state() / "upper/f").stat().st_size == 8192
 
 
+@pytest.mark.slow
 def test_listing_while_names_come_and_go(host):
     """Every name that is there all the time is told once, whatever else happens."""
     for number in range(2000):
@@ -376,6 +377,7 @@ def test_rename_flags(host):
     assert (root / "d").read_text() == "a"
 
 
+@pytest.mark.slow
 def test_big_directories_of_lower_layers_do_not_move(host):
     big = host.lower / "big"
     big.mkdir()
@@ -388,6 +390,7 @@ def test_big_directories_of_lower_layers_do_not_move(host):
     assert os.listdir(root) == ["moved"]
 
 
+@pytest.mark.slow
 def test_other_requests_go_on_while_a_big_file_is_copied(host):
     """Two writers of one big lower file, and readers of another, all at once."""
     size = 200 << 20

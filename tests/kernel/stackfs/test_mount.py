@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_daemon_holds_nothing_of_its_caller(host):
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
 
 
+@pytest.mark.slow
 def test_errors_say_what_to_do(host):
     fill(host.lower)
 
@@ -61,7 +63,9 @@ def test_errors_say_what_to_do(host):
     assert "not a directory" in failing("mount", "pod", "--lower", host.lower / "etc/motd")
     assert "is not mounted" in failing("umount", "pod")
     assert "is not mounted" in failing("snapshot", "pod")
-    assert "no stack of pod" in failing("check", "pod")
+    assert "has not been mounted" in failing("check", "pod")
+    (host.state() / "stack.json").write_text('{"lower": 1}')
+    assert "cannot be read" in failing("mount", "pod")
     assert "cannot name a pod" in failing("mount", "Not A Pod", status=2)
     assert "takes the place" in failing("mount", "pod", "--spec", "-", "--lower", "x", status=2)
     assert "specification" in failing("mount", "pod", "--spec", "-", status=1)
@@ -126,6 +130,45 @@ def test_killed_daemon_loses_nothing_written(host):
     assert (root / "etc/motd").read_text() == "hello\nmore\n"
     assert (os.stat(root / "etc/motd").st_ino, os.stat(root / "etc").st_ino) == numbers
     assert os.listdir(root) == ["etc"]
+
+
+def test_umount_after_a_killed_daemon_cleans_up(host):
+    fill(host.lower)
+    host.mount()
+    host.kill_daemon()
+    host.stackfs("umount", "pod")
+    assert host.list() == []
+    assert os.listdir(host.seen(host.prefix / "autopod/pod")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [3, 40, 77])
+def test_daemon_killed_while_it_copies_up(host, after):
+    """Every file is the old one or the whole copy."""
+    for number in range(100):
+        (host.lower / str(number)).write_text(f"contents of {number}" * 50)
+    root = host.mount()
+    changed = []
+
+    def change():
+        for number in range(100):
+            try:
+                os.chmod(root / str(number), 0o600)
+            except OSError:
+                return
+            changed.append(number)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    wait_until(lambda: len(changed) >= after)
+    host.kill_daemon()
+    changer.join()
+    host.stackfs("mount", "pod")
+    for number in range(100):
+        assert (root / str(number)).read_text() == f"contents of {number}" * 50
+        if number in changed:
+            assert os.stat(root / str(number)).st_mode & 0o777 == 0o600
+    assert os.listdir(host.state() / "work") == []
 
 
 def test_umount_names_who_is_in_the_way(host):
@@ -228,6 +271,7 @@ def test_half_made_files_are_removed(host):
     assert "no fault" in host.stackfs("check", "pod").stdout.decode()
 
 
+@pytest.mark.slow
 def test_interrupted_seal_is_mended(host):
     """Between its two renames there is no upper directory; the next mount makes one."""
     fill(host.lower)

@@ -27,6 +27,7 @@ def digest(top):
     return total.hexdigest()
 
 
+@pytest.mark.slow
 def test_snapshot_seals_and_goes_on(host):
     (host.lower / "base").write_text("base")
     root = host.mount()
@@ -138,6 +139,7 @@ def test_sealed_layers_do_not_change_under_writers(host):
         assert lines == [str(number) for number in range(1, count + 1)]
 
 
+@pytest.mark.slow
 def test_layers_move_to_another_stack(host):
     """Packed, unpacked elsewhere and mounted, a pod's files are the same, numbers included."""
     for path in ("a", "gone", "d/x"):

@@ -115,6 +115,7 @@ def describe(top):
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=trees, mode=st.integers(0o700, 0o7777))
 def test_unpacking_gives_what_was_packed(tree, mode):
