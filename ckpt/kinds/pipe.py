@@ -69,7 +69,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         if path is None:
             dump.refuse(source, "it is a fifo without a name in the pod")
             return None
-    ends = [s for s in dump.sources() if recognises(s, dump) and _inode(s) == _inode(source)]
+    ends = dump.once("pipes", lambda: _ends(dump))[_inode(source)]
     reader = next((s for s in ends if _reads(s)), None)
     writer = next((s for s in ends if _writes(s)), None)
     if path is None and _other_end_is_outside(reader, writer):
@@ -146,6 +146,15 @@ def _fill(state: ObjectState, fd: int, workshop: Workshop) -> None:
         if os.write(fd, data[:length]) != length:
             raise OSError(errno.ENOSPC, "write: a pipe is too small for what was in it")
         data = data[length:]
+
+
+def _ends(dump: Dump) -> dict[tuple[int, int], list[Source]]:
+    """Return the open ends of all pipes and fifos."""
+    found: dict[tuple[int, int], list[Source]] = {}
+    for source in dump.sources():
+        if recognises(source, dump):
+            found.setdefault(_inode(source), []).append(source)
+    return found
 
 
 def _inode(source: Source) -> tuple[int, int]:
