@@ -1,5 +1,6 @@
 """One frozen process -> model, without its open files and its pages."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -8,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ckpt import procfs
-from ckpt.freeze import FrozenProcess
+from ckpt.freeze import TIMEOUT_S, FrozenProcess
 from ckpt.inject import Injection
 from ckpt.kinds import (
     attributes,
@@ -49,6 +50,9 @@ THREAD_KINDS: Final = (
 """Kinds of state of each thread; filters come before credentials, which they may need."""
 
 
+_ATTEMPTS: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Collected:
     """State of one process.
@@ -86,6 +90,8 @@ def collect(
         refusals: what cannot be carried over is added here.
     """
     mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
+    for tracee in process.threads:
+        _leave_vdso(tracee, mappings)
     status = {
         tracee.tid: procfs.parse_status(procfs.read(process.host_pid, f"task/{tracee.tid}/status"))
         for tracee in process.threads
@@ -118,3 +124,18 @@ def collect(
                 threads.append(thread(tracee, remote, before, blocked))
         copy = injection.copy()
     return Collected(space, parts, threads, copy, quiet)
+
+
+def _leave_vdso(tracee: Tracee, mappings: list[procfs.Mapping]) -> None:
+    """Let a thread that is in the middle of the vDSO come out: another kernel has other code there.
+
+    It reads the clock there, which takes less than a microsecond.
+    """
+    for mapping in mappings:
+        if mapping.name == b"[vdso]":
+            for _ in range(_ATTEMPTS):
+                if not mapping.start <= tracee.registers().rip < mapping.end:
+                    return
+                tracee.resume()
+                tracee.interrupt()
+                tracee.wait_stop(time.monotonic() + TIMEOUT_S)

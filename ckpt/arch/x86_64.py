@@ -268,6 +268,19 @@ def _signal_xstate(xstate: bytes) -> bytes:
     return bytes(marked) + struct.pack("<I", _FP_XSTATE_MAGIC2)
 
 
+def fit_xstate(state: bytes, here: bytes) -> bytes:
+    """Return *state* in the size of *here*, the state of a thread on this processor.
+
+    What this processor does not have is left out; the program does not use it, for its features
+    were compared. Source: Intel SDM volume 1, 13.4, "XSAVE area".
+    """
+    fitted = bytearray(state[: len(here)].ljust(len(here), b"\0"))
+    (known,) = struct.unpack_from("<Q", here, _SW_RESERVED)
+    (used,) = struct.unpack_from("<Q", fitted, _XSTATE_HEADER)
+    struct.pack_into("<Q", fitted, _XSTATE_HEADER, used & known)
+    return bytes(fitted)
+
+
 def jump(to: int) -> bytes:
     """Return instructions that jump to *to* and clobber only %r11, as a call of a function may."""
     return b"\x49\xbb" + struct.pack("<Q", to) + b"\x41\xff\xe3"  # movabs $to, %r11; jmp *%r11

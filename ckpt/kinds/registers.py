@@ -64,16 +64,10 @@ def repeat_quietly(tracee: Tracee) -> None:
 
 
 def rebuild(state: State, target: Target) -> None:
-    """Set the registers; the thread runs with them when it is let go.
-
-    The extended state is fitted to this processor's: smaller is the same state without what the
-    program's processor did not have, larger loses only what is in its initial state (checked by
-    the features before).
-    """
+    """Set the registers; the thread runs with them when it is let go."""
     registers = target.tracee.registers()
     for name, value in state.general.items():
         setattr(registers, name, value)
     registers.orig_rax = (1 << 64) - 1
-    size = len(target.tracee.xstate())
-    target.tracee.set_xstate(state.extended[:size].ljust(size, b"\0"))
+    target.tracee.set_xstate(arch.fit_xstate(state.extended, target.tracee.xstate()))
     target.tracee.set_registers(registers)

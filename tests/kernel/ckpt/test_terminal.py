@@ -1,5 +1,6 @@
 """A shell on a terminal of the pod goes on: jobs, foreground group, window, variables."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -17,6 +18,9 @@ from launcher import monitor
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+
+
+PROMPT = r"bash-\S+# "
 
 
 def read_until(fd, pattern):
@@ -46,6 +50,7 @@ def test_shell_on_a_terminal(places, debian_root):
             stderr=slave,
         )
         os.close(slave)
+        read_until(master, PROMPT)
         type_(master, "stty size; kept=42; echo shell$$.")
         shell = int(read_until(master, r"33 111[^#]*shell(\d+)\.")[1])
         type_(master, "sleep 1000 & echo job$!.")
@@ -59,14 +64,14 @@ def test_shell_on_a_terminal(places, debian_root):
 
         pod.restore()
         assert pod.host_pids().keys() == pids
-        attached = monitor.attach(places, pod.name, None)
-        with attached.connection:
+        with contextlib.closing(monitor.attach(places, pod.name, None)) as attached:
             fd = attached.master_fd
             type_(fd, "cat gives it back")
             read_until(fd, r"cat gives it back[^#]*cat gives it back")
             os.write(fd, b"\x03")  # SIGINT to the foreground group
+            read_until(fd, PROMPT)
             type_(fd, "jobs -l; stty size; echo kept$kept shell$$.")
             read_until(fd, rf"{job} Running[^#]*33 111[^#]*kept42 shell{shell}\.")
+            read_until(fd, PROMPT)
             type_(fd, "kill %1; wait; exit")
             harness.poll(lambda: not pod.host_pids(), "end of the shell")
-            os.close(fd)
