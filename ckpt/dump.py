@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ckpt import abi, collect, layers, plan, procfs
 from ckpt.arch import x86_64 as arch
@@ -28,6 +28,9 @@ from launcher.places import Places
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_MORE_LOOKS: Final = 3
+_PAUSE_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,18 @@ def _root_of(running: pods.Pod) -> Iterator[int]:
 
 
 def _check(places: Places, running: pods.Pod, root_fd: int) -> list[Refusal]:
+    """Look at a pod that runs, and so changes under the look: what counts is found every time."""
+    found = _look(places, running, root_fd)
+    for _ in range(_MORE_LOOKS):
+        if not found:
+            break
+        time.sleep(_PAUSE_S)
+        again = _look(places, running, root_fd)
+        found = [refusal for refusal in found if refusal in again]
+    return found
+
+
+def _look(places: Places, running: pods.Pod, root_fd: int) -> list[Refusal]:
     host_pids = enter.pids(running)
     found = check_processes(running.init_pid, host_pids)
     with _collector(places, running, root_fd, None) as collector:

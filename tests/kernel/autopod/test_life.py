@@ -149,6 +149,21 @@ def test_another_base_is_refused(counters, archive, exim_root):
     assert leftovers.everything(host.prefix) == []
 
 
+def test_a_busy_pod_is_not_refused_for_what_passes(host, debian_root, archive):
+    """Pipes whose other end has just been closed, processes that come and go."""
+    script = "while :; do echo x | cat | cat > /dev/null; done"
+    host.run("autopod", "add", "busy", "--base", debian_root)
+    host.run("autopod", "addproc", "busy", "/bin/bash", "-c", script)
+    [shell] = [pid for pid, row in host.processes("busy").items() if row["parent"] == 1]
+    for _ in range(5):
+        assert host.run("ckpt", "check", "busy") == "pod busy can be checkpointed\n"
+    for _ in range(3):
+        host.run("autopod", "checkpoint", "busy", "-o", archive)
+        host.run("autopod", "restart", "busy", "-i", archive)
+        assert host.processes("busy")[shell]["parent"] == 1
+        wait_until(lambda: len(host.processes("busy")) > 1, "it starts others again")
+
+
 class Terminal:
     """`launcher` on a terminal of its own, as a person would have it."""
 
