@@ -19,6 +19,8 @@ os.link("/dev/shm/dir/segment", "/dev/shm/link")
 gone = os.open("/dev/shm/gone", os.O_CREAT | os.O_RDWR)
 os.write(gone, b"ghost")
 os.unlink("/dev/shm/gone")
+nameless = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR)
+os.write(nameless, b"nameless")
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
@@ -32,5 +34,6 @@ os.pwrite(fd, b"more", 0)
 assert segment[:4] == b"more"
 assert os.fstat(fd).st_nlink == 2
 assert os.pread(gone, 10, 0) == b"ghost"
+assert os.pread(nameless, 10, 0) == b"nameless"
 
 print("ok", flush=True)
