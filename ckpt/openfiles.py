@@ -13,6 +13,7 @@ more. With store=None it only looks, and then the pod may be running (`ckpt chec
 import contextlib
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,6 +97,9 @@ class FileCollector:
         self._objects: dict[tuple[str, object], int] = {}
         self._shared: list[_Shared] = []
         self._refusals: list[Refusal] = []
+        # A duplicate of each: the pod may have more open than one process usually may.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._memory: dict[str, Any] = {}
 
     def __enter__(self) -> "FileCollector":
