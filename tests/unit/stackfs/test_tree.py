@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from stackfs import attributes, names
+from stackfs import abi, attributes, names
 from stackfs.inodes import Directory
 from stackfs.layers import whiteout
 from stackfs.layers.work import remove
@@ -210,3 +210,44 @@ def test_renaming_over_a_directory_full_of_whiteouts(stacked):
     stacked.open()
     assert list(stacked.tree.entries(stacked.tree.root)) == [b"target"]
     assert list(stacked.tree.entries(stacked.at("target"))) == [b"in-source"]
+
+
+def reopened(stacked):
+    stacked.close()
+    stacked.open()
+    return stacked.tree
+
+
+@pytest.mark.parametrize("flags", [0, abi.RENAME_EXCHANGE])
+def test_a_new_directory_hides_the_deleted_one_it_is_moved_over(stacked, flags):
+    (stacked.lower / "old").mkdir()
+    (stacked.lower / "old/hidden").write_text("")
+    tree = stacked.open()
+    names.unlink(tree, stacked.at("old"), b"hidden")
+    names.rmdir(tree, tree.root, b"old")
+    names.mkdir(tree, tree.root, b"new", 0o755, ROOT_USER)
+    if flags:
+        names.mkdir(tree, tree.root, b"old", 0o755, ROOT_USER)
+    rename(tree, tree.root, b"new", tree.root, b"old", flags)
+    tree = reopened(stacked)
+    assert tree.entries(stacked.at("old")) == {}
+    assert b"old" in tree.entries(tree.root)
+
+
+def test_a_rename_over_a_directory_that_stops_half_way(stacked, monkeypatch):
+    """The empty directory that was to be replaced stays empty, though it hid names."""
+    (stacked.lower / "target").mkdir()
+    (stacked.lower / "target/hidden").write_text("")
+    tree = stacked.open()
+    names.unlink(tree, stacked.at("target"), b"hidden")
+    names.mkdir(tree, tree.root, b"source", 0o755, ROOT_USER)
+
+    def stopping(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stackfs.rename._move", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        rename(tree, tree.root, b"source", tree.root, b"target", 0)
+    tree = reopened(stacked)
+    assert set(tree.entries(tree.root)) == {b"source", b"target"}
+    assert tree.entries(stacked.at("target")) == {}
