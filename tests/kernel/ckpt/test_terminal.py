@@ -23,19 +23,25 @@ pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 PROMPT = r"bash-\S+# "
 
 
-def read_until(fd, pattern):
-    """Read from a terminal until *pattern* has come; return the match."""
-    text, deadline = "", time.monotonic() + harness.DEADLINE_S
-    while True:
-        ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"no {pattern!r} in {text!r}"
-        text += os.read(fd, 4096).decode(errors="replace")
-        if match := re.search(pattern, text):
-            return match
+class Screen:
+    """What a terminal shows, from its master's side."""
 
+    def __init__(self, fd):
+        self._fd = fd
+        self._text = ""
 
-def type_(fd, line):
-    os.write(fd, line.encode() + b"\n")
+    def type(self, text):
+        os.write(self._fd, text.encode())
+
+    def read_until(self, pattern):
+        """Read until *pattern* has come; return the match. What follows is for the next call."""
+        deadline = time.monotonic() + harness.DEADLINE_S
+        while not (match := re.search(pattern, self._text)):
+            ready, _, _ = select.select([self._fd], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no {pattern!r} in {self._text!r}"
+            self._text += os.read(self._fd, 4096).decode(errors="replace")
+        self._text = self._text[match.end() :]
+        return match
 
 
 def test_shell_on_a_terminal(places, debian_root):
@@ -50,12 +56,13 @@ def test_shell_on_a_terminal(places, debian_root):
             stderr=slave,
         )
         os.close(slave)
-        read_until(master, PROMPT)
-        type_(master, "stty size; kept=42; echo shell$$.")
-        shell = int(read_until(master, r"33 111[^#]*shell(\d+)\.")[1])
-        type_(master, "sleep 1000 & echo job$!.")
-        job = int(read_until(master, r"job(\d+)\.")[1])
-        type_(master, "cat")
+        screen = Screen(master)
+        screen.read_until(PROMPT)
+        screen.type("stty size; kept=42; echo shell$$.\n")
+        shell = int(screen.read_until(r"33 111[^#]*shell(\d+)\.")[1])
+        screen.type("sleep 1000 & echo job$!.\n")
+        job = int(screen.read_until(r"job(\d+)\.")[1])
+        screen.type("cat\n")
         harness.poll(lambda: len(pod.host_pids()) == 3, "cat")
         pids = pod.host_pids().keys()
         pod.dump()
@@ -65,13 +72,13 @@ def test_shell_on_a_terminal(places, debian_root):
         pod.restore()
         assert pod.host_pids().keys() == pids
         with contextlib.closing(monitor.attach(places, pod.name, None)) as attached:
-            fd = attached.master_fd
-            type_(fd, "cat gives it back")
-            read_until(fd, r"cat gives it back[^#]*cat gives it back")
-            os.write(fd, b"\x03")  # SIGINT to the foreground group
-            read_until(fd, PROMPT)
-            type_(fd, "jobs -l; stty size; echo kept$kept shell$$.")
-            read_until(fd, rf"{job} Running[^#]*33 111[^#]*kept42 shell{shell}\.")
-            read_until(fd, PROMPT)
-            type_(fd, "kill %1; wait; exit")
+            screen = Screen(attached.master_fd)
+            screen.type("cat gives it back\n")
+            screen.read_until(r"cat gives it back[^#]*cat gives it back")
+            screen.type("\x03")  # SIGINT to the foreground group
+            screen.read_until(PROMPT)
+            screen.type("jobs -l; stty size; echo kept$kept shell$$.\n")
+            screen.read_until(rf"{job} Running[^#]*33 111[^#]*kept42 shell{shell}\.")
+            screen.read_until(PROMPT)
+            screen.type("kill %1; wait; exit\n")
             harness.poll(lambda: not pod.host_pids(), "end of the shell")
