@@ -6,6 +6,7 @@ ckpt/openfiles.py; some findings need a stopped process and come with the collec
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from ckpt.model import Process, Refusal
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
 _ELF_CLASS_64: Final = 2
+_ATTEMPTS, _PAUSE_S = 20, 0.01
 _SYSVIPC: Final = {"shm": "shared memory", "sem": "semaphore set", "msg": "message queue"}
 
 
@@ -43,7 +45,7 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
             found += [Refusal(inner, command, *finding) for finding in findings]
             if stat[3] != "Z":
                 twin = layouts.setdefault(tuple(stat[26:29] + stat[45:52]), pid)
-                if twin != pid and _same(twin, pid, _KCMP_VM):
+                if twin != pid and _share_memory(twin, pid):
                     found.append(
                         Refusal(
                             inner,
@@ -156,6 +158,15 @@ def _namespace(pid: int, name: str) -> int:
 def _elf_class(pid: int) -> int:
     with Path(f"/proc/{pid}/exe").open("rb") as file:
         return file.read(5)[4]
+
+
+def _share_memory(one: int, other: int) -> bool:
+    """Do two processes share their memory for longer than vfork(2) does?"""
+    for _ in range(_ATTEMPTS):
+        if not _same(one, other, _KCMP_VM):
+            return False
+        time.sleep(_PAUSE_S)
+    return True
 
 
 def _same(one: int, other: int, resource: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ckpt import procfs
-from ckpt.freeze import TIMEOUT_S, FrozenProcess
+from ckpt.freeze import FrozenProcess
 from ckpt.inject import Injection
 from ckpt.kinds import (
     attributes,
@@ -30,7 +30,7 @@ from ckpt.kinds import (
 from ckpt.kinds.stages import Subject, SubjectThread
 from ckpt.model import Part, Refusal, Thread
 from ckpt.remote import Remote
-from ckpt.tracee import Tracee
+from ckpt.tracee import TIMEOUT_S, Tracee
 
 PROCESS_KINDS: Final = (paths, signal_actions, limits, timers, pending, attributes)
 """Process-level kinds in the order of collection and, within a stage, of rebuilding.

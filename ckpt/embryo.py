@@ -15,11 +15,10 @@ from typing import Final
 
 from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
-from ckpt.freeze import TIMEOUT_S
 from ckpt.inject import find_syscall
 from ckpt.kinds.memory import Special
 from ckpt.remote import Remote
-from ckpt.tracee import ALL_SIGNALS, WALL, Memory, Tracee
+from ckpt.tracee import ALL_SIGNALS, TIMEOUT_S, WALL, Memory, Tracee
 
 PAGE: Final = 4096
 _BUFFER: Final = 256 * 1024

@@ -3,6 +3,10 @@
 ptrace(2) stops the threads: it leaves no trace that the program could see, needs no control group,
 and lets go by itself when the tracer dies. New processes and threads may appear while the others
 are being stopped, so the lists are read again until nothing new is found.
+
+A thread that does not stop may be waiting for one that has stopped already: a parent in vfork(2)
+for its child. So those that have stopped are let go for a while, and all is tried anew with more
+patience. The thread itself stays seized: what has not stopped cannot be detached (ptrace(2)).
 """
 
 import contextlib
@@ -18,7 +22,7 @@ from ckpt import abi, procfs
 from ckpt.model import NotCheckpointable, Refusal
 from ckpt.tracee import DoesNotStop, Tracee
 
-TIMEOUT_S: Final = 5.0
+_PATIENCE_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(slots=True)
@@ -77,20 +81,46 @@ class Freeze:
         Raises:
             NotCheckpointable: a thread is traced by somebody else, or does not stop.
         """
+        for patience in _PATIENCE_S:
+            try:
+                return self._try_stop_all(host_pids, time.monotonic() + patience)
+            except DoesNotStop as e:
+                if patience == _PATIENCE_S[-1]:
+                    raise NotCheckpointable(_refuse_busy(e.tid)) from None
+                self.thaw()
+                time.sleep(patience / 10)
+        raise AssertionError  # the last try has returned or raised
+
+    def _try_stop_all(
+        self, host_pids: Callable[[], list[int]], deadline: float
+    ) -> list[FrozenProcess]:
         self.began_ns = time.monotonic_ns()
-        deadline = time.monotonic() + TIMEOUT_S
         while True:
             pids = host_pids()
-            fresh = [
-                tracee
-                for pid in pids
-                for tid in procfs.threads(pid)
-                if tid not in self._tracees and (tracee := self._seize(pid, tid))
-            ]
-            if not fresh:
+            for pid in pids:
+                for tid in procfs.threads(pid):
+                    if tid not in self._tracees:
+                        self._seize(pid, tid)
+            moving = [tracee for tracee in self._tracees.values() if not tracee.stopped]
+            if not moving:
                 return [process for pid in pids if (process := self._process(pid))]
-            for tracee in fresh:
-                self._await(tracee, deadline)
+            self._await(moving, deadline)
+
+    def _await(self, tracees: list[Tracee], deadline: float) -> None:
+        """Wait until all have stopped, those that can even if one cannot.
+
+        Raises:
+            DoesNotStop: the deadline passed.
+        """
+        busy = None
+        for tracee in tracees:
+            try:
+                if not tracee.wait_stop(deadline):
+                    del self._tracees[tracee.tid]
+            except DoesNotStop as e:
+                busy = e
+        if busy is not None:
+            raise busy
 
     def kill_all(self) -> None:
         """Kill all that is stopped, without letting any of it run again."""
@@ -104,31 +134,21 @@ class Freeze:
         self._tracees.clear()
 
     def thaw(self) -> None:
-        """Let every thread go."""
-        for tracee in self._tracees.values():
+        """Let every thread go that has stopped; the others go when this process ends."""
+        for tracee in [tracee for tracee in self._tracees.values() if tracee.stopped]:
             tracee.detach()
-        self._tracees.clear()
+            del self._tracees[tracee.tid]
 
-    def _seize(self, pid: int, tid: int) -> Tracee | None:
+    def _seize(self, pid: int, tid: int) -> None:
         try:
             tracee = Tracee.seize(tid, abi.PTRACE_O_TRACESYSGOOD | abi.PTRACE_O_SUSPEND_SECCOMP)
             self._tracees[tid] = tracee
             tracee.interrupt()
         except ProcessLookupError:
-            return None
+            pass
         except PermissionError:
-            if _is_dead(pid, tid):
-                return None
-            raise NotCheckpointable(_refuse_traced(pid)) from None
-        return tracee
-
-    def _await(self, tracee: Tracee, deadline: float) -> None:
-        try:
-            alive = tracee.wait_stop(deadline)
-        except DoesNotStop:
-            raise NotCheckpointable(_refuse_busy(tracee.tid)) from None
-        if not alive:
-            del self._tracees[tracee.tid]
+            if not _is_dead(pid, tid):
+                raise NotCheckpointable(_refuse_traced(pid)) from None
 
     def _process(self, host_pid: int) -> FrozenProcess | None:
         try:
@@ -159,6 +179,6 @@ def _refuse_traced(pid: int) -> Refusal:
 
 def _refuse_busy(tid: int) -> Refusal:
     status = procfs.parse_status(procfs.read(tid, "status"))
-    why = f"it does not stop within {TIMEOUT_S:g} s (state {status['State']})"
+    why = f"it does not stop within {_PATIENCE_S[-1]:g} s (state {status['State']})"
     hint = "a parent waits in vfork(2) until its child calls execve(2); try again later"
     return Refusal(procfs.inner_pid(status), status["Name"], "the process", why, hint)

@@ -20,12 +20,23 @@ from ckpt.stops import EventStop, Exited, GroupStop, SignalStop, Stop, SyscallSt
 WALL: Final = 0x4000_0000
 """__WALL: wait for every kind of child (<linux/wait.h>)."""
 
+TIMEOUT_S: Final = 5.0
+"""How long a thread may take to stop that waits for no other, in seconds."""
+
 ALL_SIGNALS: Final = (1 << 64) - 1
 _XSTATE_MAX: Final = 1 << 16
 
 
 class DoesNotStop(Exception):  # noqa: N818 (a state of the tracee, which the caller may wait out)
-    """A thread did not stop in time; a parent in vfork(2) does not, for instance."""
+    """A thread did not stop in time; a parent in vfork(2) does not, for instance.
+
+    Attributes:
+        tid: of the thread.
+    """
+
+    def __init__(self, tid: int) -> None:
+        super().__init__(f"thread {tid} does not stop")
+        self.tid = tid
 
 
 class Tracee:
@@ -33,6 +44,7 @@ class Tracee:
 
     Attributes:
         tid: its id in the caller's pid namespace.
+        stopped: the stop that interrupt() asked for has been seen.
         stopped_by: the signal of the group stop it is in, None outside of one.
         gone: it has ended and was waited for: its number may be another's.
         held: stopping signals that arrived while it was controlled, to be sent again at the end.
@@ -40,6 +52,7 @@ class Tracee:
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
+        self.stopped = False
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
         self.gone = False
@@ -94,9 +107,10 @@ class Tracee:
                 case Exited():
                     return False
                 case GroupStop(sig):
-                    self.stopped_by = sig
+                    self.stopped, self.stopped_by = True, sig
                     return True
                 case EventStop():
+                    self.stopped = True
                     return True
                 case SignalStop(sig):
                     self.resume(sig)

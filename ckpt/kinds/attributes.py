@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from ckpt import procfs
+from ckpt.kinds.flags import bit_names, bits
 from ckpt.kinds.stages import Stage, Subject, Target
 
 STAGE = Stage.ARM
@@ -17,6 +18,8 @@ STAGE = Stage.ARM
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+_PR_SET_MDWE, _PR_GET_MDWE = 65, 66
+_MDWE: Final = {"refuse-exec-gain": 1, "no-inherit": 2}
 _SUID_DUMP_USER: Final = 1
 
 
@@ -28,6 +31,7 @@ class State(msgspec.Struct, frozen=True):
         dumpable: PR_SET_DUMPABLE.
         subreaper: PR_SET_CHILD_SUBREAPER.
         no_huge_pages: PR_SET_THP_DISABLE.
+        write_or_execute: flags of PR_SET_MDWE by name, none before Linux v6.3.
         oom_score_adjust: -1000 to 1000.
         coredump_filter: core(5).
         stopped: a stopping signal holds all its threads.
@@ -37,6 +41,7 @@ class State(msgspec.Struct, frozen=True):
     dumpable: bool
     subreaper: bool
     no_huge_pages: bool
+    write_or_execute: list[str]
     oom_score_adjust: int
     coredump_filter: int
     stopped: bool
@@ -52,10 +57,18 @@ def collect(subject: Subject) -> State:
         dumpable=call("prctl", _PR_GET_DUMPABLE, 0, 0, 0, 0) == _SUID_DUMP_USER,
         subreaper=any(reaper),
         no_huge_pages=bool(call("prctl", _PR_GET_THP_DISABLE, 0, 0, 0, 0)),
+        write_or_execute=_write_or_execute(subject),
         oom_score_adjust=int(procfs.read(pid, "oom_score_adj")),
         coredump_filter=int(procfs.read(pid, "coredump_filter") or "33", 16),
         stopped=any(thread.stopped_by for thread in subject.process.threads),
     )
+
+
+def _write_or_execute(subject: Subject) -> list[str]:
+    try:
+        return bit_names(subject.remote.syscall("prctl", _PR_GET_MDWE, 0, 0, 0, 0), _MDWE)
+    except OSError:
+        return []  # this kernel does not know it
 
 
 def rebuild(state: State, target: Target) -> None:
@@ -71,5 +84,7 @@ def rebuild(state: State, target: Target) -> None:
     call("prctl", _PR_SET_CHILD_SUBREAPER, int(state.subreaper), 0, 0, 0)
     call("prctl", _PR_SET_THP_DISABLE, int(state.no_huge_pages), 0, 0, 0)
     call("prctl", _PR_SET_DUMPABLE, int(state.dumpable), 0, 0, 0)
+    if state.write_or_execute:
+        call("prctl", _PR_SET_MDWE, bits(state.write_or_execute, _MDWE), 0, 0, 0)
     if state.stopped:
         os.kill(pid, signal.SIGSTOP)

@@ -3,7 +3,8 @@
 # toml: mode = "none"
 # toml: [privileges]
 # toml: no_new_privileges = false
-# toml: capabilities = ["chown", "kill", "setuid", "setgid", "setpcap", "net_bind_service", "sys_nice"]
+# toml: capabilities = ["chown", "kill", "setuid", "setgid", "setpcap", "net_bind_service",
+# toml:   "sys_nice"]
 
 import ctypes
 import os
@@ -20,6 +21,7 @@ PR_SET_KEEPCAPS, PR_GET_SECUREBITS = 8, 27
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30
+PR_SET_MDWE, PR_GET_MDWE = 65, 66
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 
 
@@ -76,6 +78,10 @@ def limited():
     libc.personality(0x0040000)  # ADDR_NO_RANDOMIZE
 
 
+def hardened():
+    prctl(PR_SET_MDWE, 1)
+
+
 def batch():
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, 0, -3)
@@ -101,6 +107,7 @@ def facts():
     found.append(f"death signal {raw.value}")
     libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(raw), 0, 0, 0)
     found.append(f"subreaper {raw.value}")
+    found.append(f"no executable gain {libc.prctl(PR_GET_MDWE, 0, 0, 0, 0)}")
     found += [
         f"prctl {n}: {prctl(n)}" for n in (PR_GET_DUMPABLE, PR_GET_SECUREBITS, PR_GET_TIMERSLACK)
     ]
@@ -126,7 +133,7 @@ def child(work, write_fd):
     os._exit(0)
 
 
-works = [plain, user, keeping, limited, batch]
+works = [plain, user, keeping, limited, batch, hardened]
 read_fd, write_fd = os.pipe()
 pids = []
 for work in works:

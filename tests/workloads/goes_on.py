@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 print("ready", flush=True)
@@ -41,7 +42,7 @@ problems = [
         "deep recursion": deep(900) == 900,
         "a file": os.path.getsize("/tmp/new file") == 100000,
         "its name": os.readlink("/proc/self/exe").startswith("/usr/bin/python3"),
-        "its arguments": open("/proc/self/cmdline").read().startswith("/usr/bin/python3\0"),
+        "its arguments": Path("/proc/self/cmdline").read_text().startswith("/usr/bin/python3\0"),
     }.items()
     if not right
 ]

@@ -77,6 +77,17 @@ def test_refusal_names_process_object_and_reason(places, debian_root, code, proc
         pod.finish(leader)
 
 
+def test_a_parent_in_vfork_is_waited_for(places, debian_root, build):
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/tmp/vforks", build(Path(__file__).with_name("vforks.c")).read_bytes())
+        pod.start("/tmp/vforks")
+        pod.wait_for("ready\n")
+        leader = min(pod.host_pids())
+        pod.dump()
+        pod.restore()
+        pod.finish(leader)
+
+
 def test_leave_running(places, debian_root, build):
     with harness.Pod(places, debian_root) as pod:
         (leader,) = started(pod, "busy.c", build)
