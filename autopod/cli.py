@@ -9,7 +9,7 @@ import sys
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from ckpt import commandline
+from launcher import commandline
 from launcher.places import Places
 
 _DESCRIPTION = "Isolate services in pods, checkpoint them, and restart them under another kernel."

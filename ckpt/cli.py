@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import commandline
+from launcher import commandline
 from launcher.places import Places
 
 if TYPE_CHECKING:

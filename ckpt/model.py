@@ -143,12 +143,18 @@ class Refusal(msgspec.Struct, frozen=True):
     why: str
     hint: str = ""
 
+    def __str__(self) -> str:  # type: ignore[explicit-override]
+        return f"process {self.pid} ({self.command}): {self.what}: {self.why}"
+
 
 class NotCheckpointable(Exception):  # noqa: N818 (it is a finding, not a fault)
     """The pod holds something that this version cannot carry over; nothing was changed."""
 
     def __init__(self, *refusals: Refusal) -> None:
-        super().__init__(
-            "; ".join(f"process {r.pid} ({r.command}): {r.what}: {r.why}" for r in refusals)
-        )
+        super().__init__("; ".join(map(str, refusals)))
         self.refusals = refusals
+
+    @property
+    def findings(self) -> list[tuple[str, str]]:
+        """Message and hint of each refusal."""
+        return [(str(refusal), refusal.hint) for refusal in self.refusals]

@@ -1,164 +1,54 @@
 """The `launcher` command: what people type; the work is done elsewhere."""
 
+import argparse
 import os
 import sys
+from collections.abc import Callable
 
-import click
-
-from launcher.config import ConfigError
-from launcher.errors import PodError
+from launcher import commandline
 from launcher.places import Places
 
-_AS_PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-_POD = click.argument("pod")
-_PROGRAM = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARG]...")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+_DESCRIPTION = """\
+Start, enter and end pods.
+
+A pod's root is mounted by `stackfs mount POD --lower DIR`; its configuration is
+/etc/autopod/pods/POD.toml, all of it optional.
+"""
+
+_START = """\
+Start PROGRAM in POD in the background; return when it runs.
+
+The pod is made if it is not running. The program's output goes to the pod's log (`launcher logs
+POD`), its parent is the pod's init.
+"""
+
+_RUN = """\
+Run PROGRAM in POD, attached; exit with its status.
+
+The pod is made if it is not running, and then ends with the program unless others run in it by
+that time. Where stdin is a terminal, the program gets one of the pod's own.
+
+Exit status: the program's; 128+N if signal N killed it; 125 the launcher failed, 126 the program
+cannot be executed, 127 it is not there.
+"""
+
+_EXEC = "Run PROGRAM in POD, which must be running; otherwise as `launcher run`."
+
+_ATTACH = """\
+Attach to a terminal of POD again: /dev/pts/PTS, or the only one.
+
+Three times Ctrl-] detaches; the program goes on.
+"""
+
+_Run = Callable[[Places, argparse.Namespace], int]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def launcher(debug: bool) -> None:
-    """Start, enter and end pods.
-
-    A pod's root is mounted by `stackfs mount POD --lower DIR`; its configuration is
-    /etc/autopod/pods/POD.toml, all of it optional.
-    """
-
-
-@launcher.command(context_settings=_AS_PROGRAM)
-@click.option("--dry-run", is_flag=True, help="Print the steps that would make the pod.")
-@_POD
-@_PROGRAM
-def start(pod: str, argv: tuple[str, ...], dry_run: bool) -> int:
-    """Start PROGRAM in POD in the background; return when it runs.
-
-    The pod is made if it is not running. The program's output goes to the pod's log (`launcher
-    logs POD`), its parent is the pod's init.
-    """
-    from launcher import commands
-
-    places = Places.from_environment()
-    if dry_run:
-        click.echo("\n".join(commands.describe(places, pod)))
-        return 0
-    commands.start(places, pod, list(argv))
-    return 0
-
-
-@launcher.command(context_settings=_AS_PROGRAM)
-@click.option("-t", "--terminal", is_flag=True, help="Give it a terminal, whatever stdin is.")
-@_POD
-@_PROGRAM
-def run(pod: str, argv: tuple[str, ...], terminal: bool) -> int:
-    """Run PROGRAM in POD, attached; exit with its status.
-
-    The pod is made if it is not running, and then ends with the program unless others run in it
-    by that time. Where stdin is a terminal, the program gets one of the pod's own.
-
-    Exit status: the program's; 128+N if signal N killed it; 125 the launcher failed, 126 the
-    program cannot be executed, 127 it is not there.
-    """
-    from launcher import commands
-
-    return commands.run(Places.from_environment(), pod, list(argv), terminal, make=True)
-
-
-@launcher.command("exec", context_settings=_AS_PROGRAM)
-@click.option("-t", "--terminal", is_flag=True, help="Give it a terminal, whatever stdin is.")
-@_POD
-@_PROGRAM
-def exec_(pod: str, argv: tuple[str, ...], terminal: bool) -> int:
-    """Run PROGRAM in POD, which must be running; otherwise as `launcher run`."""
-    from launcher import commands
-
-    return commands.run(Places.from_environment(), pod, list(argv), terminal, make=False)
-
-
-@launcher.command()
-@_POD
-@click.argument("pts", type=int, required=False)
-def attach(pod: str, pts: int | None) -> int:
-    """Attach to a terminal of POD again: /dev/pts/PTS, or the only one.
-
-    Three times Ctrl-] detaches; the program goes on.
-    """
-    from launcher import commands
-
-    commands.attach(Places.from_environment(), pod, pts)
-    return 0
-
-
-@launcher.command()
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds until it is killed.")
-@_POD
-def stop(pod: str, timeout: float) -> int:
-    """End POD: SIGTERM to every process, wait, kill what is left."""
-    from launcher import commands
-
-    commands.stop(Places.from_environment(), pod, timeout)
-    return 0
-
-
-@launcher.command()
-@_POD
-def kill(pod: str) -> int:
-    """Kill POD and all its processes at once."""
-    from launcher import commands
-
-    commands.kill(Places.from_environment(), pod)
-    return 0
-
-
-@launcher.command("list")
-@_JSON
-def list_(as_json: bool) -> int:
-    """List the pods that this host knows."""
-    from launcher import tables
-
-    rows = tables.pods_known(Places.from_environment())
-    tables.show(rows, tables.PodRow, as_json=as_json)
-    return 0
-
-
-@launcher.command()
-@_POD
-@_JSON
-def ps(pod: str, as_json: bool) -> int:
-    """List the processes of POD."""
-    from launcher import tables
-
-    rows = tables.processes(Places.from_environment(), pod)
-    tables.show(rows, tables.ProcessRow, as_json=as_json)
-    return 0
-
-
-@launcher.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows.")
-@_POD
-def logs(pod: str, follow: bool) -> int:
-    """Print what the programs of POD have written."""
-    from launcher import commands
-
-    commands.logs(Places.from_environment(), pod, follow=follow)
-    return 0
-
-
-def main() -> int:
-    """Run the command line; return the exit status."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line *argv*, or that of the process; return the exit status."""
     for fd in (0, 1, 2):
         _open_if_closed(fd)
-    try:
-        status = launcher.main(prog_name="launcher", standalone_mode=False)
-    except click.exceptions.Exit as e:
-        return e.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered goes nowhere
-        return 1
-    except (click.UsageError, ConfigError, PodError, ValueError, OSError) as e:
-        return _fail(e)
-    return status if isinstance(status, int) else 0
+    arguments = _parser().parse_args(argv)
+    return commandline.run("launcher", arguments, arguments.failed)
 
 
 def _open_if_closed(fd: int) -> None:
@@ -169,27 +59,148 @@ def _open_if_closed(fd: int) -> None:
         os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is *fd*
 
 
-def _fail(e: Exception) -> int:
-    """Say what went wrong in two lines; return the exit status."""
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    message, hint, status = str(e), "", 125 if verb in ("run", "exec") else 1
-    match e:
-        case click.UsageError():
-            message, hint, status = e.format_message(), f"launcher {verb} --help", 2
-        case PodError():
-            hint = e.hint
-        case PermissionError() if os.geteuid():
-            message, hint = str(e), "pods are made by root"
-        case OSError(filename=None):
-            message = str(e.strerror)
-        case OSError():
-            message = f"{e.strerror}: {os.fsdecode(e.filename)}"
-    if "--debug" in sys.argv[1:2]:
-        sys.excepthook(type(e), e, e.__traceback__)
-    click.echo(f"launcher: error: {message}", err=True)
-    if hint:
-        click.echo(f"launcher: hint: {hint}", err=True)
-    return status
+def _parser() -> argparse.ArgumentParser:
+    parser = commandline.Parser(
+        prog="launcher",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show a traceback when something fails"
+    )
+    parser.set_defaults(failed=1)
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def verb(name: str, run: _Run, text: str, summary: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = verbs.add_parser(
+            name,
+            help=summary,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    _add_programs(verb)
+    _add_lives(verb)
+    _add_tables(verb)
+    return parser
+
+
+_Verb = Callable[[str, _Run, str, str], argparse.ArgumentParser]
+
+
+def _add_programs(verb: _Verb) -> None:
+    start = verb("start", _start, _START, "start a program in a pod, in the background")
+    start.add_argument(
+        "--dry-run", action="store_true", help="print the steps that would make the pod"
+    )
+    run = verb("run", _run, _RUN, "run a program in a pod, attached")
+    run.set_defaults(make=True, failed=125)
+    exec_ = verb("exec", _run, _EXEC, "run a program in a running pod, attached")
+    exec_.set_defaults(make=False, failed=125)
+    for attached in (run, exec_):
+        attached.add_argument(
+            "-t", "--terminal", action="store_true", help="give it a terminal, whatever stdin is"
+        )
+    for parser in (start, run, exec_):
+        _add_pod(parser)
+        parser.add_argument("program", metavar="PROGRAM", help="its path inside the pod")
+        rest = parser.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
+        rest.required = False  # else it is named where PROGRAM alone is missing
+
+
+def _add_lives(verb: _Verb) -> None:
+    attach = verb("attach", _attach, _ATTACH, "attach to a terminal of a pod again")
+    stop = verb(
+        "stop", _stop, "End POD: SIGTERM to every process, wait, kill what is left.", "end a pod"
+    )
+    kill = verb("kill", _kill, "Kill POD and all its processes at once.", "kill a pod")
+    for parser in (attach, stop, kill):
+        _add_pod(parser)
+    attach.add_argument("pts", metavar="PTS", type=int, nargs="?")
+    stop.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="until it is killed (default: %(default)g)",
+    )
+
+
+def _add_tables(verb: _Verb) -> None:
+    listing = verb("list", _list, "List the pods that this host knows.", "list pods")
+    ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
+    logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
+    for parser in (ps, logs):
+        _add_pod(parser)
+    for parser in (listing, ps):
+        parser.add_argument("--json", action="store_true", help="as an array of objects")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
+
+
+def _add_pod(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pod", metavar="POD", type=commandline.pod)
+
+
+def _start(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    if arguments.dry_run:
+        print("\n".join(commands.describe(places, arguments.pod)))
+    else:
+        commands.start(places, arguments.pod, [arguments.program, *arguments.arguments])
+    return 0
+
+
+def _run(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    argv = [arguments.program, *arguments.arguments]
+    return commands.run(places, arguments.pod, argv, arguments.terminal, make=arguments.make)
+
+
+def _attach(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    commands.attach(places, arguments.pod, arguments.pts)
+    return 0
+
+
+def _stop(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    commands.stop(places, arguments.pod, arguments.timeout)
+    return 0
+
+
+def _kill(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    commands.kill(places, arguments.pod)
+    return 0
+
+
+def _list(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import tables
+
+    tables.show(tables.pods_known(places), tables.PodRow, as_json=arguments.json)
+    return 0
+
+
+def _ps(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import tables
+
+    rows = tables.processes(places, arguments.pod)
+    tables.show(rows, tables.ProcessRow, as_json=arguments.json)
+    return 0
+
+
+def _logs(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    commands.logs(places, arguments.pod, follow=arguments.follow)
+    return 0
 
 
 if __name__ == "__main__":

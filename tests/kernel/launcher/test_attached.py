@@ -302,8 +302,12 @@ def test_configuration_errors_name_the_place(pod):
 
 
 def test_usage_errors(pod):
-    assert pod.launch("start", expect=2).stderr.splitlines()[1] == (
-        "launcher: hint: launcher start --help"
-    )
-    assert pod.launch("nosuch", expect=2).stderr.startswith("launcher: error: No such command")
-    assert pod.launch("kill", "../x", expect=1).stderr.startswith("launcher: error: '../x' cannot")
+    for argv, message in [
+        (("start",), "the following arguments are required: POD, PROGRAM"),
+        (("nosuch",), "argument COMMAND: invalid choice: 'nosuch'"),
+        (("kill", "../x"), "argument POD: '../x' cannot name a pod"),
+    ]:
+        error, hint = pod.launch(*argv, expect=2).stderr.splitlines()
+        assert error.startswith(f"launcher: error: {message}")
+        verb = argv[0] if argv[0] != "nosuch" else ""
+        assert hint.split() == ["launcher:", "hint:", "launcher", *verb.split(), "--help"]

@@ -1,4 +1,4 @@
-"""What the command lines `ckpt` and `autopod` have in common: arguments, errors, exit statuses."""
+"""What `launcher`, `ckpt` and `autopod` have in common: arguments, errors, exit statuses."""
 
 import argparse
 import os
@@ -28,8 +28,8 @@ def pod(name: str) -> str:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 
-def run(tool: str, arguments: argparse.Namespace) -> int:
-    """Call `arguments.run(places, arguments)`; return the exit status.
+def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
+    """Call `arguments.run(places, arguments)`; return the exit status, *failed* after an error.
 
     An error is printed as `TOOL: error: …` and, where more is known, `TOOL: hint: …`; with
     `arguments.debug` it is raised.
@@ -46,20 +46,22 @@ def run(tool: str, arguments: argparse.Namespace) -> int:
         if arguments.debug:
             raise
         complain(tool, e)
-        return 1
+        return failed
     return status
 
 
 def complain(tool: str, error: Exception) -> None:
-    """Print *error* for a person."""
-    from ckpt.model import NotCheckpointable
-
-    if isinstance(error, NotCheckpointable):
-        for refusal in error.refusals:
-            print_error(tool, str(NotCheckpointable(refusal)), refusal.hint)
+    """Print *error* for a person; one with `findings`, pairs of message and hint, as these."""
+    findings = getattr(error, "findings", ())
+    if findings:
+        for message, hint in findings:
+            print_error(tool, message, hint)
     elif isinstance(error, OSError) and error.strerror:
         where = f": {os.fsdecode(error.filename)}" if error.filename else ""
-        print_error(tool, f"{error.strerror}{where}")
+        lacking = isinstance(error, PermissionError) and os.geteuid()
+        print_error(
+            tool, f"{error.strerror}{where}", "pods are root's to work on" if lacking else ""
+        )
     elif isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
         print_error(tool, str(error), getattr(error, "hint", ""))
     else:
