@@ -20,7 +20,7 @@ from ckpt.model import PAGE_SIZE, Pod
 from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
-from launcher import config, enter, monitor, network, pods
+from launcher import config, enter, holder, network, pods
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _raise(
         return archive.pages.read(first, count)
 
     def give_console(index: int, master_fd: int) -> None:
-        monitor.give_console(places, running.name, index, master_fd)
+        holder.give_console(places, running.name, index, master_fd)
 
     return raise_processes(
         running, model, log=places.log(running.name), pages=pages, give_console=give_console

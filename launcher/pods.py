@@ -231,5 +231,5 @@ def _write_record(places: Places, pod: Pod) -> None:
 
 
 def _forget(places: Places, name: str) -> None:
-    for file in ("pod.json", "pod.new", "monitor.sock"):
+    for file in ("pod.json", "pod.new", "holder.sock"):
         (places.run(name) / file).unlink(missing_ok=True)

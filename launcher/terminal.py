@@ -2,7 +2,7 @@
 
 The caller's own terminal never goes into a pod: a program could push input into it, or keep it.
 Where the program gets a terminal, it is one of the pod's devpts, whose master is handed to the
-monitor, so that it outlives the caller; where only its output would be a terminal, a pipe is put
+holder, so that it outlives the caller; where only its output would be a terminal, a pipe is put
 in between.
 """
 
@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from launcher import abi, monitor, program
+from launcher import abi, holder, program
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.places import Places
@@ -89,7 +89,7 @@ class Session:
     pid: int
     signals: Forwarder
     copies: Mapping[int, int]
-    attachment: monitor.Attachment | None = None
+    attachment: holder.Attachment | None = None
 
     def wait(self) -> int:
         """Relay until the program has ended; return its status as env(1) does."""
@@ -134,8 +134,8 @@ def start(places: Places, pod: Pod, config: PodConfig, argv: list[str]) -> Sessi
         opened.callback(os.close, slave_fd)
         with os.fdopen(master_fd, "rb"):
             _copy_window_size(master_fd)
-            monitor.give_console(places, pod.name, index, master_fd)
-        attachment = monitor.attach(places, pod.name, index)
+            holder.give_console(places, pod.name, index, master_fd)
+        attachment = holder.attach(places, pod.name, index)
         undo = opened.enter_context(ExitStack())
         undo.callback(attachment.close)
         variables = program.environment(config, TERM=os.environ.get("TERM", "dumb"))
@@ -152,7 +152,7 @@ def _start(
     config: PodConfig,
     the_program: Program,
     copies: Mapping[int, int],
-    attachment: monitor.Attachment | None = None,
+    attachment: holder.Attachment | None = None,
 ) -> Session:
     signals = Forwarder()
     try:
@@ -170,7 +170,7 @@ def attach(places: Places, name: str, index: int | None) -> None:
     Raises:
         PodError: there is no such terminal, or somebody else has attached to it.
     """
-    attachment = monitor.attach(places, name, index)
+    attachment = holder.attach(places, name, index)
     try:
         _copy_window_size(attachment.master_fd)
         copies = {0: attachment.master_fd, attachment.master_fd: 1}
@@ -280,12 +280,12 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _control(attachment: monitor.Attachment | None) -> int | None:
+def _control(attachment: holder.Attachment | None) -> int | None:
     return None if attachment is None else attachment.connection.fileno()
 
 
 @contextmanager
-def _raw(attachment: monitor.Attachment | None) -> Iterator[None]:
+def _raw(attachment: holder.Attachment | None) -> Iterator[None]:
     """Let the pod's terminal see every key, and follow the size of ours, if we have one."""
     if attachment is None or not os.isatty(0):
         yield

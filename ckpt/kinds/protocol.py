@@ -169,7 +169,7 @@ class Workshop(Protocol):
         ...
 
     def give_console(self, index: int, master_fd: int) -> None:
-        """Hand the master of pseudo-terminal *index*, which was outside, to the pod's monitor."""
+        """Hand the master of pseudo-terminal *index*, which was outside, to the pod's holder."""
         ...
 
 

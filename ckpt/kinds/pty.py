@@ -1,7 +1,7 @@
 """Pseudo-terminals of the pod: pty(7), ioctl_tty(2).
 
 A pair is an object; its master may be in the pod (a terminal emulator, sshd) or outside (the
-console of `launcher run -t`), and then goes to the pod's monitor. What was typed and not yet
+console of `launcher run -t`), and then goes to the pod's holder. What was typed and not yet
 read, or written and not yet shown, is lost: reading it would take it from the program.
 """
 

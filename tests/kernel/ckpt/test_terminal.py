@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import monitor
+from launcher import holder
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
@@ -71,7 +71,7 @@ def test_shell_on_a_terminal(places, debian_root):
 
         pod.restore()
         assert pod.host_pids().keys() == pids
-        with contextlib.closing(monitor.attach(places, pod.name, None)) as attached:
+        with contextlib.closing(holder.attach(places, pod.name, None)) as attached:
             screen = Screen(attached.master_fd)
             screen.type("cat gives it back\n")
             screen.read_until(r"cat gives it back[^#]*cat gives it back")

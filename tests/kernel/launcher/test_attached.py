@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from launcher import enter, monitor, pods, terminal
+from launcher import enter, holder, pods, terminal
 
 from .conftest import LAUNCHER, wait_until
 
@@ -212,13 +212,13 @@ def test_output_while_nobody_is_attached(pod):
     pod.launch("kill", "a")
 
 
-def test_monitor_ends_with_the_pod(pod):
+def test_holder_ends_with_the_pod(pod):
     running = pod.create("a")
     master_fd, slave_fd, index = terminal.open_terminal(running)
-    monitor.give_console(pod.places, "a", index, master_fd)
+    holder.give_console(pod.places, "a", index, master_fd)
     os.close(master_fd)
     os.write(slave_fd, b"hello")
-    attachment = monitor.attach(pod.places, "a", None)
+    attachment = holder.attach(pod.places, "a", None)
     assert attachment.index == index == 0
     seen = attachment.recent or os.read(attachment.master_fd, 100)
     assert seen == b"hello"

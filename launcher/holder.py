@@ -1,12 +1,12 @@
-"""The monitor: the process of a pod that keeps the masters of its terminals open.
+"""The holder: the process of a pod that keeps the masters of its terminals open.
 
 A terminal hangs up when its last master is closed. So that neither the end of a client nor a
 restart of the pod does that, masters belong to this process. It is no relay: a client that
-attaches gets the master itself, and the monitor only looks after those nobody is attached to,
+attaches gets the master itself, and the holder only looks after those nobody is attached to,
 reading what programs write so that they do not block, and keeping the last of it for the next
 client.
 
-Protocol on `/run/autopod/POD/monitor.sock` (SOCK_SEQPACKET), one JSON object per packet: a
+Protocol on `/run/autopod/POD/holder.sock` (SOCK_SEQPACKET), one JSON object per packet: a
 client gives a master or asks for one, with the descriptor as SCM_RIGHTS (unix(7)); it is attached
 as long as its connection stands. Whoever attaches last has the terminal.
 
@@ -51,12 +51,12 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def give_console(places: Places, pod_name: str, index: int, master_fd: int) -> None:
-    """Hand the master of the pod's terminal `/dev/pts/INDEX` to its monitor.
+    """Hand the master of the pod's terminal `/dev/pts/INDEX` to its holder.
 
-    The monitor is started if there is none. It duplicates *master_fd*; the caller still owns it.
+    The holder is started if there is none. It duplicates *master_fd*; the caller still owns it.
 
     Raises:
-        PodError: the pod is not running, or the monitor cannot be started.
+        PodError: the pod is not running, or the holder cannot be started.
     """
     with _connect(places, pod_name) or _start(places, pod_name) as connection:
         _ask(connection, Request("give", index), [master_fd])
@@ -79,7 +79,7 @@ class Attachment:
     recent: bytes
 
     def close(self) -> None:
-        """Leave the terminal to the monitor."""
+        """Leave the terminal to the holder."""
         os.close(self.master_fd)
         self.connection.close()
 
@@ -107,7 +107,7 @@ def _ask(connection: socket.socket, request: Request, fds: list[int]) -> tuple[R
     connection.sendmsg([msgspec.json.encode(request)], ancillary)
     packet, received = _receive(connection)
     if not packet:
-        raise PodError("the pod's monitor has ended")
+        raise PodError("the pod's holder has ended")
     reply = msgspec.json.decode(packet, type=Reply)
     if reply.error is not None:
         raise PodError(reply.error)
@@ -122,11 +122,11 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
 
 def _address(places: Places, name: str, directory_fd: int) -> str:
     """Return the socket's path by way of a descriptor: sun_path holds 107 bytes only."""
-    return f"/proc/self/fd/{directory_fd}/monitor.sock"
+    return f"/proc/self/fd/{directory_fd}/holder.sock"
 
 
 def _connect(places: Places, name: str) -> socket.socket | None:
-    """Return a connection to the monitor of pod *name*; None if there is none."""
+    """Return a connection to the holder of pod *name*; None if there is none."""
     directory_fd = os.open(places.run(name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -140,12 +140,12 @@ def _connect(places: Places, name: str) -> socket.socket | None:
 
 
 def _start(places: Places, name: str) -> socket.socket:
-    """Start the monitor; return a connection once it listens."""
+    """Start the holder; return a connection once it listens."""
     environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
     ready, writer = os.pipe2(os.O_CLOEXEC)
-    with open(places.run(name) / "monitor.log", "ab") as log, os.fdopen(ready, "rb") as reader:
+    with open(places.run(name) / "holder.log", "ab") as log, os.fdopen(ready, "rb") as reader:
         subprocess.run(
-            [sys.executable, "-P", "-m", "launcher.monitor", name, str(writer)],
+            [sys.executable, "-P", "-m", "launcher.holder", name, str(writer)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -158,11 +158,11 @@ def _start(places: Places, name: str) -> socket.socket:
         listening = reader.read()
     connection = _connect(places, name) if listening else None
     if connection is None:
-        raise PodError("the pod's monitor cannot be started", f"see {log.name}")
+        raise PodError("the pod's holder cannot be started", f"see {log.name}")
     return connection
 
 
-# --- the monitor ---------------------------------------------------------------------------
+# --- the holder ----------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -172,8 +172,8 @@ class _Console:
     recent: bytearray = field(default_factory=bytearray)
 
 
-class _Monitor:
-    """State and loop of the monitor."""
+class _Holder:
+    """State and loop of the holder."""
 
     def __init__(self, listener: socket.socket, pod_fd: int) -> None:
         self._listener, self._pod_fd = listener, pod_fd
@@ -263,14 +263,14 @@ class _Monitor:
 
 
 def _main(name: str, ready: str) -> int:
-    """Become the monitor of pod *name*; the byte on descriptor *ready* says that it listens."""
+    """Become the holder of pod *name*; the byte on descriptor *ready* says that it listens."""
     places = Places.from_environment()
     pod = pods.find(places, name)
     if pod is None:
         sys.stderr.write(f"pod {name!r} is not running\n")
         return 1
     pod_fd = enter.pidfd(pod)
-    path = places.run(name) / "monitor.sock"
+    path = places.run(name) / "holder.sock"
     path.unlink(missing_ok=True)
     directory_fd = os.open(places.run(name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -278,11 +278,11 @@ def _main(name: str, ready: str) -> int:
     os.close(directory_fd)
     listener.listen()
     if os.fork():
-        os._exit(0)  # the starter waits for this process; the monitor is nobody's child
+        os._exit(0)  # the starter waits for this process; the holder is nobody's child
     os.setsid()
     os.write(int(ready), b"1")
     os.close(int(ready))
-    _Monitor(listener, pod_fd).run()
+    _Holder(listener, pod_fd).run()
     return 0
 
 
