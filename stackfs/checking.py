@@ -1,13 +1,9 @@
-"""`stackfs check` and `stackfs diff`: looking at a pod's directories."""
+"""`stackfs check`: looking at a pod's directories."""
 
-import contextlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from stackfs import control
 from stackfs.layers import whiteout
-from stackfs.layers.diff import changes
 from stackfs.layers.layer import DIRECTORY
 from stackfs.layers.work import Work, leftovers
 from stackfs.mounting import load_spec, lock_pod
@@ -63,30 +59,3 @@ def _clear_work(spec: Spec) -> list[str]:
         return Work(fd).clear() if leftovers(fd) else []
     finally:
         os.close(fd)
-
-
-def diff(places: Places, pod: str) -> list[tuple[str, str]]:
-    """Return kind and path of everything that a pod changed of its lower layers.
-
-    A mounted pod's daemon answers, because a lower directory may lie below its mount.
-    """
-    try:
-        reply = control.request(places.run(pod) / "stackfs.sock", "diff")
-    except (FileNotFoundError, ConnectionRefusedError):
-        return _diff_directories(load_spec(places, pod))
-    return [(kind, path) for kind, path in reply["changes"]]
-
-
-def _diff_directories(spec: Spec) -> list[tuple[str, str]]:
-    sealed = [spec.base / spec.layers_name / str(number) for number in spec.sealed()]
-    upper = [spec.upper] if spec.upper.is_dir() else []
-    with contextlib.ExitStack() as opened:
-
-        def opening(paths: list[Path]) -> list[int]:
-            fds = [os.open(path, DIRECTORY) for path in paths]
-            for fd in fds:
-                opened.callback(os.close, fd)
-            return fds
-
-        found = changes(opening([*upper, *sealed]), opening(list(spec.lower)))
-    return [(change.kind, os.fsdecode(change.path)) for change in found]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from stackfs.control import Refused
@@ -83,7 +84,19 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
         description="Seal the upper layer and open a fresh one; prints the layer. Whoever needs "
         "files as they are at one moment stops the writers and calls syncfs(2) on the root first.",
     )
-    diff = verbs.add_parser("diff", help="list what the pod changed: A added, C changed, D deleted")
+    diff = verbs.add_parser(
+        "diff",
+        help="list what the pod changed: A added, C changed, D deleted",
+        description="List what the pod changed: A added, C changed, D deleted; the size in bytes "
+        "(of a deleted file: what it was), and the path.",
+    )
+    diff.add_argument(
+        "--from",
+        dest="since",
+        default="0",
+        metavar="N",
+        help="since snapshot N, its number or id (default: against the lower layers)",
+    )
     check = verbs.add_parser("check", help="check a pod's directories; remove half-made files")
     for verb, run in ((snapshot, _snapshot), (diff, _diff), (check, _check)):
         verb.add_argument("pod", type=_pod, metavar="POD")
@@ -150,14 +163,16 @@ def _snapshot(places: Places, asked: argparse.Namespace) -> None:
 
 
 def _diff(places: Places, asked: argparse.Namespace) -> None:
-    from stackfs import checking
+    from stackfs import history
 
-    found = checking.diff(places, asked.pod)
+    found = history.diff(places, asked.pod, asked.since)
     if asked.json:
-        print(json.dumps([{"kind": kind, "path": path} for kind, path in found], indent=2))
+        objects = [{**asdict(change), "path": os.fsdecode(change.path)} for change in found]
+        print(json.dumps(objects, indent=2))
         return
-    for kind, path in found:
-        sys.stdout.buffer.write(os.fsencode(f"{kind} {path}\n"))
+    for change in found:
+        size = change.before if change.size is None else change.size
+        sys.stdout.buffer.write(b"%b %12d %b\n" % (change.kind.encode(), size or 0, change.path))
 
 
 def _check(places: Places, asked: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ class Daemon:
         return {
             "status": self._status,
             "snapshot": self._snapshot,
-            "diff": self._diff,
+            "descriptors": self._descriptors,
             "quit": self._quit,
         }
 
@@ -166,16 +166,15 @@ class Daemon:
         self.tree.seal(self.stack.seal())
         return {"layer": _layer(sealed), "layers": self._layers()}
 
-    async def _diff(self, asked: Reply) -> Reply:
-        from stackfs.layers.diff import changes
-
-        written = [self.stack.upper, *self.stack.sealed]
-        work = functools.partial(changes, [at.fd for at in written], self._lower_fds())
-        found = await trio.to_thread.run_sync(work)
-        return {"changes": [[change.kind, os.fsdecode(change.path)] for change in found]}
-
-    def _lower_fds(self) -> list[int]:
-        return [layer.fd for layer in self.stack.lowers]
+    async def _descriptors(self, asked: Reply) -> Reply:
+        """Tell where the layers can be opened: whoever asks does the work, not this process."""
+        stack = self.stack
+        return {
+            "pid": os.getpid(),
+            "upper": [stack.upper.fd],
+            "layers": [[int(layer.path.name), layer.fd] for layer in stack.sealed],
+            "lower": [layer.fd for layer in stack.lowers],
+        }
 
     async def _quit(self, asked: Reply) -> Reply:
         flags = abi.MNT_DETACH if asked.get("lazy") else 0

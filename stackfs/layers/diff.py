@@ -1,6 +1,8 @@
-"""What the layers that a pod wrote change of the layers below them."""
+"""What layers change of the layers below them."""
 
+import contextlib
 import os
+import stat
 from dataclasses import dataclass
 
 from stackfs.layers import whiteout
@@ -15,17 +17,23 @@ class Change:
     Attributes:
         kind: "A" added, "C" changed, "D" deleted.
         path: from the root, beginning with a slash.
+        size: bytes of a file now, 0 of anything else, None where nothing is there.
+        before: the same of what was there before.
     """
 
     kind: str
     path: bytes
+    size: int | None
+    before: int | None
 
 
 def changes(written: list[int], lowers: list[int]) -> list[Change]:
     """Return the differences that layers make, by path.
 
+    What a running pod removes meanwhile is left out.
+
     Args:
-        written: O_PATH descriptors of the upper and sealed layers, top first.
+        written: O_PATH descriptors of the layers that are looked at, top first.
         lowers: the same of the layers below them.
     """
     found: list[Change] = []
@@ -41,14 +49,25 @@ def _compare(found: list[Change], path: bytes, written: list[int], lowers: list[
     for name in sorted({*visible, *deleted}):
         at = path + b"/" + name
         entry, old = visible.get(name), below.get(name)
+        size, before = _size(name, entry), _size(name, old)
         if entry is None or (old is not None and old.directory != entry.directory):
-            found.append(Change("D", at))
-            old = None
-        if entry is None:
+            found.append(Change("D", at, None, before))
+            old = before = None
+        if entry is None or size is None:
             continue
-        found.append(Change("A" if old is None else "C", at))
+        found.append(Change("A" if old is None else "C", at, size, before))
         if entry.directory:
             _descend(found, at, entry, old)
+
+
+def _size(name: bytes, entry: Entry[int] | None) -> int | None:
+    if entry is None:
+        return None
+    try:
+        status = os.stat(name, dir_fd=entry.layers[0], follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _deleted(
@@ -67,19 +86,19 @@ def _deleted(
 
 def _descend(found: list[Change], path: bytes, entry: Entry[int], old: Entry[int] | None) -> None:
     name = path.rpartition(b"/")[2]
-    written = _open_until_opaque(entry.layers, name)
-    lowers = _open_until_opaque(old.layers, name) if old is not None else []
-    try:
+    with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):
+        written = _open_until_opaque(opened, entry.layers, name)
+        lowers = [] if old is None else _open_until_opaque(opened, old.layers, name)
         _compare(found, path, written, lowers)
-    finally:
-        for fd in (*written, *lowers):
-            os.close(fd)
 
 
-def _open_until_opaque(layers: tuple[int, ...], name: bytes) -> list[int]:
-    opened = []
-    for fd in layers:
-        opened.append(os.open(name, DIRECTORY, dir_fd=fd))
-        if whiteout.opacity(opened[-1]) == b"y":
+def _open_until_opaque(
+    opened: contextlib.ExitStack, layers: tuple[int, ...], name: bytes
+) -> list[int]:
+    fds = []
+    for layer in layers:
+        fds.append(os.open(name, DIRECTORY, dir_fd=layer))
+        opened.callback(os.close, fds[-1])
+        if whiteout.opacity(fds[-1]) == b"y":
             break
-    return opened
+    return fds

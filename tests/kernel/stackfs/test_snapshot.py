@@ -27,6 +27,14 @@ def digest(top):
     return total.hexdigest()
 
 
+def diff(host, *arguments):
+    return json.loads(host.stackfs("diff", "pod", "--json", *arguments).stdout)
+
+
+def seen(host, *arguments):
+    return [f"{change['kind']} {change['path']}" for change in diff(host, *arguments)]
+
+
 @pytest.mark.slow
 def test_snapshot_seals_and_goes_on(host):
     (host.lower / "base").write_text("base")
@@ -57,7 +65,50 @@ def test_snapshot_seals_and_goes_on(host):
         second["layer"]["id"],
         layer["id"],
     ]
-    assert host.stackfs("diff", "pod").stdout == b"C /base\nA /two\n"
+    assert seen(host) == ["C /base", "A /two"]
+
+
+@pytest.mark.slow
+def test_differences_have_sizes_and_begin_at_any_snapshot(host):
+    """Mounted or not, against the lower layers or a snapshot by number or id."""
+    for name in ("gone", "grows", "turns"):
+        (host.lower / name).write_text(name)
+    (host.lower / "d").mkdir()
+    root = host.mount()
+    (root / "grows").write_text("a longer text")
+    (root / "d/new").write_text("12345")
+    layer = host.request("snapshot")["layer"]
+    os.unlink(root / "gone")
+    os.unlink(root / "turns")
+    (root / "turns").mkdir()
+    os.unlink(root / "d/new")
+    (root / os.fsdecode(b"\xff")).write_text("1")
+
+    def row(kind, path, size, before):
+        return {"kind": kind, "path": path, "size": size, "before": before}
+
+    since_lower = [
+        row("C", "/d", 0, 0),
+        row("D", "/gone", None, 4),
+        row("C", "/grows", 13, 5),
+        row("D", "/turns", None, 5),
+        row("A", "/turns", 0, None),
+        row("A", "/\udcff", 1, None),
+    ]
+    since_snapshot = [
+        row("C", "/d", 0, 0),
+        row("D", "/d/new", None, 5),
+        *(change for change in since_lower if change["path"] not in ("/d", "/grows")),
+    ]
+    for mounted in (True, False):
+        if not mounted:
+            host.stackfs("umount", "pod")
+        assert diff(host) == since_lower
+        assert diff(host, "--from", "1") == diff(host, "--from", layer["id"]) == since_snapshot
+        shown = host.stackfs("diff", "pod", "--from", "1").stdout.splitlines()
+        assert shown[1] == b"D            5 /d/new"
+        refused = host.stackfs("diff", "pod", "--from", "2", check=False)
+        assert b"no snapshot '2'" in refused.stderr
 
 
 def test_open_files_go_on_in_the_fresh_layer(host):
