@@ -78,6 +78,14 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
     listing = verbs.add_parser("list", help="list the stacks")
     listing.add_argument("--json", action="store_true", help="as an array of objects")
     listing.set_defaults(run=_list)
+    stats = verbs.add_parser(
+        "stats", help="tell what a pod's daemon was asked, how long it took, and what it holds"
+    )
+    stats.add_argument("pod", type=_pod, metavar="POD")
+    form = stats.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as an object")
+    form.add_argument("--prometheus", action="store_true", help="in Prometheus's text format")
+    stats.set_defaults(run=_stats)
     snapshot = verbs.add_parser(
         "snapshot",
         help="make what was written so far a read-only layer",
@@ -155,6 +163,17 @@ def _ask(places: Places, pod: str, op: str) -> dict[str, Any]:
         return control.request(places.run(pod) / "stackfs.sock", op)
     except (FileNotFoundError, ConnectionRefusedError) as e:
         raise Refused(f"{pod} is not mounted", f"stackfs mount {pod} mounts it") from e
+
+
+def _stats(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import stats
+
+    told = _ask(places, asked.pod, "stats")
+    if asked.json:
+        print(json.dumps(stats.summary(told), indent=2))
+        return
+    for line in stats.prometheus(told) if asked.prometheus else stats.table(told):
+        print(line)
 
 
 def _snapshot(places: Places, asked: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ def copy_up(tree: Tree, node: Node, *, contents: bool = True) -> None:
     """
     if node.layer.writable:
         return
+    tree.copied_up += 1
     if isinstance(node, Directory):
         _copy_up_directories(tree, node)
     elif node.linked and (names := _names(tree, node)):

@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from stackfs import abi, control, loop, mounts
+from stackfs import abi, control, loop, mounts, stats
 from stackfs.control import Handler, Refused, Reply
 from stackfs.layers.layer import Layer
 from stackfs.layers.work import leftovers
@@ -49,7 +50,9 @@ class Daemon:
     run: Path
     stack: Stack
     tree: Tree
+    operations: Operations
     identities: dict[Layer, str]
+    begun: float
 
     @classmethod
     def over(cls, pod: str, point: Path, run: Path, stack: Stack) -> "Daemon":
@@ -57,7 +60,7 @@ class Daemon:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         tree = Tree(stack.upper, stack.below, stack.work)
-        return cls(pod, point, run, stack, tree, {})
+        return cls(pod, point, run, stack, tree, Operations(tree), {}, time.monotonic())
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Mount, call *ready*, and return when the mount has gone.
@@ -67,9 +70,8 @@ class Daemon:
         """
         os.umask(0)
         loop.install()
-        operations = Operations(self.tree)
         try:
-            pyfuse3.init(operations, os.fspath(self.point), _OPTIONS | {f"fsname={self.pod}"})
+            pyfuse3.init(self.operations, os.fspath(self.point), _OPTIONS | {f"fsname={self.pod}"})
         except RuntimeError as e:
             raise Refused(f"cannot mount at {self.point}: {e}", "is /dev/fuse there?") from e
         try:
@@ -82,7 +84,7 @@ class Daemon:
             pyfuse3.close(unmount=False)
             for name in ("stackfs.json", "stackfs.sock"):
                 (self.run / name).unlink(missing_ok=True)
-            operations.close()
+            self.operations.close()
             self.stack.close()
 
     async def _main(self, ready: Callable[[], None]) -> None:
@@ -130,6 +132,7 @@ class Daemon:
             "status": self._status,
             "snapshot": self._snapshot,
             "descriptors": self._descriptors,
+            "stats": self._stats,
             "quit": self._quit,
         }
 
@@ -174,6 +177,32 @@ class Daemon:
             "upper": [stack.upper.fd],
             "layers": [[int(layer.path.name), layer.fd] for layer in stack.sealed],
             "lower": [layer.fd for layer in stack.lowers],
+        }
+
+    async def _stats(self, asked: Reply) -> Reply:
+        tree, (files, directories) = self.tree, self.operations.counts()
+        requests = stats.requests.items()
+        return {
+            "pod": self.pod,
+            "requests": {
+                name: {"errors": stats.errors[name], "buckets": buckets}
+                for name, buckets in requests
+                if any(buckets)
+            },
+            "gauges": {
+                "uptime_seconds": int(time.monotonic() - self.begun),
+                "open_files": files,
+                "open_directories": directories,
+                "inodes": len(tree.inodes),
+                "directory_descriptors": tree.inodes.open_directories,
+                **stats.memory(),
+            },
+            "counters": {
+                "names_remembered": tree.remembered,
+                "inodes_read": tree.read,
+                "directories_listed": tree.listed,
+                "copy_ups": tree.copied_up,
+            },
         }
 
     async def _quit(self, asked: Reply) -> Reply:

@@ -123,6 +123,14 @@ class Inodes:
     def __contains__(self, ino: int) -> bool:
         return ino in self._nodes
 
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def open_directories(self) -> int:
+        """The number of directory descriptors."""
+        return len(self._open)
+
     def get(self, ino: int) -> Node | None:
         """Return an inode of the table by number."""
         return self._nodes.get(ino)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from stackfs import abi, control, mounts
+from stackfs import abi, control, mounts, quiet
 from stackfs.control import Refused
 from stackfs.places import Places
 from stackfs.stack import Spec, Stack, open_stack
@@ -216,7 +216,10 @@ def _serve(pod: str, point: Path, run: Path, stack: Stack, ready: Callable[[], N
 
     from stackfs.daemon import Daemon
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
+    handler = logging.StreamHandler()
+    handler.addFilter(quiet.Limit())
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(format=form, level="INFO", handlers=[handler])
     for line in stack.removed:
         logging.getLogger("stackfs").warning(line)
     try:

@@ -395,6 +395,10 @@ class Operations(pyfuse3.Operations):
             del self._copying[number]
             done.set()
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many files and directories programs have open."""
+        return len(self._files), len(self._listings)
+
     def close(self) -> None:
         """Close what programs left open."""
         self.tree.close()

@@ -30,6 +30,10 @@ class Tree:
         limbo: stands for the layer of files without a name that may still be changed.
         root: the pod's root directory.
         inodes: what the kernel refers to.
+        remembered: how often a name was found, or not, in what was read before.
+        read: how many inodes were read.
+        listed: how many directories were.
+        copied_up: how many files were copied to the upper layer.
     """
 
     def __init__(self, upper: Layer, below: list[Layer], work: Work) -> None:
@@ -40,15 +44,17 @@ class Tree:
         self.root = Directory(ROOT, _until_opaque([upper, *below]), None, b".")
         self.root.fds = {layer: layer.fd for layer in (upper, *below)}
         self.root.stale = True
+        self.remembered = self.read = self.listed = self.copied_up = 0
         self.inodes = Inodes(self.root, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
     def child(self, parent: Directory, name: bytes) -> Node | None:
         """Return the inode of a name, or None where there is no such name."""
         entry = self.entries(parent).get(name)
-        if entry is None:
-            return None
-        node = self.inodes.get(entry.ino)
-        return self._load(parent, name, entry) if node is None else node
+        node = None if entry is None else self.inodes.get(entry.ino)
+        if entry is not None and node is None:
+            return self._load(parent, name, entry)
+        self.remembered += 1
+        return node
 
     def existing(self, parent: Directory, name: bytes) -> Node:
         """Return the inode of a name.
@@ -72,11 +78,13 @@ class Tree:
         """Return the names in a directory, listing it where that was not done yet."""
         if directory.entries is None:
             fds = ((at, self.inodes.directory_fd(directory, at)) for at in directory.layers)
+            self.listed += 1
             directory.entries = merge((at, listing(fd)) for at, fd in fds)
         return directory.entries
 
     def _load(self, parent: Directory, name: bytes, entry: Entry[Layer]) -> Node:
         """Take an inode into the table."""
+        self.read += 1
         layer = entry.layers[0]
         dir_fd = self.inodes.directory_fd(parent, layer)
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)

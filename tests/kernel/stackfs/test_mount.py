@@ -287,3 +287,33 @@ def test_interrupted_seal_is_mended(host):
     (root / "later").write_text("y")
     host.stackfs("snapshot", "pod")
     assert sorted(os.listdir(host.state() / "layers")) == ["1", "2"]
+
+
+def test_statistics_count_what_was_asked(host):
+    (host.lower / "d").mkdir()
+    for index in range(20):
+        (host.lower / f"d/{index}").write_text("x")
+    root = host.mount()
+
+    def stats():
+        return json.loads(host.stackfs("stats", "pod", "--json").stdout)
+
+    before = stats()
+    assert sorted(os.listdir(root / "d"), key=int) == [str(index) for index in range(20)]
+    with open(root / "d/3", "a") as file, open(root / "d/4"):
+        file.write("y")
+        during = stats()
+    with pytest.raises(FileNotFoundError):
+        (root / "none/such").read_text()
+    after = stats()
+    assert during["gauges"]["open_files"] == 2
+    assert after["gauges"]["inodes"] - before["gauges"]["inodes"] == 21
+    assert after["counters"]["copy_ups"] == 2  # the file and its directory
+    assert after["counters"]["directories_listed"] >= 2
+    assert after["counters"]["inodes_read"] >= 21
+    assert after["gauges"]["resident_bytes"] > 10 << 20
+    assert after["requests"]["open"]["count"] == 2
+    assert 0 < after["requests"]["open"]["p50_us"] <= after["requests"]["open"]["p99_us"]
+    text = host.stackfs("stats", "pod", "--prometheus").stdout.decode()
+    assert 'stackfs_request_seconds_count{pod="pod",request="open"} 2' in text
+    assert "open files" in host.stackfs("stats", "pod").stdout.decode()
