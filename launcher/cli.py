@@ -40,6 +40,12 @@ Attach to a terminal of POD again: /dev/pts/PTS, or the only one.
 Three times Ctrl-] detaches; the program goes on.
 """
 
+_POLICY = """\
+Print what POD's programs cannot ask of the kernel, a system call per line.
+
+It follows from the pod's configuration; the pod need not run.
+"""
+
 _Run = Callable[[Places, argparse.Namespace], int]
 
 
@@ -132,9 +138,10 @@ def _add_tables(verb: _Verb) -> None:
     listing = verb("list", _list, "List the pods that this host knows.", "list pods")
     ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
     logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
-    for parser in (ps, logs):
+    policy = verb("policy", _policy, _POLICY, "print the system-call policy of a pod")
+    for parser in (ps, logs, policy):
         _add_pod(parser)
-    for parser in (listing, ps):
+    for parser in (listing, ps, policy):
         parser.add_argument("--json", action="store_true", help="as an array of objects")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
 
@@ -193,6 +200,17 @@ def _ps(places: Places, arguments: argparse.Namespace) -> int:
 
     rows = tables.processes(places, arguments.pod)
     tables.show(rows, tables.ProcessRow, as_json=arguments.json)
+    return 0
+
+
+def _policy(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import config, policytable, tables
+
+    privileges = config.load(places, arguments.pod).privileges
+    if not arguments.json:
+        print("\n".join(policytable.heading(privileges)), end="\n\n")
+    rows = policytable.rows(privileges)
+    tables.show(rows, policytable.CallRow, as_json=arguments.json)
     return 0
 
 

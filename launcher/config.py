@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from launcher import capabilities
+from launcher import capabilities, policy
 from launcher.places import Places, check_pod_name
 
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
@@ -104,19 +104,57 @@ class Privileges(_Table, frozen=True):
     """What the pod's programs may do beyond the ordinary.
 
     Attributes:
-        capabilities: the bounding set; those that the launcher has not itself are left out.
-        no_new_privileges: executing a set-user-ID program changes nothing (prctl(2)).
-        seccomp: "default" is launcher/policy.py.
+        profile: of launcher/policy.py; what follows changes it for this pod.
+        own_capabilities: `capabilities`: in place of the profile's, if not None.
+        add_capabilities: besides those.
+        own_no_new_privileges: `no_new_privileges`: in place of the profile's, if not None.
+        allow: system calls that the filter lets through, whatever the policy says.
+        deny: system calls that fail with EPERM.
+        seccomp: "none" is no filter at all.
     """
 
-    capabilities: tuple[str, ...] = capabilities.SERVICE
-    no_new_privileges: bool = True
+    profile: Literal["strict", "service", "debian"] = "strict"
+    own_capabilities: tuple[str, ...] | None = msgspec.field(default=None, name="capabilities")
+    add_capabilities: tuple[str, ...] = ()
+    own_no_new_privileges: bool | None = msgspec.field(default=None, name="no_new_privileges")
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     seccomp: Literal["default", "none"] = "default"
 
     def __post_init__(self) -> None:
-        for name in self.capabilities:
-            if name not in capabilities.NAMES:
-                _reject("capabilities", name, "is no capability (capabilities(7), without cap_)")
+        for key, value in (
+            ("capabilities", self.own_capabilities or ()),
+            ("add_capabilities", self.add_capabilities),
+        ):
+            for name in value:
+                if name not in capabilities.NAMES:
+                    _reject(key, name, "is no capability (capabilities(7), without cap_)")
+        for name in self.deny:
+            if not policy.is_call(name):
+                _reject("deny", name, "is no system call (syscalls(2))")
+        for name in self.allow:
+            if name not in policy.restricted() or name in self.deny:
+                _reject("allow", name, "is no system call that the policy refuses")
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """The bounding set; those that the launcher has not itself are left out."""
+        own = self.own_capabilities
+        base = policy.PROFILES[self.profile].capabilities if own is None else own
+        return tuple(dict.fromkeys((*base, *self.add_capabilities)))
+
+    @property
+    def no_new_privileges(self) -> bool:
+        """Executing a set-user-ID program changes nothing (prctl(2))."""
+        own = self.own_no_new_privileges
+        return policy.PROFILES[self.profile].no_new_privileges if own is None else own
+
+    @property
+    def rules(self) -> policy.Rules | None:
+        """What the filter holds; None for no filter."""
+        if self.seccomp == "none":
+            return None
+        return policy.rules(self.profile, self.allow, self.deny)
 
 
 class Limits(_Table, frozen=True):

@@ -5,11 +5,12 @@ in the process itself: nothing may import lazily (see launcher.execute).
 """
 
 import os
+import resource
 import signal
 from dataclasses import dataclass
 from typing import Final
 
-from launcher import abi, capabilities, seccomp
+from launcher import abi, capabilities, policy, seccomp
 from launcher.config import Privileges
 
 _LAST_CAPABILITY: Final = 63
@@ -23,25 +24,30 @@ class Confinement:
         capabilities: its bounding, permitted and effective set, as a bit mask.
         no_new_privileges: see prctl(2), PR_SET_NO_NEW_PRIVS.
         filter: a packed BPF program for seccomp(2), or b"" for none.
+        limits: resources and what they are limited to, at most (setrlimit(2)).
     """
 
     capabilities: int
     no_new_privileges: bool
     filter: bytes
+    limits: tuple[tuple[int, int], ...] = ()
 
 
 def of_programs(privileges: Privileges) -> Confinement:
     """Return what the pod's programs are allowed: no capability that we have not ourselves."""
+    lowered = policy.lowered_limits(privileges.capabilities)
     return Confinement(
         capabilities.mask(privileges.capabilities) & _bounding_set(),
         privileges.no_new_privileges,
-        _filter(privileges),
+        _filter(privileges.rules),
+        tuple((getattr(resource, f"RLIMIT_{name}"), most) for name, most in lowered.items()),
     )
 
 
 def of_init(privileges: Privileges) -> Confinement:
     """Return what the pod's init is allowed: it only reaps, and needs nothing for that."""
-    return Confinement(0, no_new_privileges=True, filter=_filter(privileges))
+    rules = None if privileges.rules is None else policy.rules()
+    return Confinement(0, no_new_privileges=True, filter=_filter(rules))
 
 
 def apply(confinement: Confinement) -> None:
@@ -52,6 +58,9 @@ def apply(confinement: Confinement) -> None:
     Raises:
         OSError: as prctl(2) or capset(2).
     """
+    for number, most in confinement.limits:
+        soft, hard = (_at_most(limit, most) for limit in resource.getrlimit(number))
+        resource.setrlimit(number, (soft, hard))
     if confinement.no_new_privileges:
         abi.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
     if confinement.filter:
@@ -87,5 +96,9 @@ def _bounding_set() -> int:
     return int(line.split()[1], 16)
 
 
-def _filter(privileges: Privileges) -> bytes:
-    return seccomp.compile_policy(os.uname().machine) if privileges.seccomp == "default" else b""
+def _at_most(limit: int, most: int) -> int:
+    return most if limit == resource.RLIM_INFINITY else min(limit, most)
+
+
+def _filter(rules: policy.Rules | None) -> bytes:
+    return b"" if rules is None else seccomp.compile_rules(rules, os.uname().machine)

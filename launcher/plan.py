@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from launcher import policy
 from launcher.config import PodConfig
 
 
@@ -199,12 +200,7 @@ DEVICES: Final = FileSystem(
     (
         Directory("pts"),
         Directory("shm"),
-        Device("null", 1, 3),
-        Device("zero", 1, 5),
-        Device("full", 1, 7),
-        Device("random", 1, 8),
-        Device("urandom", 1, 9),
-        Device("tty", 5, 0),
+        *(Device(name, *number) for name, number in policy.DEVICES.items()),
         Symlink("ptmx", "pts/ptmx"),
         Symlink("fd", "/proc/self/fd"),
         Symlink("stdin", "/proc/self/fd/0"),

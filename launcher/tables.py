@@ -14,6 +14,7 @@ from launcher import config, enter, identity, pods
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
+from launcher.policytable import CallRow
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -45,7 +46,7 @@ class ProcessRow:
     command: str
 
 
-Row = PodRow | ProcessRow
+Row = PodRow | ProcessRow | CallRow
 
 
 def pods_known(places: Places) -> list[PodRow]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import capabilities, config
+from launcher import capabilities, config, policy
 from launcher.config import ConfigError, PodConfig
 from launcher.places import Places
 
@@ -119,6 +119,17 @@ def test_file_there_and_back(tmp_path):
             "[privileges]\ncapabilities = ['CAP_CHOWN']",
             "privileges.capabilities = 'CAP_CHOWN': is no",
         ),
+        ("[privileges]\nprofile = 'x'", "privileges.profile = 'x': invalid enum value 'x'"),
+        (
+            "[privileges]\nadd_capabilities = ['x']",
+            "privileges.add_capabilities = 'x': is no capability",
+        ),
+        ("[privileges]\nallow = ['read']", "privileges.allow = 'read': is no system call that"),
+        (
+            "[privileges]\nallow = ['bpf']\ndeny = ['bpf']",
+            "privileges.allow = 'bpf': is no system call that the policy refuses",
+        ),
+        ("[privileges]\ndeny = ['reed']", "privileges.deny = 'reed': is no system call"),
         ("[environment]\n'a b' = 'x'", "environment = 'a b': is no name of a variable"),
         ('[environment]\na = "x\\u0000"', "environment.a = 'x\\x00': contains a null byte"),
         ("x", "Expected '=' after a key"),
@@ -130,6 +141,22 @@ def test_errors_name_file_key_and_value(text, error):
         config.parse(text if isinstance(text, bytes) else text.encode(), "mail", FILE)
 
     assert str(caught.value).startswith(f"/etc/autopod/pods/mail.toml: {error}")
+
+
+def test_what_is_said_stands_in_for_the_profile():
+    def privileges(text):
+        return config.parse(f"[privileges]\n{text}".encode(), "mail", FILE).privileges
+
+    service = privileges("profile = 'service'")
+    assert "setpcap" in service.capabilities
+    assert not service.no_new_privileges
+    own = privileges("profile = 'service'\ncapabilities = ['kill']\nno_new_privileges = true")
+    assert own.capabilities == ("kill",)
+    assert own.no_new_privileges
+    more = privileges("add_capabilities = ['net_raw']\nallow = ['keyctl']\ndeny = ['ptrace']")
+    assert more.capabilities == (*capabilities.SERVICE, "net_raw")
+    assert more.rules == policy.rules("strict", ("keyctl",), ("ptrace",))
+    assert privileges("seccomp = 'none'").rules is None
 
 
 def test_a_name_that_is_a_path_is_refused(tmp_path):
