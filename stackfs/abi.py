@@ -15,10 +15,14 @@ MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH = 0x1000
 MOUNT_ATTR_RDONLY = 1
+FSPICK_CLOEXEC = 1
+FSCONFIG_CMD_RECONFIGURE = 7
 PR_SET_IO_FLUSHER = 57
 FICLONE = 0x40049409
 
 _SYS_OPEN_TREE = 428
+_SYS_FSCONFIG = 431
+_SYS_FSPICK = 433
 _SYS_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,6 +110,36 @@ def mount_setattr(dirfd: int, pathname: bytes, flags: int, attr_set: int) -> Non
         ctypes.c_size_t(ctypes.sizeof(attr)),
     )
     _checked(result, "mount_setattr", pathname)
+
+
+def fspick(dirfd: int, path: bytes, flags: int) -> int:
+    """Return a descriptor for reconfiguring the file system that is mounted at *path*.
+
+    Source: fs/fsopen.c, SYSCALL_DEFINE3(fspick), v6.6.
+    """
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_FSPICK),
+        ctypes.c_int(dirfd),
+        ctypes.c_char_p(path),
+        ctypes.c_uint(flags),
+    )
+    return _checked(fd, "fspick", path)
+
+
+def fsconfig(fd: int, cmd: int, key: bytes | None = None, value: bytes | None = None) -> None:
+    """Set a parameter of a file system that is being made or changed, or carry that out.
+
+    Source: fs/fsopen.c, SYSCALL_DEFINE5(fsconfig), v6.6.
+    """
+    result: int = _libc.syscall(
+        ctypes.c_long(_SYS_FSCONFIG),
+        ctypes.c_int(fd),
+        ctypes.c_uint(cmd),
+        ctypes.c_char_p(key),
+        ctypes.c_char_p(value),
+        ctypes.c_int(0),
+    )
+    _checked(result, "fsconfig")
 
 
 def prctl(option: int, arg2: int) -> int:

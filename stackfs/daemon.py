@@ -94,6 +94,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener, self._handlers())
             nursery.start_soon(self._end_on_signal)
+            nursery.start_soon(self._bound_memory)
             ready()
             await pyfuse3.main(min_tasks=1, max_tasks=loop.WORKERS)
             nursery.cancel_scope.cancel()
@@ -121,6 +122,26 @@ class Daemon:
                 except OSError as e:
                     log.warning("%s; detaching it", e)
                     await self._unmount(abi.MNT_DETACH)
+
+    async def _bound_memory(self) -> None:
+        """Have the kernel forget what no program uses, whenever there are too many inodes.
+
+        Otherwise it remembers all that was ever seen, until its own memory runs short.
+        """
+        inodes = self.tree.inodes
+        while True:
+            crowded = trio.Event()
+            inodes.crowded = crowded.set
+            await crowded.wait()
+            try:
+                await trio.to_thread.run_sync(mounts.drop_unused, self.point)
+            except OSError as e:  # unmounted lazily, or something is mounted over it
+                log.warning("the kernel goes on to remember all inodes: %s", e)
+            left = len(inodes) + 1
+            while len(inodes) < left:  # what it forgets comes with the requests
+                left = len(inodes)
+                await trio.sleep(0.05)
+            inodes.sweep()
 
     async def _unmount(self, flags: int) -> None:
         await trio.to_thread.run_sync(abi.umount2, os.fspath(self.point), flags)

@@ -6,8 +6,10 @@ daemon alone changes the writable layer and the others never change, hence what 
 stays true.
 """
 
+import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import pyfuse3
@@ -108,14 +110,25 @@ class Directory(Node):
         self.fds: dict[Layer, int] = {}
 
 
+MAX_IDLE: Final = 200_000
+"""Where the kernel refers to more inodes than this, it is asked to give up those not in use.
+An inode takes about 800 bytes here, a directory 1200."""
+
+
 class Inodes:
-    """The table of inodes, and the directory descriptors that they hold."""
+    """The table of inodes, and the directory descriptors that they hold.
+
+    Attributes:
+        limit: how many inodes there may be before *crowded* is called, once.
+    """
 
     def __init__(self, root: Directory, max_directory_fds: int) -> None:
         self.root = root
         self._nodes: dict[int, Node] = {ROOT: root}
         self._open: dict[tuple[Directory, Layer], None] = {}
         self._max_open = max_directory_fds
+        self.limit: float = MAX_IDLE
+        self.crowded: Callable[[], None] = _ignore
 
     def __getitem__(self, ino: int) -> Node:
         return self._nodes[ino]
@@ -150,6 +163,9 @@ class Inodes:
     def add(self, node: Node) -> None:
         """Put a new inode into the table."""
         self._nodes[node.attr.st_ino] = node
+        if len(self._nodes) > self.limit:
+            self.limit = math.inf
+            self.crowded()
 
     def directory_fd(self, directory: Directory, layer: Layer) -> int:
         """Return the O_PATH descriptor of *directory* in *layer*, which stays the directory's.
@@ -217,6 +233,31 @@ class Inodes:
         self.unpin(node)
         self._nodes.pop(node.attr.st_ino, None)
 
+    def sweep(self) -> None:
+        """Drop the directories that no inode is reached through, and set a new limit.
+
+        One whose name is not durable stays, so that fsync(2) of a file in it writes it out.
+        """
+        children = Counter(node.parent for node in self._nodes.values())
+        idle = [
+            node
+            for node in self._nodes.values()
+            if isinstance(node, Directory) and not children[node] and self._is_idle(node)
+        ]
+        while idle:
+            directory = idle.pop()
+            self.close_directory(directory)
+            del self._nodes[directory.attr.st_ino]
+            parent = directory.parent
+            children[parent] -= 1
+            if parent is not None and not children[parent] and self._is_idle(parent):
+                idle.append(parent)
+        self.limit = max(MAX_IDLE, 2 * len(self._nodes))
+
+    def _is_idle(self, directory: Directory) -> bool:
+        used = directory.lookups > 0 or directory.handles or directory.name_unsynced
+        return directory is not self.root and not used
+
     def close_directory(self, directory: Directory) -> None:
         """Close the descriptors of a directory; they are opened again if they are needed."""
         for layer, fd in directory.fds.items():
@@ -250,3 +291,7 @@ class Inodes:
                 os.close(fd)
             if isinstance(node, Directory) and node is not self.root:
                 self.close_directory(node)
+
+
+def _ignore() -> None:
+    """Nobody bounds the table."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackfs import abi
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 FSTYPE = "fuse.stackfs"
 
@@ -124,3 +126,19 @@ def tune(mount: Mount) -> None:
     for path, value in settings.items():
         if os.path.exists(path):
             Path(path).write_text(value)
+
+
+def drop_unused(point: Path) -> None:
+    """Have the kernel give up every inode of the file system at *point* that nothing uses.
+
+    A change of its parameters, of which there is none, drops its unused directory entries and
+    with them the inodes: for FUSE, it forgets them. Dirty pages are written out first; whoever
+    serves the file system calls this in a thread.
+
+    Source: fs/super.c, reconfigure_super(); fs/fuse/inode.c, fuse_reconfigure(), v6.12.
+    """
+    fd = abi.fspick(-1, os.fsencode(point), abi.FSPICK_CLOEXEC)
+    try:
+        abi.fsconfig(fd, abi.FSCONFIG_CMD_RECONFIGURE)
+    finally:
+        os.close(fd)
