@@ -251,12 +251,12 @@ def _candidates(
     given: Sequence[Path] | None,
     mounted: list[str],
 ) -> list[str]:
-    """Return the directories that may be lower layers, the likeliest first."""
+    """Return the directories and images that may be lower layers, the likeliest first."""
     if given is not None:
         return [os.path.realpath(path) for path in given]
     named = [base.path for base in archive.manifest.base]
     paths = [*mounted, *config.load(places, pod).root.lower, *named]
-    return [path for path in dict.fromkeys(paths) if os.path.isdir(path)]
+    return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
 
 def match(base: Sequence[Base], identities: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ thread.
 """
 
 import ctypes
+import fcntl
 import os
 
 RENAME_NOREPLACE = 1
@@ -15,13 +16,24 @@ MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH = 0x1000
 MOUNT_ATTR_RDONLY = 1
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
 FSPICK_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
 FSCONFIG_CMD_RECONFIGURE = 7
 PR_SET_IO_FLUSHER = 57
 FICLONE = 0x40049409
+LOOP_CONFIGURE = 0x4C0A
+LOOP_CTL_GET_FREE = 0x4C82
+LO_FLAGS_READ_ONLY = 1
+LO_FLAGS_AUTOCLEAR = 4
 
 _SYS_OPEN_TREE = 428
+_SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 _SYS_FSPICK = 433
 _SYS_MOUNT_SETATTR = 442
 
@@ -52,6 +64,37 @@ class mount_attr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class loop_info64(ctypes.Structure):
+    """`struct loop_info64` of linux/loop.h."""
+
+    _fields_ = (
+        ("lo_device", ctypes.c_uint64),
+        ("lo_inode", ctypes.c_uint64),
+        ("lo_rdevice", ctypes.c_uint64),
+        ("lo_offset", ctypes.c_uint64),
+        ("lo_sizelimit", ctypes.c_uint64),
+        ("lo_number", ctypes.c_uint32),
+        ("lo_encrypt_type", ctypes.c_uint32),
+        ("lo_encrypt_key_size", ctypes.c_uint32),
+        ("lo_flags", ctypes.c_uint32),
+        ("lo_file_name", ctypes.c_uint8 * 64),
+        ("lo_crypt_name", ctypes.c_uint8 * 64),
+        ("lo_encrypt_key", ctypes.c_uint8 * 32),
+        ("lo_init", ctypes.c_uint64 * 2),
+    )
+
+
+class loop_config(ctypes.Structure):
+    """`struct loop_config` of linux/loop.h."""
+
+    _fields_ = (
+        ("fd", ctypes.c_uint32),
+        ("block_size", ctypes.c_uint32),
+        ("info", loop_info64),
+        ("reserved", ctypes.c_uint64 * 8),
     )
 
 
@@ -112,6 +155,31 @@ def mount_setattr(dirfd: int, pathname: bytes, flags: int, attr_set: int) -> Non
     _checked(result, "mount_setattr", pathname)
 
 
+def fsopen(fsname: bytes, flags: int) -> int:
+    """Return a descriptor for making a file system of a type.
+
+    Source: fs/fsopen.c, SYSCALL_DEFINE2(fsopen), v6.6.
+    """
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_FSOPEN), ctypes.c_char_p(fsname), ctypes.c_uint(flags)
+    )
+    return _checked(fd, "fsopen", fsname)
+
+
+def fsmount(fs_fd: int, flags: int, attr_flags: int) -> int:
+    """Return a descriptor of a mount that is attached nowhere and goes with it.
+
+    Source: fs/namespace.c, SYSCALL_DEFINE3(fsmount), v6.6.
+    """
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_FSMOUNT),
+        ctypes.c_int(fs_fd),
+        ctypes.c_uint(flags),
+        ctypes.c_uint(attr_flags),
+    )
+    return _checked(fd, "fsmount")
+
+
 def fspick(dirfd: int, path: bytes, flags: int) -> int:
     """Return a descriptor for reconfiguring the file system that is mounted at *path*.
 
@@ -140,6 +208,23 @@ def fsconfig(fd: int, cmd: int, key: bytes | None = None, value: bytes | None = 
         ctypes.c_int(0),
     )
     _checked(result, "fsconfig")
+
+
+def loop_ctl_get_free(fd: int) -> int:
+    """Return the number of a loop device that nobody uses.
+
+    Source: loop(4), "/dev/loop-control".
+    """
+    return fcntl.ioctl(fd, LOOP_CTL_GET_FREE)
+
+
+def loop_configure(fd: int, backing_fd: int, lo_flags: int) -> None:
+    """Let a loop device be over a file, in one step.
+
+    Source: loop(4), LOOP_CONFIGURE.
+    """
+    config = loop_config(fd=backing_fd, info=loop_info64(lo_flags=lo_flags))
+    fcntl.ioctl(fd, LOOP_CONFIGURE, config)
 
 
 def prctl(option: int, arg2: int) -> int:

@@ -26,7 +26,7 @@ def check(places: Places, pod: str) -> Findings:
         Refused: there is no such pod.
     """
     spec = load_spec(places, pod)
-    faults = [f"lower directory {path} is missing" for path in spec.lower if not path.is_dir()]
+    faults = [f"lower layer {path} is missing" for path in spec.lower if not path.exists()]
     faults += _check_sealed(spec)
     places.run(pod).mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock_pod(places.run(pod)) as lock:

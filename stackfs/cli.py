@@ -53,8 +53,8 @@ def _add_daemon_verbs(verbs: Any) -> None:  # noqa: ANN401 (argparse has no publ
         "--lower",
         action="append",
         metavar="DIR",
-        help="a read-only directory; given several times, the first is the topmost; "
-        "/proc/self/fd/N stands for an inherited descriptor",
+        help="a read-only directory, or a squashfs or erofs image; given several times, the first "
+        "is the topmost; /proc/self/fd/N stands for an inherited descriptor",
     )
     mount.add_argument(
         "--upper", metavar="DIR", help="the writable directory (default: in the pod's state)"
@@ -115,7 +115,9 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
 def _add_layer_verbs(verbs: Any) -> None:  # noqa: ANN401
     pack = verbs.add_parser("pack", help="write a layer as an OCI layer tar to standard output")
     unpack = verbs.add_parser("unpack", help="make a layer from an OCI layer tar at standard input")
-    identity = verbs.add_parser("identity", help="print the SHA-256 identity of what is in DIR")
+    identity = verbs.add_parser(
+        "identity", help="print the SHA-256 identity of what is in DIR, or in an image"
+    )
     for verb, run in ((pack, _pack), (unpack, _unpack), (identity, _identity)):
         verb.add_argument("directory", metavar="DIR")
         verb.set_defaults(run=run)

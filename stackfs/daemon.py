@@ -178,11 +178,11 @@ class Daemon:
 
     async def _identify(self) -> None:
         """Work out the identities of the lower layers; they never change."""
-        from stackfs.layers.identity import identity
+        from stackfs.layers.identity import identity_of
 
         for layer in self.stack.lowers:
             if layer not in self.identities:
-                work = functools.partial(identity, f"/proc/self/fd/{layer.fd}")
+                work = functools.partial(identity_of, layer.fd, layer.image)
                 self.identities[layer] = await trio.to_thread.run_sync(work)
 
     async def _snapshot(self, asked: Reply) -> Reply:

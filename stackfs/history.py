@@ -19,6 +19,7 @@ from stackfs.layers.diff import Change, changes
 from stackfs.layers.layer import DIRECTORY
 from stackfs.mounting import load_spec
 from stackfs.places import Places
+from stackfs.stack import open_lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,10 @@ def open_layers(places: Places, pod: str) -> Iterator[Layers]:
     with contextlib.ExitStack() as opened:
 
         def opening(path: int | Path) -> int:
-            at = f"/proc/{reply['pid']}/fd/{path}" if isinstance(path, int) else os.fspath(path)
-            fd = os.open(at, DIRECTORY & ~os.O_NOFOLLOW)
+            if isinstance(path, Path):
+                fd = open_lower(path)
+            else:
+                fd = os.open(f"/proc/{reply['pid']}/fd/{path}", DIRECTORY & ~os.O_NOFOLLOW)
             opened.callback(os.close, fd)
             return fd
 

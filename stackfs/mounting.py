@@ -114,7 +114,7 @@ def _resolve(places: Places, pod: str, request: Request) -> Spec:
         spec = load_spec(places, pod)
         return spec if request.upper is None else Spec(spec.lower, Path(request.upper).absolute())
     if not request.lower:
-        raise Refused("a stack needs at least one lower directory", "say --lower DIR")
+        raise Refused("a stack needs at least one lower layer", "say --lower DIR")
     upper = Path(request.upper).absolute() if request.upper else places.state(pod) / "upper"
     return Spec(tuple(_real_name(path) for path in request.lower), upper)
 

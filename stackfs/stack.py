@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stackfs import abi
 from stackfs.layers import copying, walk, whiteout
+from stackfs.layers.image import is_image, mount_image
 from stackfs.layers.layer import DIRECTORY, Layer, clone
 from stackfs.layers.numbers import FIRST_UPPER
 from stackfs.layers.work import Work
@@ -25,7 +26,7 @@ class Spec:
     """What a stack is made of.
 
     Attributes:
-        lower: directories, top first.
+        lower: directories and images, top first.
         upper: the writable directory.
     """
 
@@ -134,10 +135,10 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
 
     Args:
         spec: what it is made of.
-        given: a path to each lower directory now, which may be one in /proc/self/fd.
+        given: a path to each lower layer now, which may be one in /proc/self/fd.
 
     Raises:
-        OSError: a lower directory cannot be opened, or the file system of the upper one cannot
+        OSError: a lower layer cannot be opened, or the file system of the upper one cannot
             hold what a stack writes.
     """
     lowers = [
@@ -184,8 +185,16 @@ def _top(sealed: list[Layer], lowers: list[Layer]) -> tuple[int, int]:
 
 
 def _open_lower(path: Path, now: str, number: int) -> Layer:
-    fd = clone(now, read_only=True)
-    return Layer(path, fd, number, numbered=_mark(fd, whiteout.LAYER_NUMBER) is not None)
+    fd = open_lower(now)
+    numbered = _mark(fd, whiteout.LAYER_NUMBER) is not None
+    status = os.stat(now)
+    image = status if stat.S_ISREG(status.st_mode) else None
+    return Layer(path, fd, number, numbered=numbered, image=image)
+
+
+def open_lower(path: str | Path) -> int:
+    """Return an O_PATH descriptor of a lower layer, a directory or an image, read-only."""
+    return mount_image(path) if is_image(path) else clone(path, read_only=True)
 
 
 def _open_sealed(spec: Spec, index: int) -> Layer:

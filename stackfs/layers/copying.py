@@ -53,15 +53,9 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
 
 def read_xattrs(path: bytes, *, follow: bool) -> dict[str, bytes]:
     """Return the extended attributes of a file without those that belong to the layers."""
-    try:
-        names = os.listxattr(path, follow_symlinks=follow)
-    except OSError as e:
-        if e.errno == errno.EOPNOTSUPP:
-            return {}
-        raise
     return {
         name: os.getxattr(path, name, follow_symlinks=follow)
-        for name in names
+        for name in whiteout.attribute_names(path, follow=follow)
         if not whiteout.is_private(name)
     }
 

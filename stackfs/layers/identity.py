@@ -6,7 +6,7 @@ extended attributes. A digest is kept in a cache under the file's device, inode 
 times of change: whatever alters a file alters its ctime (inode(7)). Times and inode numbers are
 not part of the identity, nor are the layers' own extended attributes.
 
-This module imports neither trio nor ctypes: it must start at once.
+This module imports neither trio nor, for a directory, ctypes: it must start at once.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from stackfs.layers import whiteout
@@ -27,23 +28,49 @@ _SETTLED_NS = 50_000_000
 it (4 to 10 ms), and keep its times: its digest is not kept."""
 
 
-def identity(directory: str) -> str:
-    """Return the identity of a layer, 64 hexadecimal digits.
+def identity(path: str) -> str:
+    """Return the identity of a layer, a directory or an image: 64 hexadecimal digits.
 
     Raises:
         OSError: something in it cannot be read.
     """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    status = os.stat(path)
+    image = status if stat.S_ISREG(status.st_mode) else None
+    if image is None:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        from stackfs.layers.image import mount_image
+
+        fd = mount_image(path)
     try:
-        cache = _Cache.of(os.fstat(fd))
-        total = hashlib.sha256(b"stackfs layer 1\0")
-        groups: dict[tuple[int, int], int] = {}
-        for found in walk(fd):
-            total.update(_record(found, cache.digest(found), groups))
-        cache.save()
+        return identity_of(fd, image)
     finally:
         os.close(fd)
-    return total.hexdigest()
+
+
+def identity_of(fd: int, image: os.stat_result | None) -> str:
+    """Return the identity of a layer.
+
+    Args:
+        fd: a descriptor of its root directory.
+        image: status of the file that is mounted there, None for a plain directory.
+    """
+    if image is None:
+        cache = _Cache.of(os.stat(b".", dir_fd=fd))
+        total = _total(fd, lambda found: cache.digest(found.status, lambda: _digest(found)))
+    else:  # its files' numbers and times may be another image's, too
+        cache = _Cache.of(image)
+        total = cache.digest(image, lambda: _total(fd, _digest))
+    cache.save()
+    return total.hex()
+
+
+def _total(fd: int, digest: Callable[[Found], bytes]) -> bytes:
+    total = hashlib.sha256(b"stackfs layer 1\0")
+    groups: dict[tuple[int, int], int] = {}
+    for found in walk(fd):
+        total.update(_record(found, digest(found), groups))
+    return total.digest()
 
 
 def _record(found: Found, digest: bytes, groups: dict[tuple[int, int], int]) -> bytes:
@@ -79,18 +106,17 @@ class _Cache:
 
     @classmethod
     def of(cls, root: os.stat_result) -> "_Cache":
-        """Return the cache for the layer with this root directory."""
+        """Return the cache for the layer with this root directory, or in this file."""
         directory = Places.from_environment().prefix / "var/cache/autopod/identity"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(directory / f"{root.st_dev:x}-{root.st_ino:x}")
 
-    def digest(self, found: Found) -> bytes:
-        """Return the digest of contents, link target and extended attributes of a file."""
-        status = found.status
+    def digest(self, status: os.stat_result, make: Callable[[], bytes]) -> bytes:
+        """Return what is known of a file, or else make it and keep it."""
         key = _KEY.pack(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
-        digest = self._old.get(key) or _digest(found)
+        digest = self._old.get(key) or make()
         if max(status.st_ctime_ns, status.st_mtime_ns) < self._settled_ns:
             self._new[key] = digest
         return digest
@@ -105,13 +131,14 @@ class _Cache:
 
 
 def _digest(found: Found) -> bytes:
+    """Return the digest of contents, link target and extended attributes of a file."""
     digest = hashlib.sha256()
     if stat.S_ISREG(found.status.st_mode):
         with os.fdopen(found.open(), "rb", buffering=0) as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     elif stat.S_ISLNK(found.status.st_mode):
         digest.update(os.readlink(found.name, dir_fd=found.dir_fd))
-    for key in sorted(os.listxattr(found.proc_path, follow_symlinks=False)):
+    for key in sorted(whiteout.attribute_names(found.proc_path)):
         if not whiteout.is_private(key):
             value = os.getxattr(found.proc_path, key, follow_symlinks=False)
             digest.update(struct.pack("<I", len(key)) + os.fsencode(key))

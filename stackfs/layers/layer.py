@@ -26,6 +26,7 @@ class Layer:
         numbered: whether files in it may carry an inode number of their own.
         writable: whether its files may be changed in place: the upper one, until it is sealed.
         id: as assigned when it was sealed, else None.
+        image: of the file that holds it, None for a directory.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Layer:
     numbered: bool = False
     writable: bool = False
     id: str | None = None
+    image: os.stat_result | None = None
     device: int = field(init=False)
     _links: dict[tuple[int, int], list[tuple[bytes, ...]]] | None = field(init=False, default=None)
 

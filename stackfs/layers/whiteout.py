@@ -54,6 +54,16 @@ def attribute(path: bytes, name: str) -> bytes | None:
         raise
 
 
+def attribute_names(path: bytes, *, follow: bool = False) -> list[str]:
+    """Return the names of the extended attributes of *path*, none where it cannot have any."""
+    try:
+        return os.listxattr(path, follow_symlinks=follow)
+    except OSError as e:
+        if e.errno == errno.EOPNOTSUPP:
+            return []
+        raise
+
+
 def inside(dir_fd: int, name: bytes) -> bytes:
     """Return a path to *name* in *dir_fd* for the calls that take no directory descriptor."""
     return b"/proc/self/fd/%d/%b" % (dir_fd, name)
