@@ -7,6 +7,7 @@ in the process itself: nothing may import lazily (see launcher.execute).
 import os
 import resource
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,8 @@ class Confinement:
         capabilities: its bounding, permitted and effective set, as a bit mask.
         no_new_privileges: see prctl(2), PR_SET_NO_NEW_PRIVS.
         filter: a packed BPF program for seccomp(2), or b"" for none.
+        install: installs a filter that leaves calls to the pod's monitor, and returns its listener
+            (launcher.listener, which only such a filter needs); else None.
         limits: resources and what they are limited to, at most (setrlimit(2)).
     """
 
@@ -31,16 +34,23 @@ class Confinement:
     no_new_privileges: bool
     filter: bytes
     limits: tuple[tuple[int, int], ...] = ()
+    install: Callable[[bytes], int] | None = None
 
 
 def of_programs(privileges: Privileges) -> Confinement:
     """Return what the pod's programs are allowed: no capability that we have not ourselves."""
     lowered = policy.lowered_limits(privileges.capabilities)
+    install = None
+    if privileges.rules is not None and privileges.rules.emulated:
+        from launcher import listener
+
+        install = listener.install
     return Confinement(
         capabilities.mask(privileges.capabilities) & _bounding_set(),
         privileges.no_new_privileges,
         _filter(privileges.rules),
         tuple((getattr(resource, f"RLIMIT_{name}"), most) for name, most in lowered.items()),
+        install,
     )
 
 
@@ -50,10 +60,13 @@ def of_init(privileges: Privileges) -> Confinement:
     return Confinement(0, no_new_privileges=True, filter=_filter(rules))
 
 
-def apply(confinement: Confinement) -> None:
+def apply(confinement: Confinement) -> int | None:
     """Confine the calling process; the next execve(2) makes it complete.
 
     The filter comes first: without no_new_privs it needs CAP_SYS_ADMIN.
+
+    Returns:
+        The listener of the filter, if it has one: it belongs into the pod's holder; else None.
 
     Raises:
         OSError: as prctl(2) or capset(2).
@@ -63,13 +76,17 @@ def apply(confinement: Confinement) -> None:
         resource.setrlimit(number, (soft, hard))
     if confinement.no_new_privileges:
         abi.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
-    if confinement.filter:
+    listener_fd = None
+    if confinement.install is not None:
+        listener_fd = confinement.install(confinement.filter)
+    elif confinement.filter:
         abi.set_seccomp_filter(confinement.filter)
     for number in range(_LAST_CAPABILITY + 1):
         if not confinement.capabilities >> number & 1 and not _drop(number):
             break
     abi.prctl(abi.PR_CAP_AMBIENT, abi.PR_CAP_AMBIENT_CLEAR_ALL)
     abi.capset(confinement.capabilities, confinement.capabilities, 0)
+    return listener_fd
 
 
 def reset_signals() -> None:

@@ -123,7 +123,7 @@ class Executor:
 
     def _mount(self, step: FileSystem) -> None:
         attributes = sum(_ATTRIBUTES[name] for name in step.attributes)
-        mount_fd = _new_file_system(step, attributes & ~abi.MOUNT_ATTR_RDONLY)
+        mount_fd = new_file_system(step, attributes & ~abi.MOUNT_ATTR_RDONLY)
         for entry in step.entries:
             _make_entry(entry, mount_fd)
         if attributes & abi.MOUNT_ATTR_RDONLY:
@@ -147,7 +147,7 @@ class Executor:
     def _mask(self, target_fd: int) -> None:
         if stat.S_ISDIR(os.fstat(target_fd).st_mode):
             empty = FileSystem("tmpfs", "", (("size", "4k"), ("mode", "0555")))
-            mount_fd = _new_file_system(empty, _RESTRICTED)
+            mount_fd = new_file_system(empty, _RESTRICTED)
         else:
             null_fd = self._open("/dev/null")
             if os.fstat(null_fd).st_rdev != os.makedev(1, 3):
@@ -216,7 +216,7 @@ def _pivot(root_fd: int) -> None:
     os.chdir("/")
 
 
-def _new_file_system(step: FileSystem, attributes: int) -> int:
+def new_file_system(step: FileSystem, attributes: int) -> int:
     """Return a descriptor of a new, detached mount."""
     context_fd = abi.fsopen(step.fstype)
     try:

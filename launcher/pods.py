@@ -46,6 +46,7 @@ class Pod:
         init_start: that process's start time in clock ticks since boot (proc_pid_stat(5)).
         cgroups: directories of its control groups; the cgroup2 one, if there is any, first.
         clocks: its clocks against the host's.
+        places: the instance that it belongs to.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Pod:
     init_start: int
     cgroups: tuple[Path, ...]
     clocks: ClockOffsets
+    places: Places
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ def find(places: Places, name: str) -> Pod | None:
     if start_time(record.init_pid) != record.init_start:
         return None
     groups = tuple(map(Path, record.cgroups))
-    return Pod(name, record.init_pid, record.init_start, groups, record.clocks)
+    return Pod(name, record.init_pid, record.init_start, groups, record.clocks, places)
 
 
 def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = None) -> Pod:
@@ -112,7 +114,7 @@ def _make(places: Places, config: PodConfig, the_plan: Plan, clocks: ClockOffset
         first = _build(the_plan, config, groups)
         undo.callback(_kill_init, first.pid)
         with closing(first):
-            pod = Pod(config.name, first.pid, start_time(first.pid), groups, clocks)
+            pod = Pod(config.name, first.pid, start_time(first.pid), groups, clocks, places)
             undo.callback(_forget, places, config.name)
             _write_record(places, pod)
             first.begin()
@@ -145,6 +147,10 @@ def destroy(places: Places, name: str) -> None:
     cgroups.kill(groups)
     if pod is not None:
         _kill_init(pod.init_pid)
+    if (places.run(name) / "holder.sock").exists():
+        from launcher import holder
+
+        holder.wait_for_end(places, name, _DEATH_S)
     try:
         cgroups.remove(groups)
     except OSError as e:

@@ -16,9 +16,10 @@ import fcntl
 import os
 import stat
 import termios
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 from launcher import abi, cgroups, confine, enter, spawn
@@ -123,16 +124,26 @@ class _Entry:
         self._report = Report()
 
     def make(self) -> int:
-        self._pidfd = enter.pidfd(self._pod)
-        self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
-        try:
+        with ExitStack() as opened:
+            self._pidfd = enter.pidfd(self._pod)
+            opened.callback(os.close, self._pidfd)
+            self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
+            for fd in self._cgroup_fds:
+                opened.callback(os.close, fd)
+            self._hand_over = self._reach_holder(opened)
             entrant = spawn.fork(self._enter, self._report)
-        finally:
-            for fd in (self._pidfd, *self._cgroup_fds):
-                os.close(fd)
         self._report.listen()
         with closing(self._report):
             return self._wait(entrant)
+
+    def _reach_holder(self, opened: ExitStack) -> Callable[[int], None] | None:
+        """Return what hands a listener to the pod's holder; None where no filter has one."""
+        if self._confinement.install is None:
+            return None
+        from launcher import holder
+
+        connection = opened.enter_context(holder.connect(self._pod.places, self._pod.name))
+        return partial(holder.give_listener, connection)
 
     def _wait(self, entrant: int) -> int:
         """Wait for the entrant, by whose end the program becomes our child, and for the program."""
@@ -174,7 +185,9 @@ class _Entry:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         self._report.say("ready")
         spawn.close_on_exec()
-        confine.apply(self._confinement)
+        listener_fd = confine.apply(self._confinement)
+        if listener_fd is not None and self._hand_over is not None:
+            self._hand_over(listener_fd)
         _exec(program.argv, program.environment)
 
 
