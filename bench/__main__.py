@@ -6,7 +6,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from bench import checkpoints, files, starts
+from bench import calls, checkpoints, files, starts
 from bench.host import host
 from bench.measure import RUNS, table
 
@@ -24,6 +24,9 @@ def main() -> int:
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
+        say("system calls")
+        rows = calls.measure(here, debian)
+        parts.append(section("System calls", "", ("in a pod", "", "goal", "outside"), rows))
         say("files")
         caption = "Warm caches; lower layer: a full Debian; upper on the same disk."
         columns = ("stackfs, ms", "", "ratio", "plain directory, ms")

@@ -65,6 +65,11 @@ class Unmount(msgspec.Struct, tag=True, frozen=True):
 Request = Mount | Unmount
 
 
+def is_mountable(fstype: bytes) -> bool:
+    """May a pod mount file systems of this type?"""
+    return fstype.decode("latin-1") in _FORCED
+
+
 def of_mount(target: bytes, fstype: bytes, flags: int, options: bytes) -> Mount | int:
     """Return the request that a call of mount(2) comes to, or the errno it fails with.
 

@@ -131,8 +131,10 @@ def _request(call: seccomp_notif) -> Request | int:
     if call.data.nr == _MOUNT:
         if not args[2]:
             return errno.EINVAL
-        options = listener.read_string(pid, args[4], _PATH_MAX) if args[4] else b""
         kind = listener.read_string(pid, args[2], _TYPE_MAX)
+        if not emulation.is_mountable(kind):
+            return errno.EPERM
+        options = listener.read_string(pid, args[4], _PATH_MAX) if args[4] else b""
         target = listener.read_string(pid, args[1], _PATH_MAX)
         return emulation.of_mount(target, kind, args[3] & 0xFFFFFFFF, options)
     if call.data.nr == _UMOUNT:

@@ -31,9 +31,9 @@ _UNTOUCHABLE: Final = frozenset({"proc", "sysfs", "devpts"})
 
 @dataclass(frozen=True, slots=True)
 class _Mounted:
-    """A line of /proc/self/mountinfo: proc_pid_mountinfo(5)."""
+    """A mount: a line of /proc/self/mountinfo, proc_pid_mountinfo(5)."""
 
-    point: str
+    point: bytes
     fstype: str
     source: str
 
@@ -92,15 +92,15 @@ class _Mounter:
             os.fchdir(self._host_proc_fd)
 
     def _mount(self, request: Mount, target_fd: int) -> int:
-        mounts = self._mounts()
-        below = mounts[self._mount_id(target_fd)]
-        is_root = self._path(target_fd) == below.point
+        mounts = _mounts()
+        below = _mount_of(target_fd, mounts)
+        is_root = _path(target_fd) == below.point
         ours = below.source == emulation.SOURCE
         if below.fstype in _UNTOUCHABLE or (is_root and not ours):
             return errno.EBUSY
         if is_root and request.again and below.fstype == request.fstype:
             return 0
-        if sum(m.source == emulation.SOURCE for m in mounts.values()) >= emulation.MOUNTS:
+        if mounts.count(f" {emulation.SOURCE} ".encode()) >= emulation.MOUNTS:
             return errno.ENOSPC
         step = FileSystem(request.fstype, "", tuple(request.options))
         if request.fstype == "proc":
@@ -114,8 +114,8 @@ class _Mounter:
         return 0
 
     def _unmount(self, request: Unmount, target_fd: int) -> int:
-        mount = self._mounts()[self._mount_id(target_fd)]
-        if self._path(target_fd) != mount.point:
+        mount = _mount_of(target_fd, _mounts())
+        if _path(target_fd) != mount.point:
             return 0 if request.again else errno.EINVAL
         if mount.source != emulation.SOURCE:
             return errno.EPERM
@@ -123,18 +123,30 @@ class _Mounter:
         abi.umount2(f"self/fd/{target_fd}", abi.MNT_DETACH)
         return 0
 
-    # The working directory is the host's /proc, and `self` this process.
 
-    def _mounts(self) -> dict[int, _Mounted]:
-        with open("self/mountinfo", errors="surrogateescape") as file:
-            return dict(map(_parse, file))
+# The working directory is the host's /proc, and `self` this process.
 
-    def _mount_id(self, fd: int) -> int:
-        with open(f"self/fdinfo/{fd}") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
-    def _path(self, fd: int) -> str:
-        return os.readlink(f"self/fd/{fd}")
+def _mounts() -> bytes:
+    """Return the mounts of the pod, one a line; spaces in names are escaped."""
+    with open("self/mountinfo", "rb") as file:
+        return b"\n" + file.read()
+
+
+def _mount_of(fd: int, mounts: bytes) -> _Mounted:
+    """Return the mount that *fd* is on."""
+    with open(f"self/fdinfo/{fd}", "rb") as file:
+        number = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    _, _, rest = mounts.partition(b"\n%b " % number)
+    fields, _, more = rest.partition(b"\n")[0].partition(b" - ")
+    fstype, source, *_ = more.decode("latin-1").split(" ")
+    point = fields.split(b" ")[3]
+    unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), point)
+    return _Mounted(unescaped, fstype, source)
+
+
+def _path(fd: int) -> bytes:
+    return os.readlink(f"self/fd/{fd}".encode())
 
 
 def _flags(request: Request) -> int:
@@ -142,14 +154,6 @@ def _flags(request: Request) -> int:
     if isinstance(request, Mount):
         return os.O_DIRECTORY
     return 0 if request.follow else os.O_NOFOLLOW
-
-
-def _parse(line: str) -> tuple[int, _Mounted]:
-    fields, _, more = line.partition(" - ")
-    number, _, _, _, point, *_ = fields.split(" ")
-    fstype, source, *_ = more.split(" ")
-    unescaped = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), point)
-    return int(number), _Mounted(unescaped, fstype, source)
 
 
 def _made_in_the_pod(step: FileSystem, attributes: int) -> int:
