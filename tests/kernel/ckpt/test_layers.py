@@ -118,6 +118,15 @@ def test_on_another_host(places, archive, lower, tmp_path):
     assert not layers._names(places.state(POD))
 
 
+def test_an_image_takes_the_place_of_the_directory(places, archive, lower, tmp_path):
+    shutil.rmtree(places.state(POD))
+    image = tmp_path / "image"
+    subprocess.run(["mksquashfs", lower, image, "-quiet", "-no-progress"], check=True)
+    shutil.rmtree(lower)
+    assert install(places, archive, [image]).lowers == [str(image)]
+    assert_restored(places.root(POD))
+
+
 def test_deep_directories(places, archive, lower, pod):
     """Deeper than Python's recursion goes."""
     stack.mount(places, POD, [lower])
