@@ -38,11 +38,15 @@ def check(places: Places, pod: str) -> Findings:
 
 
 def _check_sealed(spec: Spec) -> list[str]:
-    """Return what is wrong with the sealed layers: they count from 1 and each has an id."""
-    numbers = spec.sealed()
+    """Return what is wrong with the sealed layers.
+
+    They count from 1, but for those that were merged into a higher one, and each has an id.
+    """
     faults = []
-    for number in range(1, max(numbers, default=0) + 1):
-        path = spec.base / spec.layers_name / str(number)
+    for number in range(1, max(spec.present(), default=0) + 1):
+        path = spec.layer(number)
+        if number in spec.covered():
+            continue
         if not path.is_dir():
             faults.append(f"sealed layer {path} is missing")
         elif whiteout.attribute(os.fsencode(path), whiteout.LAYER_ID) is None:

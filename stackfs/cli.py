@@ -105,8 +105,35 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
         metavar="N",
         help="since snapshot N, its number or id (default: against the lower layers)",
     )
+    flatten = verbs.add_parser(
+        "flatten",
+        help="merge the snapshots of a pod, which may run, into one",
+        description="Merge a pod's sealed layers into one with a new id; prints it. Their contents "
+        "are copied, and the copies on disk before the old ones are removed.",
+    )
+    flatten.add_argument("--below", metavar="N", help="only those below snapshot N (number or id)")
     check = verbs.add_parser("check", help="check a pod's directories; remove half-made files")
-    for verb, run in ((snapshot, _snapshot), (diff, _diff), (check, _check)):
+    rollback = verbs.add_parser(
+        "rollback",
+        help="let a pod that is not mounted be as it was at a snapshot",
+        description="Go back to a snapshot of a pod that is not mounted. What was written since is "
+        "moved to a directory of its own, which is printed.",
+    )
+    rollback.add_argument(
+        "--to",
+        required=True,
+        metavar="N",
+        help="the snapshot, by number or id; 0: the lower layers",
+    )
+    rollback.add_argument("--force", action="store_true", help="remove what was written since")
+    runs = {
+        snapshot: _snapshot,
+        diff: _diff,
+        flatten: _flatten,
+        rollback: _rollback,
+        check: _check,
+    }
+    for verb, run in runs.items():
         verb.add_argument("pod", type=_pod, metavar="POD")
         verb.add_argument("--json", action="store_true", help="as JSON")
         verb.set_defaults(run=run)
@@ -194,6 +221,28 @@ def _diff(places: Places, asked: argparse.Namespace) -> None:
     for change in found:
         size = change.before if change.size is None else change.size
         sys.stdout.buffer.write(b"%b %12d %b\n" % (change.kind.encode(), size or 0, change.path))
+
+
+def _flatten(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import merging
+
+    layer = merging.flatten(places, asked.pod, asked.below)
+    if asked.json:
+        print(json.dumps(layer, indent=2))
+    elif layer is None:
+        print(f"{asked.pod}: there are no two layers to merge")
+    else:
+        print(f"{layer['id']} {layer['path']}")
+
+
+def _rollback(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import history
+
+    aside = history.rollback(places, asked.pod, asked.to, force=asked.force)
+    if asked.json:
+        print(json.dumps({"aside": None if aside is None else os.fspath(aside)}))
+    elif aside is not None:
+        print(aside)
 
 
 def _check(places: Places, asked: argparse.Namespace) -> None:

@@ -62,6 +62,7 @@ def _copy_up_directory(tree: Tree, node: Directory) -> None:
         _move_in(tree, name, parent, node.name)
     node.layers.insert(0, tree.upper)
     node.layer = tree.upper
+    node.backing = None
     node.stale = node.name_unsynced = True
     _show_above(tree, parent, node.name)
 
@@ -107,23 +108,11 @@ def _make_copy(tree: Tree, node: Node, name: bytes, *, contents: bool) -> None:
     copying.make_like(work_fd, name, status, target)
     filled = contents and stat.S_ISREG(status.st_mode) and status.st_size > 0
     if filled and not tree.work.take_prepared(node.attr.st_ino, name):
-        copy_contents(tree.open_backing(node, os.O_RDONLY), work_fd, name, status.st_size)
+        copying.fill(tree.open_backing(node, os.O_RDONLY), work_fd, name, status.st_size)
     copying.set_number(work_fd, name, node.attr.st_ino)
     copying.copy_attributes(work_fd, name, status, tree.xattrs(node))
     if filled:
         copying.sync(work_fd, name)
-
-
-def copy_contents(source: int, work_fd: int, name: bytes, size: int) -> None:
-    """Fill a file of the work directory from *source*, which is closed afterwards."""
-    try:
-        target = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work_fd)
-        try:
-            copying.copy_contents(source, target, size)
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
 
 
 def _names(tree: Tree, node: Node) -> list[tuple[Directory, bytes]]:

@@ -152,6 +152,7 @@ class Daemon:
         return {
             "status": self._status,
             "snapshot": self._snapshot,
+            "replace": self._replace,
             "descriptors": self._descriptors,
             "stats": self._stats,
             "quit": self._quit,
@@ -189,6 +190,15 @@ class Daemon:
         sealed = self.stack.upper
         self.tree.seal(self.stack.seal())
         return {"layer": _layer(sealed), "layers": self._layers()}
+
+    async def _replace(self, asked: Reply) -> Reply:
+        """Use a merged layer that `stackfs flatten` has made in the work directory."""
+        made = os.fsencode(asked["made"])
+        old, new = self.stack.replace(made, asked["covers"], asked["number"])
+        self.tree.replace(old, new)
+        for layer in old:
+            os.close(layer.fd)
+        return {"layer": _layer(new)}
 
     async def _descriptors(self, asked: Reply) -> Reply:
         """Tell where the layers can be opened: whoever asks does the work, not this process."""

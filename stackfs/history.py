@@ -1,4 +1,4 @@
-"""A pod's snapshots, mounted or not: its layers, and what they changed.
+"""A pod's snapshots, mounted or not: what they changed, and going back to one.
 
 The layers of a mounted stack are opened through its daemon's descriptors: a lower directory may
 lie below the mount itself, and an image is mounted nowhere else. The work is done here, so that
@@ -7,17 +7,19 @@ the daemon goes on answering the pod.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stackfs import control
+from stackfs import abi, control
 from stackfs.control import Refused
-from stackfs.layers import whiteout
+from stackfs.layers import walk, whiteout
 from stackfs.layers.diff import Change, changes
 from stackfs.layers.layer import DIRECTORY
-from stackfs.mounting import load_spec
+from stackfs.layers.work import remove
+from stackfs.mounting import load_spec, lock_pod
 from stackfs.places import Places
 from stackfs.stack import open_lower
 
@@ -47,17 +49,28 @@ class Layers:
         Raises:
             Refused: there is no such snapshot.
         """
-        for at, fd in self.sealed:
-            if snapshot in (str(at), _id(fd)):
-                return at
-        if snapshot == "0":
-            return 0
-        known = ", ".join(str(at) for at, _ in reversed(self.sealed)) or "none"
-        raise Refused(f"no snapshot {snapshot!r}", f"numbers of the sealed layers: {known}")
+        return find(snapshot, {at: whiteout.inside(fd, b".") for at, fd in self.sealed})
 
 
-def _id(fd: int) -> str:
-    return (whiteout.attribute(whiteout.inside(fd, b"."), whiteout.LAYER_ID) or b"").decode()
+def find(snapshot: str, sealed: Mapping[int, bytes]) -> int:
+    """Return the number of the layer that a snapshot's number or id means; 0 means none.
+
+    Args:
+        snapshot: what was asked for.
+        sealed: the sealed layers' directories by number.
+
+    Raises:
+        Refused: there is no such snapshot.
+    """
+    for number, path in sealed.items():
+        if snapshot == str(number):
+            return number
+        if snapshot == (whiteout.attribute(path, whiteout.LAYER_ID) or b"").decode():
+            return number
+    if snapshot == "0":
+        return 0
+    known = ", ".join(map(str, sorted(sealed))) or "none"
+    raise Refused(f"no snapshot {snapshot!r}", f"numbers of the sealed layers: {known}")
 
 
 @contextlib.contextmanager
@@ -90,10 +103,9 @@ def open_layers(places: Places, pod: str) -> Iterator[Layers]:
 
 def _by_path(places: Places, pod: str) -> dict[str, Any]:
     spec = load_spec(places, pod)
-    layers = spec.base / spec.layers_name
     return {
         "upper": [spec.upper] if spec.upper.is_dir() else [],
-        "layers": [(number, layers / str(number)) for number in spec.sealed()],
+        "layers": [(number, spec.layer(number)) for number in spec.sealed()],
         "lower": spec.lower,
     }
 
@@ -111,3 +123,49 @@ def diff(places: Places, pod: str, since: str = "0") -> list[Change]:
     """
     with open_layers(places, pod) as layers:
         return changes(*layers.since(layers.number(since)))
+
+
+def rollback(places: Places, pod: str, snapshot: str, *, force: bool) -> Path | None:
+    """Let a pod that is not mounted be as it was at a snapshot.
+
+    What was written since is moved, newest first: each step leaves a state that was there before.
+
+    Args:
+        places: where everything is.
+        pod: a valid name.
+        snapshot: number or id; "0" for the lower layers alone.
+        force: remove what was written since.
+
+    Returns:
+        Where that is now, None if there was nothing or it was removed.
+
+    Raises:
+        Refused: the pod is mounted, or there is no such pod or snapshot.
+    """
+    spec = load_spec(places, pod)
+    with lock_pod(places.run(pod)) as lock:
+        if lock is None:
+            raise Refused(f"{pod} is mounted", f"end what runs in it, then: stackfs umount {pod}")
+        sealed = {number: spec.layer(number) for number in spec.sealed()}
+        target = find(snapshot, {number: os.fsencode(path) for number, path in sealed.items()})
+        paths = [spec.upper, *(path for number, path in sealed.items() if number > target)]
+        paths = [path for path in paths if path.exists()]
+        if not paths:
+            return None
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        aside = spec.base / spec.aside_name / now
+        aside.mkdir(parents=True, mode=0o700)
+        for path in paths:
+            path.rename(aside / path.name)
+        _finish_rollback(aside, remove_it=force)
+        return None if force else aside
+
+
+def _finish_rollback(aside: Path, *, remove_it: bool) -> None:
+    fd = os.open(aside.parent, walk.DIRECTORY)
+    try:
+        abi.syncfs(fd)
+        if remove_it:
+            remove(fd, os.fsencode(aside.name))
+    finally:
+        os.close(fd)

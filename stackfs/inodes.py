@@ -9,7 +9,7 @@ stays true.
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import pyfuse3
@@ -29,7 +29,8 @@ class Node:
     Attributes:
         attr: its attributes, as last read.
         stale: whether they must be read again before they are told.
-        backing: (st_dev, st_ino) of the file that holds it.
+        backing: (st_dev, st_ino) of the file that holds it; None where another one does now that
+            was not looked at yet.
         layer: the layer that the file is in.
         parent: the directory that it was found in, None for the root.
         name: its name there.
@@ -60,7 +61,7 @@ class Node:
         self.attr = pyfuse3.EntryAttributes()
         self.attr.st_ino = pyfuse3.InodeT(ino)
         self.attr.attr_timeout = self.attr.entry_timeout = FOREVER
-        self.backing = (0, 0)
+        self.backing: tuple[int, int] | None = (0, 0)
         self.layer = layer
         self.parent = parent
         self.name = name
@@ -155,10 +156,17 @@ class Inodes:
         an archive is hostile; the second one gets another.
         """
         while (node := self._nodes.get(ino)) is not None or ino in (BARRIER, ROOT):
-            if node is not None and node.backing == backing:
+            if node is not None and self._backing(node) == backing:
                 return ino, node
             ino = next_number(ino)
         return ino, None
+
+    def _backing(self, node: Node) -> tuple[int, int] | None:
+        if node.backing is None:
+            path, dir_fd, follow = self.place(node)
+            status = os.stat(path, dir_fd=dir_fd, follow_symlinks=follow)
+            node.backing = (status.st_dev, status.st_ino)
+        return node.backing
 
     def add(self, node: Node) -> None:
         """Put a new inode into the table."""
@@ -202,6 +210,10 @@ class Inodes:
         if node.fd < 0:
             path, dir_fd, _ = self.place(node)
             node.fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+
+    def pinned(self) -> list[Node]:
+        """Return the inodes that are reached by a descriptor of their own."""
+        return [node for node in self._nodes.values() if node.fd >= 0]
 
     def unpin(self, node: Node) -> None:
         """Give that descriptor up: the inode goes, or has a name again."""
@@ -271,6 +283,30 @@ class Inodes:
         for other in [at for at in directory.fds if at is not layer]:
             self._open.pop((directory, other), None)
             os.close(directory.fds.pop(other))
+
+    def replace(self, old: Collection[Layer], new: Layer) -> None:
+        """Let a layer take the place of those that were merged into it."""
+        for node in self._nodes.values():
+            if isinstance(node, Directory):
+                self._replace_in(node, old, new)
+            if node.layer in old:
+                node.layer = new
+                if node.fd < 0:
+                    node.backing = None
+
+    def _replace_in(self, directory: Directory, old: Collection[Layer], new: Layer) -> None:
+        merged = [layer for layer in directory.layers if layer in old]
+        if not merged:
+            return
+        layers = [new if layer is merged[0] else layer for layer in directory.layers]
+        directory.layers = [layer for layer in layers if layer not in old]
+        if directory.linked:
+            directory.entries = None
+        for layer in merged:
+            fd = directory.fds.pop(layer, -1)
+            if fd >= 0 and directory is not self.root:  # the layer's own
+                del self._open[directory, layer]
+                os.close(fd)
 
     def trim(self) -> None:
         """Close the older half of the directory descriptors where there are too many.

@@ -19,9 +19,9 @@ import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
 
 from stackfs import attributes, barrier, callers, loop, names
-from stackfs.copyup import copy_contents, copy_up
+from stackfs.copyup import copy_up
 from stackfs.inodes import FOREVER, Directory, Node
-from stackfs.layers.copying import sync
+from stackfs.layers.copying import fill, sync
 from stackfs.layers.numbers import BARRIER
 from stackfs.layers.work import remove
 from stackfs.rename import rename
@@ -406,7 +406,7 @@ class Operations(pyfuse3.Operations):
 
 def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:
     """Copy and write out; what copy-up still has to write out after that is little."""
-    copy_contents(source, work_fd, name, size)
+    fill(source, work_fd, name, size)
     sync(work_fd, name)
 
 

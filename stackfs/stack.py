@@ -12,6 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from stackfs import abi
 from stackfs.layers import copying, walk, whiteout
@@ -19,6 +20,9 @@ from stackfs.layers.image import is_image, mount_image
 from stackfs.layers.layer import DIRECTORY, Layer, clone
 from stackfs.layers.numbers import FIRST_UPPER
 from stackfs.layers.work import Work
+
+RETIRED: Final = b"merged-"
+"""What begins the names, in the work directory, of layers that were merged into another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,36 @@ class Spec:
         """Name of the directory of sealed layers in `base`."""
         return "layers" if self.upper.name == "upper" else f"{self.upper.name}.layers"
 
-    def sealed(self) -> list[int]:
-        """Return the numbers of the sealed layers, top first."""
+    @property
+    def aside_name(self) -> str:
+        """Name of the directory in `base` for what a rollback keeps."""
+        return "aside" if self.upper.name == "upper" else f"{self.upper.name}.aside"
+
+    def layer(self, number: int) -> Path:
+        """Return the directory of a sealed layer."""
+        return self.base / self.layers_name / str(number)
+
+    def present(self) -> list[int]:
+        """Return the numbers of the sealed layers that are there, highest first."""
         try:
             names = os.listdir(self.base / self.layers_name)
         except FileNotFoundError:
             return []
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def covered(self) -> set[int]:
+        """Return the numbers of the layers that have been merged into a higher one."""
+        found: set[int] = set()
+        for number in self.present():
+            lowest = whiteout.attribute(os.fsencode(self.layer(number)), whiteout.COVERS)
+            if lowest is not None:
+                found.update(range(int(lowest), number))
+        return found
+
+    def sealed(self) -> list[int]:
+        """Return the numbers of the sealed layers of the stack, top first."""
+        covered = self.covered()
+        return [number for number in self.present() if number not in covered]
 
     def save(self, path: Path) -> None:
         """Write this to a file, whole or not at all."""
@@ -112,7 +139,7 @@ class Stack:
         is no upper directory, which `open_stack` mends as it would make the first one.
         """
         sealed = self.upper
-        index = self.sealed[0].number - FIRST_UPPER + 2 if self.sealed else 1
+        index = int(self.sealed[0].path.name) + 1 if self.sealed else 1
         sealed.id = _identify(sealed.fd)
         name = os.fsencode(self.spec.upper.name)
         at = os.fsencode(f"{self.spec.layers_name}/{index}")
@@ -126,8 +153,35 @@ class Stack:
                 raise
         sealed.path = self.spec.base / os.fsdecode(at)
         self.sealed.insert(0, sealed)
-        self.upper = _open_upper(self.spec, self.base_fd)
+        self.upper = _open_upper(self.spec, self.base_fd, sealed.number + 1)
         return self.upper
+
+    def replace(self, made: bytes, covers: int, number: int) -> tuple[list[Layer], Layer]:
+        """Put a layer in the place of those that were merged into it, by one rename.
+
+        Args:
+            made: its name in the work directory.
+            covers: number of the lowest of them.
+            number: of the highest, which becomes its own.
+
+        Returns:
+            Those that it replaces, which the caller closes, and the new one.
+        """
+        old = [layer for layer in self.sealed if covers <= int(layer.path.name) <= number]
+        at = os.fsencode(f"{self.spec.layers_name}/{number}")
+        abi.renameat2(self.work.fd, made, self.base_fd, at, abi.RENAME_EXCHANGE)
+        new = _open_sealed(self.spec, number)
+        self.sealed = [new if layer is old[0] else layer for layer in self.sealed]
+        self.sealed = [layer for layer in self.sealed if layer not in old]
+        retire(self.spec, self.base_fd, self.work)
+        return old, new
+
+
+def retire(spec: Spec, base_fd: int, work: Work) -> None:
+    """Move the layers that were merged into another one to the work directory."""
+    for number in spec.covered().intersection(spec.present()):
+        at = os.fsencode(f"{spec.layers_name}/{number}")
+        os.rename(at, RETIRED + b"%d" % number, src_dir_fd=base_fd, dst_dir_fd=work.fd)
 
 
 def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
@@ -149,16 +203,17 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
     for name in (spec.work_name, spec.layers_name):
         _ensure_directory(base_fd, name)
     work = Work(_lock_work(spec, base_fd))
+    retire(spec, base_fd, work)  # a merge may have been interrupted
     removed = work.clear()
     sealed = [_open_sealed(spec, index) for index in spec.sealed()]
     upper_name = os.fsencode(spec.upper.name)
+    top, number = _top(sealed, lowers)
     if not _exists(base_fd, upper_name):
-        top, number = _top(sealed, lowers)
         with work.temporary() as temporary:
             _make_upper(work, temporary, top, number)
             os.rename(temporary, upper_name, src_dir_fd=work.fd, dst_dir_fd=base_fd)
     _check_abilities(work)
-    upper = _open_upper(spec, base_fd)
+    upper = _open_upper(spec, base_fd, number)
     return Stack(spec, base_fd, lowers, sealed, upper, work, removed)
 
 
@@ -198,19 +253,22 @@ def open_lower(path: str | Path) -> int:
 
 
 def _open_sealed(spec: Spec, index: int) -> Layer:
-    path = spec.base / spec.layers_name / str(index)
-    fd = clone(path, read_only=True)
-    return Layer(path, fd, FIRST_UPPER + index - 1, numbered=True, id=_mark(fd, whiteout.LAYER_ID))
+    path = spec.layer(index)
+    return sealed_layer(path, clone(path, read_only=True))
 
 
-def _open_upper(spec: Spec, base_fd: int) -> Layer:
+def sealed_layer(path: Path, fd: int) -> Layer:
+    """Return the sealed layer whose root directory is *fd*."""
+    number = _mark(fd, whiteout.LAYER_NUMBER) or FIRST_UPPER + int(path.name) - 1
+    return Layer(path, fd, int(number), numbered=True, id=_mark(fd, whiteout.LAYER_ID))
+
+
+def _open_upper(spec: Spec, base_fd: int, number: int) -> Layer:
     fd = os.open(spec.upper.name, DIRECTORY, dir_fd=base_fd)
-    number = _mark(fd, whiteout.LAYER_NUMBER)
-    if number is None:  # a directory that was given, not made here
-        highest = spec.sealed()
-        number = str(FIRST_UPPER + (highest[0] if highest else 0))
-        os.setxattr(whiteout.inside(fd, b"."), whiteout.LAYER_NUMBER, number.encode())
-    return Layer(spec.upper, fd, int(number), numbered=True, writable=True)
+    found = _mark(fd, whiteout.LAYER_NUMBER)
+    if found is None:  # a directory that was given, not made here
+        os.setxattr(whiteout.inside(fd, b"."), whiteout.LAYER_NUMBER, b"%d" % number)
+    return Layer(spec.upper, fd, int(found or number), numbered=True, writable=True)
 
 
 def _make_upper(work: Work, name: bytes, like_fd: int, number: int) -> None:

@@ -16,6 +16,7 @@ from stackfs.layers import copying, whiteout
 from stackfs.layers.layer import Layer, listing
 from stackfs.layers.numbers import ROOT
 from stackfs.layers.union import Entry, merge
+from stackfs.layers.walk import open_beneath
 from stackfs.layers.work import Work
 
 NAME_MAX = 255
@@ -190,6 +191,40 @@ class Tree:
         self.root.layers.insert(0, upper)
         self.root.fds[upper] = upper.fd
         self.root.stale = True
+
+    def replace(self, old: list[Layer], new: Layer) -> None:
+        """Let a layer take the place of those that were merged into it; it shows the same.
+
+        A file that has lost the name it was known by, but has others, is reached by a descriptor:
+        it is found in the new layer by one of those.
+        """
+        pinned = [node for node in self.inodes.pinned() if node.linked and node.layer in old]
+        others = [node.layer.links(self.status(node)) for node in pinned]
+        self.inodes.replace(old, new)
+        self.root.fds[new] = new.fd
+        for node, paths in zip(pinned, others, strict=True):
+            self._pin_in(new, node, paths)
+
+    def _pin_in(self, layer: Layer, node: Node, paths: list[tuple[bytes, ...]]) -> None:
+        for *above, name in paths:
+            try:
+                dir_fd = open_beneath(layer.fd, tuple(above))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                self._pin_at(layer, node, dir_fd, name)
+            finally:
+                os.close(dir_fd)
+
+    def _pin_at(self, layer: Layer, node: Node, dir_fd: int, name: bytes) -> None:
+        try:
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if layer.inode_number(status, whiteout.inside(dir_fd, name)) == node.attr.st_ino:
+            self.inodes.unpin(node)
+            node.fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            node.backing = (status.st_dev, status.st_ino)
 
     def close(self) -> None:
         """Close every descriptor but those of the layers."""

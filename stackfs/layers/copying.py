@@ -24,6 +24,18 @@ def copy_contents(source: int, target: int, size: int) -> None:
         _copy_data(source, target, size)
 
 
+def fill(source: int, dir_fd: int, name: bytes, size: int) -> None:
+    """Fill the empty file *name* from *source*, which is closed afterwards."""
+    try:
+        target = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            copy_contents(source, target, size)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
 def _copy_data(source: int, target: int, size: int) -> None:
     offset = 0
     while offset < size:

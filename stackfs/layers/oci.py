@@ -8,6 +8,7 @@ or its place tells it: in the unpacked layer files have other inode numbers of t
 Source: OCI image specification v1.1, layer.md, "Whiteouts".
 """
 
+import fcntl
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ from typing import BinaryIO, Final
 from stackfs.layers import tar, whiteout
 from stackfs.layers.numbers import inode_number
 from stackfs.layers.tar import Member, TarError
-from stackfs.layers.walk import DIRECTORY, Found, walk
+from stackfs.layers.walk import DIRECTORY, Found, open_beneath, walk
 from stackfs.layers.work import remove
 
 PREFIX: Final = b".wh."
@@ -42,12 +43,15 @@ def pack(directory: str, output: BinaryIO) -> None:
     """Write a layer directory to *output* as an OCI layer tar, in the same order every time.
 
     Raises:
-        LayerError: a name begins with `.wh.`.
+        LayerError: a name begins with `.wh.`, or the layer is just being merged into another.
         OSError: something cannot be read, or *output* not be written.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         _Packer(fd, output).run()
+    except BlockingIOError as e:
+        raise LayerError(f"{directory} is being merged into another layer") from e
     finally:
         os.close(fd)
 
@@ -236,7 +240,7 @@ class _Unpacker:
             if path[:-1] == self._open_path:
                 fd = os.open(path[-1], DIRECTORY, dir_fd=self._open_fd)
             else:
-                fd = _open_beneath(self._fd, path)
+                fd = open_beneath(self._fd, path)
             os.close(self._open_fd)
             self._open_fd, self._open_path = fd, path
         return self._open_fd
@@ -279,7 +283,7 @@ class _Unpacker:
         kind = self._made.get(source)
         if kind is None or kind == tar.DIRECTORY or not source:
             raise LayerError(f"{member.path!r} is a link to {member.target!r}, which is no file")
-        source_fd = _open_beneath(self._fd, source[:-1])
+        source_fd = open_beneath(self._fd, source[:-1])
         try:
             os.link(
                 source[-1], name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False
@@ -288,7 +292,7 @@ class _Unpacker:
             os.close(source_fd)
 
     def _finish_directory(self, path: tuple[bytes, ...], member: Member) -> None:
-        parent_fd = _open_beneath(self._fd, path[:-1])
+        parent_fd = open_beneath(self._fd, path[:-1])
         try:
             _set_attributes(parent_fd, path[-1] if path else b".", member)
         finally:
@@ -303,18 +307,6 @@ def _components(path: bytes) -> tuple[bytes, ...]:
     if b".." in found or any(len(name) > 255 for name in found):
         raise LayerError(f"{path!r} is not a path in a layer")
     return found
-
-
-def _open_beneath(fd: int, path: tuple[bytes, ...]) -> int:
-    """Open a directory, one component at a time and none through a symbolic link."""
-    at = os.dup(fd)
-    for name in path:
-        try:
-            below = os.open(name, DIRECTORY, dir_fd=at)
-        finally:
-            os.close(at)
-        at = below
-    return at
 
 
 def _node_type(member: Member) -> int:

@@ -54,3 +54,15 @@ def walk(root_fd: int) -> Iterator[Found]:
         finally:
             os.close(fd)
         pending.extend(reversed(directories))
+
+
+def open_beneath(fd: int, path: tuple[bytes, ...]) -> int:
+    """Open a directory, one component at a time and none through a symbolic link."""
+    at = os.dup(fd)
+    for name in path:
+        try:
+            below = os.open(name, DIRECTORY, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    return at

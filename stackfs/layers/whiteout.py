@@ -25,6 +25,10 @@ NUMBER = "trusted.stackfs.ino"
 LAYER_NUMBER = "trusted.stackfs.number"
 """On a layer's directory: the layer's number, in decimal; its files may carry NUMBER."""
 
+COVERS = "trusted.stackfs.covers"
+"""On a sealed layer's directory: the number of the lowest of the layers that were merged into it,
+which take no part in the stack any more."""
+
 LAYER_ID = "trusted.stackfs.id"
 """On the directory of a sealed layer: 32 hexadecimal digits."""
 

@@ -60,7 +60,7 @@ def test_errors_say_what_to_do(host):
 
     assert "has not been mounted" in failing("mount", "pod")
     assert "no such directory" in failing("mount", "pod", "--lower", host.lower / "missing")
-    assert "not a directory" in failing("mount", "pod", "--lower", host.lower / "etc/motd")
+    assert "neither a directory nor" in failing("mount", "pod", "--lower", host.lower / "etc/motd")
     assert "is not mounted" in failing("umount", "pod")
     assert "is not mounted" in failing("snapshot", "pod")
     assert "has not been mounted" in failing("check", "pod")
