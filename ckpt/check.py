@@ -13,8 +13,9 @@ from typing import Final
 
 from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
-from ckpt.kinds import memory
+from ckpt.kinds import memory, procinfo
 from ckpt.model import Process, Refusal
+from launcher import emulation
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
@@ -29,7 +30,8 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     A process that ends meanwhile is passed over.
     """
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
-    found = [Refusal(1, "init", *finding) for finding in _check_ipc(init_host_pid)]
+    of_the_pod = (*_check_ipc(init_host_pid), *_check_mounts(init_host_pid))
+    found = [Refusal(1, "init", *finding) for finding in of_the_pod]
     layouts: dict[tuple[str, ...], int] = {}
     seen: dict[int, tuple[dict[str, str], str]] = {}
     for pid in host_pids:
@@ -125,6 +127,16 @@ def _check_ipc(init_host_pid: int) -> Iterator[Finding]:
         for line in text.splitlines()[1:]:
             what = f"System V {_SYSVIPC[kind]} {line.split()[1]}"
             yield what, "it cannot be carried over yet", "ipcrm(1) removes one that is not needed"
+
+
+def _check_mounts(init_host_pid: int) -> Iterator[Finding]:
+    """Look for what the pod's programs have mounted themselves (launcher.emulation)."""
+    mounts = procinfo.parse_mounts(procfs.read_bytes(init_host_pid, "mountinfo"))
+    for mount in mounts:
+        if mount.source == emulation.SOURCE:
+            point = os.fsdecode(mount.point)
+            what = f"the {mount.fstype} that is mounted on {point}"
+            yield what, "it cannot be carried over yet", f"umount {point}, in the pod"
 
 
 def _sysvipc(init_host_pid: int) -> dict[str, str]:

@@ -10,12 +10,13 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from ckpt import collect, embryo, plan, vdso
+from ckpt import abi, collect, embryo, plan, vdso
 from ckpt.arch import x86_64 as arch
 from ckpt.embryo import Embryo
 from ckpt.kinds import memory, registers, thread_signals
@@ -42,6 +43,7 @@ def raise_processes(
     log: Path,
     pages: Callable[[int, int], bytes],
     give_console: Callable[[int, int], None],
+    give_listener: Callable[[int], None],
 ) -> list[str]:
     """Make the processes of *model* in the pod and let them go.
 
@@ -51,6 +53,7 @@ def raise_processes(
         log: the pod's log.
         pages: returns stored pages: first, count.
         give_console: see ckpt.seed.plant().
+        give_listener: takes the listener of a filter, and duplicates it.
 
     Returns:
         What is not quite as it was, and why.
@@ -70,7 +73,7 @@ def raise_processes(
     with ExitStack() as stack:
         stack.callback(seed.end)
         enter.join_cgroups(running, seed.host_pid)
-        raising = _Raising(model, seed, seed_pid, spare, pages)
+        raising = _Raising(model, seed, seed_pid, spare, pages, give_listener)
         stack.callback(raising.kill)
         raising.run()
     return raising.notes
@@ -90,7 +93,9 @@ class _Raising:
         seed_pid: int,
         spare: Iterator[int],
         pages: Callable[[int, int], bytes],
+        give_listener: Callable[[int], None],
     ) -> None:
+        self._give_listener = give_listener
         self.notes: list[str] = []
         self._model = model
         self._living = [p for p in model.processes if p.exit_status is None]
@@ -240,7 +245,20 @@ class _Raising:
             remote=remote,
             file=self._seed.files.__getitem__,
             note=lambda text: self.notes.append(f"process {process.pid}: {text}"),
+            give_listener=partial(self._fetch_listener, process.pid),
         )
+
+    def _fetch_listener(self, pid: int, target_fd: int) -> None:
+        """Hand the listener *target_fd* of process *pid* over."""
+        pidfd = os.pidfd_open(self._embryos[pid].remote.tracee.tid)
+        try:
+            listener_fd = abi.pidfd_getfd(pidfd, target_fd)
+        finally:
+            os.close(pidfd)
+        try:
+            self._give_listener(listener_fd)
+        finally:
+            os.close(listener_fd)
 
     def _rebuild(self, process: Process, stage: Stage) -> None:
         """Do one stage of a process: its threads, then what belongs to all of them."""

@@ -119,8 +119,17 @@ def _raise(
     def give_console(index: int, master_fd: int) -> None:
         holder.give_console(places, running.name, index, master_fd)
 
+    def give_listener(listener_fd: int) -> None:
+        with holder.connect(places, running.name) as connection:
+            holder.give_listener(connection, listener_fd)
+
     return raise_processes(
-        running, model, log=places.log(running.name), pages=pages, give_console=give_console
+        running,
+        model,
+        log=places.log(running.name),
+        pages=pages,
+        give_console=give_console,
+        give_listener=give_listener,
     )
 
 

@@ -73,6 +73,7 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
             fstype=rest.split(b" ")[0].decode(),
             whole=root == b"/",
             read_only=b"ro" in options.split(b","),
+            source=os.fsdecode(rest.split(b" ")[1]),
         )
 
 

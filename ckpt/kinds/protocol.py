@@ -58,6 +58,7 @@ class Mount(msgspec.Struct, frozen=True):
         fstype: file-system type.
         whole: is it the whole file system, not a part of it?
         read_only: is it mounted read-only?
+        source: what was mounted, or a name (launcher.emulation.SOURCE).
     """
 
     id: int
@@ -66,6 +67,7 @@ class Mount(msgspec.Struct, frozen=True):
     fstype: str
     whole: bool
     read_only: bool
+    source: str
 
 
 class Dump(Protocol):

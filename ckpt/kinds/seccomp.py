@@ -1,4 +1,9 @@
-"""System-call filters of a thread: seccomp(2)."""
+"""System-call filters of a thread: seccomp(2).
+
+The first is the pod's own. Where the pod's monitor emulates calls (launcher.monitor), it has a
+listener, which belongs to the launcher and is in no process of the pod: at the restart each thread
+gets a new one.
+"""
 
 import ctypes
 import struct
@@ -14,6 +19,10 @@ STAGE = Stage.CONFINE
 _PR_SET_SECCOMP: Final = 22
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _FLAG_LOG: Final = 2
+_FLAG_NEW_LISTENER: Final = 8
+_FLAG_WAIT_KILLABLE_RECV: Final = 32
+_RETURN: Final = 0x06
+_USER_NOTIF: Final = 0x7FC00000
 _MODES: Final = {"0": "none", "1": "strict", "2": "filter"}
 _INSTRUCTION: Final = ctypes.sizeof(abi.sock_filter)
 
@@ -55,9 +64,22 @@ def rebuild(state: State, target: Target) -> None:
     They do not hinder the calls that follow: the tracer has PTRACE_O_SUSPEND_SECCOMP.
     """
     remote = target.remote
-    for entry in state.filters:
+    for number, entry in enumerate(state.filters):
         at = remote.put(entry.program)
         program = struct.pack("<H6xQ", len(entry.program) // _INSTRUCTION, at)
-        remote.syscall("seccomp", _SECCOMP_SET_MODE_FILTER, _FLAG_LOG if entry.log else 0, program)
+        listens = number == 0 and _notifies(entry.program)
+        flags = _FLAG_LOG if entry.log else 0
+        if listens:
+            flags |= _FLAG_NEW_LISTENER | _FLAG_WAIT_KILLABLE_RECV
+        result = remote.syscall("seccomp", _SECCOMP_SET_MODE_FILTER, flags, program)
+        if listens:
+            target.give_listener(result)
+            remote.syscall("close", result)
     if state.mode == "strict":
         remote.syscall("prctl", _PR_SET_SECCOMP, 1, 0, 0, 0)
+
+
+def _notifies(program: bytes) -> bool:
+    """Does *program* leave calls to a listener?"""
+    instructions = struct.iter_unpack("<HBBI", program)
+    return any((code, k) == (_RETURN, _USER_NOTIF) for code, _, _, k in instructions)

@@ -88,6 +88,8 @@ class Target:
         remote: makes calls in it.
         file: gives the descriptor of an OpenFile.id in it; before SETTLE only.
         note: records what could not be rebuilt fully, for the user.
+        give_listener: hands the listener of a filter, which is open in it as this descriptor, to
+            the pod's holder.
     """
 
     process: Process
@@ -96,6 +98,7 @@ class Target:
     remote: Remote
     file: Callable[[int], int]
     note: Callable[[str], None]
+    give_listener: Callable[[int], None]
 
     @property
     def tracee(self) -> Tracee:

@@ -19,6 +19,11 @@ print("ready", flush=True)
 while data := server.recv(100):
     server.send(data)
 """
+MOUNTS = """
+mkdir /srv/t
+mount -t tmpfs any /srv/t
+sleep 1000
+"""
 EXPECTED = {
     "descriptor 1": "its other end is held outside of the pod",
     "descriptor 4": "it is an established TCP connection from 127.0.0.1 port",
@@ -53,3 +58,16 @@ def test_what_is_in_the_way_is_named(places, debian_root):
         assert "Traceback" not in dump.stderr
         assert not pod.archive.exists()
         assert len(before) == 1
+
+
+def test_what_the_pod_has_mounted_is_in_the_way(places, debian_root):
+    toml = '[network]\nmode = "none"\n[privileges]\nprofile = "debian"\n'
+    with harness.Pod(places, debian_root, toml) as pod:
+        pod.start("/bin/sh", "-ec", MOUNTS)
+        (finding,) = harness.poll(pod.check, "mount")
+        harness.tool("launcher", "exec", pod.name, "/bin/umount", "/srv/t")
+        left = pod.check()
+
+    assert finding.what == "the tmpfs that is mounted on /srv/t"
+    assert finding.hint == "umount /srv/t, in the pod"
+    assert left == []
