@@ -1,6 +1,7 @@
 """The `stackfs` command."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -142,6 +143,14 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
 def _add_layer_verbs(verbs: Any) -> None:  # noqa: ANN401
     pack = verbs.add_parser("pack", help="write a layer as an OCI layer tar to standard output")
     unpack = verbs.add_parser("unpack", help="make a layer from an OCI layer tar at standard input")
+    unpack.add_argument(
+        "--below",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a layer below, top first: other tools' archives leave out directories in which only "
+        "files changed; they are made as they are there",
+    )
     identity = verbs.add_parser(
         "identity", help="print the SHA-256 identity of what is in DIR, or in an image"
     )
@@ -266,8 +275,13 @@ def _pack(places: Places, asked: argparse.Namespace) -> None:
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.oci import unpack
+    from stackfs.stack import open_lower
 
-    unpack(sys.stdin.buffer, asked.directory)
+    with contextlib.ExitStack() as opened:
+        below = [open_lower(path) for path in asked.below]
+        for fd in below:
+            opened.callback(os.close, fd)
+        unpack(sys.stdin.buffer, asked.directory, below)
 
 
 def _identity(places: Places, asked: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def _copy_range(source: int, target: int, start: int, end: int) -> None:
         start += copied
 
 
-def read_xattrs(path: bytes, *, follow: bool) -> dict[str, bytes]:
+def read_xattrs(path: bytes, *, follow: bool = False) -> dict[str, bytes]:
     """Return the extended attributes of a file without those that belong to the layers."""
     return {
         name: os.getxattr(path, name, follow_symlinks=follow)

@@ -12,11 +12,12 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from stackfs.layers import tar, whiteout
+from stackfs.layers.copying import read_xattrs
 from stackfs.layers.numbers import inode_number
 from stackfs.layers.tar import Member, TarError
 from stackfs.layers.walk import DIRECTORY, Found, open_beneath, walk
@@ -157,11 +158,17 @@ def _write_contents(output: BinaryIO, found: Found) -> None:
 # --- unpacking -------------------------------------------------------------------------------
 
 
-def unpack(archive: BinaryIO, directory: str) -> None:
+def unpack(archive: BinaryIO, directory: str, below: Sequence[int] = ()) -> None:
     """Make a layer directory from an OCI layer tar.
 
     The archive may be hostile. Everything is made below a fresh, private directory, walked one
     component at a time and never through a symbolic link; it gets its name when all is well.
+
+    Args:
+        archive: plain, not compressed.
+        directory: not there yet.
+        below: O_PATH descriptors of the layers below, top first: a directory that the archive has
+            files of, but not itself, is made as it is there.
 
     Raises:
         TarError: the archive is malformed, or holds what a layer must not have.
@@ -176,7 +183,7 @@ def unpack(archive: BinaryIO, directory: str) -> None:
         os.mkdir(partial, 0o700, dir_fd=parent_fd)
         fd = os.open(partial, DIRECTORY, dir_fd=parent_fd)
         try:
-            _Unpacker(fd, archive).run()
+            _Unpacker(fd, archive, below).run()
         finally:
             os.close(fd)
         os.rename(partial, target.name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
@@ -192,12 +199,15 @@ class _Unpacker:
 
     Attributes:
         made: every path made so far, and its type flag.
+        implied: directories that the archive has files of, but not yet themselves.
         directories: their members; times and modes are set when nothing is made in them any more.
     """
 
-    def __init__(self, fd: int, archive: BinaryIO) -> None:
+    def __init__(self, fd: int, archive: BinaryIO, below: Sequence[int]) -> None:
         self._fd = fd
         self._archive = archive
+        self._below = below
+        self._implied: set[tuple[bytes, ...]] = set()
         self._made: dict[tuple[bytes, ...], bytes] = {}
         self._directories: dict[tuple[bytes, ...], Member] = {}
         self._open_path: tuple[bytes, ...] = ()
@@ -220,6 +230,7 @@ class _Unpacker:
             self._claim(path, member)
             self._directories[path] = member
             return
+        self._imply(path[:-1])
         parent_fd, name = self._parent(path[:-1]), path[-1]
         if name.startswith(PREFIX):
             self._unpack_mark(path, parent_fd, member)
@@ -228,9 +239,21 @@ class _Unpacker:
         self._make(parent_fd, name, path, member)
 
     def _claim(self, path: tuple[bytes, ...], member: Member) -> None:
-        if path in self._made:
+        if path in self._made and not (path in self._implied and member.kind == tar.DIRECTORY):
             raise LayerError(f"{member.path!r} is in the archive twice")
         self._made[path] = member.kind
+
+    def _imply(self, path: tuple[bytes, ...]) -> None:
+        """Make a directory, and those above it, that no member of the archive is for."""
+        if path in self._made:
+            return
+        for depth in range(1, len(path) + 1):
+            at = path[:depth]
+            if at not in self._made:
+                os.mkdir(at[-1], 0o700, dir_fd=self._parent(at[:-1]))
+                self._made[at] = tar.DIRECTORY
+                self._implied.add(at)
+                self._directories[at] = _as_below(self._below, at)
 
     def _parent(self, path: tuple[bytes, ...]) -> int:
         """Return a descriptor of a directory made before, valid until the next call."""
@@ -265,7 +288,10 @@ class _Unpacker:
                 self._link(dir_fd, name, member)
                 return
             case tar.DIRECTORY:
-                os.mkdir(name, 0o700, dir_fd=dir_fd)
+                if path in self._implied:
+                    self._implied.remove(path)
+                else:
+                    os.mkdir(name, 0o700, dir_fd=dir_fd)
                 self._directories[path] = member
                 return
             case tar.SYMLINK:
@@ -307,6 +333,25 @@ def _components(path: bytes) -> tuple[bytes, ...]:
     if b".." in found or any(len(name) > 255 for name in found):
         raise LayerError(f"{path!r} is not a path in a layer")
     return found
+
+
+def _as_below(below: Sequence[int], path: tuple[bytes, ...]) -> Member:
+    """Return what the first layer that has a directory says of it."""
+    for layer_fd in below:
+        try:
+            fd = open_beneath(layer_fd, path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            at, xattrs = os.stat(b".", dir_fd=fd), read_xattrs(whiteout.inside(fd, b"."))
+        finally:
+            os.close(fd)
+        mode = stat.S_IMODE(at.st_mode)
+        owner = (at.st_uid, at.st_gid)
+        return Member(
+            b"/".join(path), tar.DIRECTORY, mode, *owner, mtime_ns=at.st_mtime_ns, xattrs=xattrs
+        )
+    return Member(b"/".join(path), tar.DIRECTORY, 0o755)
 
 
 def _node_type(member: Member) -> int:

@@ -181,7 +181,13 @@ HOSTILE = {
     + encode(Member(b"s", SYMLINK, target=b"/etc"))
     + encode(Member(b"l", LINK, target=b"s/passwd")),
     "below a file": ROOT + FILE + encode(Member(b"f/g")),
-    "below nothing": ROOT + encode(Member(b"d/f")),
+    "below a deletion": ROOT + encode(Member(b".wh.d", mode=0)) + encode(Member(b"d/f")),
+    "a directory after what is in it, twice": ROOT
+    + encode(Member(b"d/f"))
+    + encode(Member(b"d", DIRECTORY)) * 2,
+    "a directory that was taken for one": ROOT
+    + encode(Member(b"d/f"))
+    + encode(Member(b"d", SYMLINK, target=b"/")),
     "file twice": ROOT + FILE + FILE,
     "a file becomes a directory": ROOT + FILE + encode(Member(b"f", DIRECTORY)),
     "a directory becomes a link": ROOT
@@ -292,3 +298,27 @@ def test_other_tools_read_it(tmp_path):
     assert found["again"].size == 1000
     assert found["s"].linkname == "d"
     assert abs(found["d"].mtime - 1_500_000_000.123456789) < 1e-6
+
+
+def test_directories_that_an_archive_leaves_out(tmp_path):
+    """Made as the topmost layer below has them, or as a directory of root's."""
+    for name, mode in (("top", 0o2711), ("bottom", 0o700)):
+        (tmp_path / name / "d").mkdir(parents=True)
+        os.chmod(tmp_path / name / "d", mode)
+        os.chown(tmp_path / name / "d", 5, 6)
+        os.chmod(tmp_path / name / "d", mode)
+        os.utime(tmp_path / name / "d", ns=(7, 8))
+    os.setxattr(tmp_path / "top/d", "user.note", b"value")
+    members = [Member(b"d/.wh.f", mode=0), Member(b"new/e/f"), Member(b"new", DIRECTORY, 0o1777)]
+    archive = b"".join(map(encode, members)) + tar.end()
+    fds = [os.open(tmp_path / name, os.O_PATH) for name in ("top", "bottom")]
+    unpack(io.BytesIO(archive), os.fspath(tmp_path / "layer"), fds)
+    for fd in fds:
+        os.close(fd)
+    made = os.stat(tmp_path / "layer/d")
+    assert (made.st_mode, made.st_uid, made.st_gid, made.st_mtime_ns) == (0o42711, 5, 6, 8)
+    assert os.getxattr(tmp_path / "layer/d", "user.note") == b"value"
+    assert whiteout.is_whiteout(os.stat(tmp_path / "layer/d/f"))
+    assert os.stat(tmp_path / "layer/new").st_mode == 0o41777
+    assert os.stat(tmp_path / "layer/new/e").st_mode == 0o40755
+    assert (tmp_path / "layer/new/e/f").is_file()
