@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,66 @@ def test_the_monitor_is_killed_under_load(debian):
     for _, calls, _, slowest in said:
         assert int(calls) > 50
         assert 0.1 < float(slowest) < 10  # it did wait
+
+
+ONE = r"""
+os.makedirs("/srv/t")
+print("ready", flush=True)
+while not os.path.exists("/srv/go"):
+    time.sleep(0.01)
+print("asked", mount(b"/srv/t", b"tmpfs"), [point for point, _, _ in mounted()], flush=True)
+"""
+
+
+@pytest.fixture
+def stuck(debian):
+    """A call that the monitor has received, and the mounter, which is stopped, has not done."""
+    debian.launch("start", "a", "/usr/bin/python3", "-c", LIBRARY + ONE)
+    wait_until(lambda: "ready" in log(debian))
+    (monitor,) = wait_until(lambda: monitors(debian))
+    (mounter,) = {p for p in holders(debian) if not _leads_session(p)}
+    os.kill(mounter, signal.SIGSTOP)
+    (debian.places.root("a") / "srv/go").touch()
+    wait_until(lambda: in_flight(mounter))
+    return debian, monitor, mounter
+
+
+def in_flight(mounter):
+    """Does a request wait in the mounter's socket?"""
+    sockets = {os.readlink(fd) for fd in Path(f"/proc/{mounter}/fd").iterdir()}
+    shown = subprocess.run(["ss", "-xH", "-a"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in shown.splitlines()]
+    return any(int(row[2]) for row in rows if f"socket:[{row[5]}]" in sockets)
+
+
+def test_a_call_outlives_the_monitor_that_received_it(stuck):
+    pod, monitor, _ = stuck
+
+    os.kill(monitor, signal.SIGKILL)
+
+    wait_until(lambda: "asked ok ['/srv/t']" in log(pod))
+
+
+def test_a_call_that_was_done_is_not_done_again(stuck):
+    """The monitor is killed after the mounter has mounted, and before the caller was told."""
+    pod, monitor, mounter = stuck
+    mountinfo = Path(f"/proc/{enter.pids(pod.pod('a'))[0]}/mountinfo")
+
+    os.kill(monitor, signal.SIGSTOP)
+    os.kill(mounter, signal.SIGCONT)
+    wait_until(lambda: " /srv/t " in mountinfo.read_text())
+    os.kill(monitor, signal.SIGKILL)
+
+    wait_until(lambda: "asked ok ['/srv/t']" in log(pod))
+
+
+def test_with_a_terminal(debian):
+    """Its master and the listener have the same holder."""
+    script = "mkdir /srv/t; mount -t tmpfs any /srv/t && grep -c /srv/t /proc/self/mounts"
+
+    out = debian.launch("exec", "-t", "a", "/bin/sh", "-c", script).stdout
+
+    assert out.strip() == "1"
 
 
 def test_the_mounter_is_killed(debian):
