@@ -90,8 +90,9 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
     snapshot = verbs.add_parser(
         "snapshot",
         help="make what was written so far a read-only layer",
-        description="Seal the upper layer and open a fresh one; prints the layer. Whoever needs "
-        "files as they are at one moment stops the writers and calls syncfs(2) on the root first.",
+        description="Seal the upper layer and open a fresh one; prints the layer. It holds what "
+        "the disk would hold after a power failure at that moment: all that was written before "
+        "the command, and what programs have synced until then.",
     )
     diff = verbs.add_parser(
         "diff",
@@ -194,19 +195,10 @@ def _list(places: Places, asked: argparse.Namespace) -> None:
         print(f"{one['pod']:16} {state:8} {one['pid']:>8}  {':'.join(one['lower'])}")
 
 
-def _ask(places: Places, pod: str, op: str) -> dict[str, Any]:
-    from stackfs import control
-
-    try:
-        return control.request(places.run(pod) / "stackfs.sock", op)
-    except (FileNotFoundError, ConnectionRefusedError) as e:
-        raise Refused(f"{pod} is not mounted", f"stackfs mount {pod} mounts it") from e
-
-
 def _stats(places: Places, asked: argparse.Namespace) -> None:
-    from stackfs import stats
+    from stackfs import control, stats
 
-    told = _ask(places, asked.pod, "stats")
+    told = control.ask(places, asked.pod, "stats")
     if asked.json:
         print(json.dumps(stats.summary(told), indent=2))
         return
@@ -215,7 +207,9 @@ def _stats(places: Places, asked: argparse.Namespace) -> None:
 
 
 def _snapshot(places: Places, asked: argparse.Namespace) -> None:
-    layer = _ask(places, asked.pod, "snapshot")["layer"]
+    from stackfs import history
+
+    layer = history.snapshot(places, asked.pod)
     print(json.dumps(layer, indent=2) if asked.json else f"{layer['id']} {layer['path']}")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stackfs.places import Places
+
 if TYPE_CHECKING:
     import trio
 
@@ -45,6 +47,18 @@ def request(path: Path, op: str, **arguments: object) -> Reply:
     if not reply.pop("ok"):
         raise Refused(reply["error"], reply.get("hint", ""))
     return reply
+
+
+def ask(places: Places, pod: str, op: str, **arguments: object) -> Reply:
+    """Ask the daemon of a pod.
+
+    Raises:
+        Refused: it answered with an error, or the pod is not mounted.
+    """
+    try:
+        return request(places.run(pod) / "stackfs.sock", op, **arguments)
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise Refused(f"{pod} is not mounted", f"stackfs mount {pod} mounts it") from e
 
 
 @contextlib.contextmanager

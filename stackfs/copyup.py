@@ -106,8 +106,9 @@ def _make_copy(tree: Tree, node: Node, name: bytes, *, contents: bool) -> None:
     status = tree.status(node)
     target = tree.readlink(node) if stat.S_ISLNK(status.st_mode) else b""
     copying.make_like(work_fd, name, status, target)
-    filled = contents and stat.S_ISREG(status.st_mode) and status.st_size > 0
-    if filled and not tree.work.take_prepared(node.attr.st_ino, name):
+    prepared = contents and tree.work.take_prepared(node.attr.st_ino, name)
+    filled = contents and stat.S_ISREG(status.st_mode) and status.st_size > 0 and not prepared
+    if filled:
         copying.fill(tree.open_backing(node, os.O_RDONLY), work_fd, name, status.st_size)
     copying.set_number(work_fd, name, node.attr.st_ino)
     copying.copy_attributes(work_fd, name, status, tree.xattrs(node))

@@ -187,9 +187,10 @@ class Daemon:
                 self.identities[layer] = await trio.to_thread.run_sync(work)
 
     async def _snapshot(self, asked: Reply) -> Reply:
-        sealed = self.stack.upper
+        sealed, begun = self.stack.upper, time.perf_counter()
         self.tree.seal(self.stack.seal())
-        return {"layer": _layer(sealed), "layers": self._layers()}
+        stopped = round((time.perf_counter() - begun) * 1000, 3)
+        return {"layer": _layer(sealed), "layers": self._layers(), "stopped_ms": stopped}
 
     async def _replace(self, asked: Reply) -> Reply:
         """Use a merged layer that `stackfs flatten` has made in the work directory."""

@@ -1,4 +1,4 @@
-"""A pod's snapshots, mounted or not: what they changed, and going back to one.
+"""A pod's snapshots, mounted or not: making one, what they changed, and going back to one.
 
 The layers of a mounted stack are opened through its daemon's descriptors: a lower directory may
 lie below the mount itself, and an image is mounted nowhere else. The work is done here, so that
@@ -110,6 +110,42 @@ def _by_path(places: Places, pod: str) -> dict[str, Any]:
     }
 
 
+def snapshot(places: Places, pod: str) -> dict[str, Any]:
+    """Make what a pod has written so far its newest sealed layer, which is on disk afterwards.
+
+    What the kernel still holds of it is written out before, while programs go on to write; they
+    are stopped for the sealing alone.
+
+    Returns:
+        `id` and `path` of the layer and `stopped_ms`, for how long no request was answered.
+
+    Raises:
+        Refused: the pod is not mounted.
+    """
+    control.ask(places, pod, "status")
+    _sync(places.root(pod))
+    _sync(load_spec(places, pod).base)  # most of it: what is left for afterwards is little
+    reply = control.ask(places, pod, "snapshot")
+    layer: dict[str, Any] = reply["layer"]
+    _sync(Path(layer["path"]))
+    return {**layer, "stopped_ms": reply["stopped_ms"]}
+
+
+def _sync(directory: Path) -> None:
+    """Write out the file system of a directory."""
+    with _opened(directory) as fd:
+        abi.syncfs(fd)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, walk.DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def diff(places: Places, pod: str, since: str = "0") -> list[Change]:
     """Return what a pod changed of its lower layers, or after a snapshot.
 
@@ -157,15 +193,9 @@ def rollback(places: Places, pod: str, snapshot: str, *, force: bool) -> Path | 
         aside.mkdir(parents=True, mode=0o700)
         for path in paths:
             path.rename(aside / path.name)
-        _finish_rollback(aside, remove_it=force)
-        return None if force else aside
-
-
-def _finish_rollback(aside: Path, *, remove_it: bool) -> None:
-    fd = os.open(aside.parent, walk.DIRECTORY)
-    try:
-        abi.syncfs(fd)
-        if remove_it:
-            remove(fd, os.fsencode(aside.name))
-    finally:
-        os.close(fd)
+        _sync(aside)
+        if not force:
+            return aside
+        with _opened(aside.parent) as fd:
+            remove(fd, os.fsencode(now))
+        return None

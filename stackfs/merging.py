@@ -59,8 +59,9 @@ def flatten(places: Places, pod: str, below: str | None = None) -> dict[str, Any
         merged = [sealed_layer(spec.layer(number), fd) for number, fd in chosen]
         covers = _merge(merged, layers.since(chosen[0][0])[1][len(chosen) :], work_fd)
         if stack is None:
-            layer: dict[str, Any] = control.request(
-                places.run(pod) / "stackfs.sock",
+            layer: dict[str, Any] = control.ask(
+                places,
+                pod,
                 "replace",
                 made=os.fsdecode(_MADE),
                 covers=covers,

@@ -12,7 +12,6 @@ import mmap
 import os
 import stat
 from collections.abc import Sequence
-from typing import Final
 
 import pyfuse3
 import trio
@@ -27,9 +26,6 @@ from stackfs.layers.work import remove
 from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree
-
-LARGE_BYTES: Final = 16 << 20
-"""A file of this size is copied up in a thread."""
 
 
 class Operations(pyfuse3.Operations):
@@ -361,12 +357,12 @@ class Operations(pyfuse3.Operations):
         attributes.remove_xattr(self.tree, self._node(inode), os.fsdecode(name))
 
     async def _copy_up(self, node: Node, *, contents: bool = True) -> None:
-        """Copy a file up, the contents of a big one in a thread while other requests go on.
+        """Copy a file up, its contents in a thread: other requests go on meanwhile.
 
         The file in the read-only layer cannot change meanwhile; all that follows the copying
         happens in one go.
         """
-        if contents and not node.layer.writable and _is_large(node):
+        if contents and not node.layer.writable and _has_contents(node):
             if (under_way := self._copying.get(node.attr.st_ino)) is not None:
                 loop.yield_reader()
                 await under_way.wait()
@@ -405,13 +401,13 @@ class Operations(pyfuse3.Operations):
 
 
 def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:
-    """Copy and write out; what copy-up still has to write out after that is little."""
+    """Copy and write out; what follows needs no more than the order that the journal keeps."""
     fill(source, work_fd, name, size)
     sync(work_fd, name)
 
 
-def _is_large(node: Node) -> bool:
-    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size >= LARGE_BYTES
+def _has_contents(node: Node) -> bool:
+    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size > 0
 
 
 def _owner(ctx: RequestContext) -> names.Owner:

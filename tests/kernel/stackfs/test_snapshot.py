@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -66,6 +67,63 @@ def test_snapshot_seals_and_goes_on(host):
         layer["id"],
     ]
     assert seen(host) == ["C /base", "A /two"]
+
+
+@pytest.mark.slow
+def test_the_size_of_the_upper_layer_does_not_matter(host):
+    """The best of three: 20,000 files are sealed while a program writes, in milliseconds."""
+    upper = host.state() / "upper"
+    for directory in range(20):
+        (upper / f"d{directory}").mkdir(parents=True)
+        for number in range(1000):
+            (upper / f"d{directory}/{number}").write_bytes(b"some bytes")
+    stopped, gaps = [], []
+    for _ in range(3):
+        root = host.mount()
+        with open(root / "log", "ab", buffering=0) as file:
+            gaps.append(longest_gap(file, lambda: stopped.append(host.request("snapshot"))))
+        assert len(os.listdir(host.state() / "layers/1")) == 21
+        assert os.listdir(root / "d7") == sorted(os.listdir(root / "d7"))
+        host.stackfs("umount", "pod")
+        (upper / "log").unlink()
+        upper.rmdir()
+        (host.state() / "layers/1").rename(upper)
+    assert min(one["stopped_ms"] for one in stopped) <= 20
+    assert min(gaps) <= 0.02
+
+
+def longest_gap(file, act):
+    """The longest time in seconds between two writes of a program while *act* runs."""
+    done = threading.Event()
+    longest = [0.0]
+
+    def write():
+        last = time.monotonic()
+        while not done.is_set():
+            file.write(b"x" * 100)
+            now = time.monotonic()
+            longest[0], last = max(longest[0], now - last), now
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        act()
+    finally:
+        done.set()
+        writer.join()
+    return longest[0]
+
+
+def test_a_snapshot_holds_what_was_written_before(host):
+    """Also what the kernel had not handed to the daemon yet."""
+    root = host.mount()
+    with open(root / "open", "wb", buffering=0) as file:
+        file.write(b"x" * 3_000_000)
+        layer = json.loads(host.stackfs("snapshot", "pod", "--json").stdout)
+        file.write(b"after")
+        assert os.stat(f"{layer['path']}/open").st_size == 3_000_000
+    assert layer["stopped_ms"] > 0
+    assert os.stat(root / "open").st_size == 3_000_005
 
 
 @pytest.mark.slow
