@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stackfs.layers import whiteout
@@ -37,11 +38,29 @@ def changes(written: list[int], lowers: list[int]) -> list[Change]:
         lowers: the same of the layers below them.
     """
     found: list[Change] = []
-    _compare(found, b"", written, lowers)
+    levels = [(_compare(b"", written, lowers), contextlib.ExitStack())]
+    try:
+        while levels:
+            items, opened = levels[-1]
+            try:
+                item = next(items, None)
+            except FileNotFoundError:
+                item = None
+            if isinstance(item, Change):
+                found.append(item)
+            elif item is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    levels.append(item.enter())
+            else:
+                levels.pop()
+                opened.close()
+    finally:
+        for _, opened in levels:
+            opened.close()
     return found
 
 
-def _compare(found: list[Change], path: bytes, written: list[int], lowers: list[int]) -> None:
+def _compare(path: bytes, written: list[int], lowers: list[int]) -> Iterator["Change | _Below"]:
     """Compare one directory, given by its descriptors in each layer that has it."""
     visible = merge((fd, listing(fd)) for fd in written)
     below = merge((fd, listing(fd)) for fd in lowers)
@@ -51,13 +70,30 @@ def _compare(found: list[Change], path: bytes, written: list[int], lowers: list[
         entry, old = visible.get(name), below.get(name)
         size, before = _size(name, entry), _size(name, old)
         if entry is None or (old is not None and old.directory != entry.directory):
-            found.append(Change("D", at, None, before))
+            yield Change("D", at, None, before)
             old = before = None
         if entry is None or size is None:
             continue
-        found.append(Change("A" if old is None else "C", at, size, before))
+        yield Change("A" if old is None else "C", at, size, before)
         if entry.directory:
-            _descend(found, at, entry, old)
+            yield _Below(at, entry.layers, () if old is None else old.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Below:
+    """A directory to be compared next; the descriptors are those of the one above."""
+
+    path: bytes
+    written: tuple[int, ...]
+    lowers: tuple[int, ...]
+
+    def enter(self) -> tuple[Iterator["Change | _Below"], contextlib.ExitStack]:
+        """Return its differences, and what closes its descriptors."""
+        name = self.path.rpartition(b"/")[2]
+        with contextlib.ExitStack() as opened:
+            written = _open_until_opaque(opened, self.written, name)
+            lowers = _open_until_opaque(opened, self.lowers, name)
+            return _compare(self.path, written, lowers), opened.pop_all()
 
 
 def _size(name: bytes, entry: Entry[int] | None) -> int | None:
@@ -82,14 +118,6 @@ def _deleted(
             gone |= set(below)
             break
     return {name for name in gone if name in below and name not in visible}
-
-
-def _descend(found: list[Change], path: bytes, entry: Entry[int], old: Entry[int] | None) -> None:
-    name = path.rpartition(b"/")[2]
-    with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):
-        written = _open_until_opaque(opened, entry.layers, name)
-        lowers = [] if old is None else _open_until_opaque(opened, old.layers, name)
-        _compare(found, path, written, lowers)
 
 
 def _open_until_opaque(

@@ -118,6 +118,34 @@ def test_on_another_host(places, archive, lower, tmp_path):
     assert not layers._names(places.state(POD))
 
 
+def test_merged_layers(places, pod, lower, tmp_path):
+    """A merged layer travels as any other; what was checkpointed before it is other state."""
+    old, new = tmp_path / "old.pod", tmp_path / "new.pod"
+    former = checkpoint(places, old)
+    (pod / "var/more").write_text("second layer")
+    checkpoint(places, old.with_name("second.pod"))
+    number = (pod / "var/mail").stat().st_ino
+    subprocess.run(
+        [Path(sys.executable).with_name("stackfs"), "flatten", POD],
+        env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
+        check=True,
+    )
+    (merged,) = checkpoint(places, new).layers
+    assert merged.id not in [layer.id for layer in former.layers]
+    stack.umount(places, POD)
+    install(places, new).undo()
+    with pytest.raises(InstallError, match="1 sealed layers"):
+        install(places, old)
+    install(places, old, replace=True).undo()
+    shutil.rmtree(places.state(POD))
+    installed = install(places, new)
+    assert_restored(pod)
+    assert (pod / "var/more").read_text() == "second layer"
+    assert (pod / "var/mail").stat().st_ino == number
+    assert [layer.id for layer in stack.status(places, POD).layers] == [merged.id]
+    installed.undo()
+
+
 def test_an_image_takes_the_place_of_the_directory(places, archive, lower, tmp_path):
     shutil.rmtree(places.state(POD))
     image = tmp_path / "image"
