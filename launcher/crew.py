@@ -18,7 +18,7 @@ from typing import Final
 from launcher import abi, mounter
 from launcher.listener import Slots
 
-_PAUSE_S: Final = 1.0
+_PAUSE_S: Final = 0.5
 """The least time between two starts."""
 
 

@@ -61,7 +61,8 @@ class _Monitor:
             packet, fds, _, _ = socket.recv_fds(self._holder, 64, 1)
             if not packet:
                 return
-            nursery.start_soon(self._serve, fds[0], self._slots[int(packet)])
+            if fds:  # else we have too many descriptors
+                nursery.start_soon(self._serve, fds[0], self._slots[int(packet)])
 
     async def _serve(self, listener_fd: int, slot: seccomp_notif) -> None:
         """Answer the calls of a listener until it hangs up."""

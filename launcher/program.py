@@ -19,12 +19,11 @@ import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NoReturn
 
 from launcher import abi, cgroups, confine, enter, spawn
 from launcher.config import PodConfig
-from launcher.errors import SpawnFailed
+from launcher.errors import PodError, SpawnFailed
 from launcher.execute import join_control_groups
 from launcher.places import Places
 from launcher.pods import Pod
@@ -143,7 +142,14 @@ class _Entry:
         from launcher import holder
 
         connection = opened.enter_context(holder.connect(self._pod.places, self._pod.name))
-        return partial(holder.give_listener, connection)
+
+        def hand_over(listener_fd: int) -> None:
+            try:
+                holder.give_listener(connection, listener_fd)
+            except PodError as e:
+                raise OSError(errno.EPIPE, str(e)) from e
+
+        return hand_over
 
     def _wait(self, entrant: int) -> int:
         """Wait for the entrant, by whose end the program becomes our child, and for the program."""
