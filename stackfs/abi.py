@@ -8,6 +8,7 @@ thread.
 import ctypes
 import fcntl
 import os
+import signal
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -23,13 +24,20 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 FSCONFIG_CMD_RECONFIGURE = 7
+PR_SET_PDEATHSIG = 1
 PR_SET_IO_FLUSHER = 57
+CLONE_FILES = 0x400
+PROT_READ = 1
+PROT_WRITE = 2
+MAP_SHARED = 1
+FUSE_NOTIFY_RESEND = 7
 FICLONE = 0x40049409
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
 LO_FLAGS_READ_ONLY = 1
 LO_FLAGS_AUTOCLEAR = 4
 
+_SYS_CLONE = 56
 _SYS_OPEN_TREE = 428
 _SYS_FSOPEN = 430
 _SYS_FSCONFIG = 431
@@ -38,6 +46,7 @@ _SYS_FSPICK = 433
 _SYS_MOUNT_SETATTR = 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_pylibc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter lock
 _libc.renameat2.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
@@ -47,6 +56,10 @@ _libc.renameat2.argtypes = (
 )
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.syncfs.argtypes = (ctypes.c_int,)
+_libc.mount.argtypes = (*[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 def _checked(result: int, call: str, path: str | bytes | None = None) -> int:
@@ -104,6 +117,15 @@ def renameat2(olddirfd: int, oldpath: bytes, newdirfd: int, newpath: bytes, flag
     Source: renameat2(2).
     """
     _checked(_libc.renameat2(olddirfd, oldpath, newdirfd, newpath, flags), "renameat2", newpath)
+
+
+def mount(source: str, target: str, fstype: str, data: str) -> None:
+    """Attach a new file system at *target*.
+
+    Source: mount(2).
+    """
+    words = (os.fsencode(source), os.fsencode(target), fstype.encode(), 0, data.encode())
+    _checked(_libc.mount(*words), "mount", target)
 
 
 def umount2(target: str, flags: int) -> None:
@@ -235,3 +257,41 @@ def prctl(option: int, arg2: int) -> int:
     zero = ctypes.c_ulong(0)
     result: int = _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(arg2), zero, zero, zero)
     return _checked(result, "prctl")
+
+
+def clone_files() -> int:
+    """Fork a process that shares the table of file descriptors with its parent.
+
+    Returns 0 in the child, which has this thread alone. To be called while there is no other:
+    what fork(3) does to locks that other threads hold is not done.
+
+    Source: clone(2), "CLONE_FILES".
+    """
+    zero = ctypes.c_ulong(0)
+    flags = ctypes.c_ulong(CLONE_FILES | signal.SIGCHLD)
+    pid: int = _pylibc.syscall(ctypes.c_long(_SYS_CLONE), flags, zero, zero, zero, zero)
+    return _checked(pid, "clone")
+
+
+def map_shared(fd: int, size: int) -> memoryview:
+    """Map a file for reading and writing; `unmap` ends that.
+
+    Unlike mmap.mmap this keeps no descriptor of its own.
+
+    Source: mmap(2).
+    """
+    address = _libc.mmap(None, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if address == ctypes.c_void_p(-1).value:
+        _checked(-1, "mmap")
+    return memoryview((ctypes.c_uint8 * size).from_address(address)).cast("B")
+
+
+def unmap(mapped: memoryview) -> None:
+    """End what `map_shared` began; nothing may refer to *mapped* any more.
+
+    Source: munmap(2).
+    """
+    size = mapped.nbytes
+    address = ctypes.addressof(ctypes.c_uint8.from_buffer(mapped))
+    mapped.release()
+    _checked(_libc.munmap(address, size), "munmap")

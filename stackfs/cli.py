@@ -76,6 +76,12 @@ def _add_daemon_verbs(verbs: Any) -> None:  # noqa: ANN401 (argparse has no publ
 
 
 def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
+    upgrade = verbs.add_parser(
+        "upgrade",
+        help="replace a pod's daemon by this version of the program; the pod notices a pause",
+    )
+    upgrade.add_argument("pod", type=_pod, metavar="POD")
+    upgrade.set_defaults(run=_upgrade)
     listing = verbs.add_parser("list", help="list the stacks")
     listing.add_argument("--json", action="store_true", help="as an array of objects")
     listing.set_defaults(run=_list)
@@ -181,6 +187,12 @@ def _umount(places: Places, asked: argparse.Namespace) -> None:
     from stackfs import mounting
 
     mounting.umount(places, asked.pod, lazy=asked.lazy)
+
+
+def _upgrade(places: Places, asked: argparse.Namespace) -> None:
+    from stackfs import mounting
+
+    mounting.upgrade(places, asked.pod)
 
 
 def _list(places: Places, asked: argparse.Namespace) -> None:

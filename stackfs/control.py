@@ -28,21 +28,27 @@ class Refused(Exception):  # noqa: N818 (it is an answer, not a fault)
         self.hint = hint
 
 
+class NoAnswer(Refused):
+    """The daemon ended instead of answering."""
+
+
 def request(path: Path, op: str, **arguments: object) -> Reply:
     """Ask the daemon that listens at *path* and return its reply.
 
     Raises:
         Refused: it answered with an error.
+        NoAnswer: it ended meanwhile.
         OSError: nobody listens there.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as at:
         with _short(path) as name:
             at.connect(name)
-        at.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
-        with at.makefile("rb") as lines:
+        line = b""
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError), at.makefile("rb") as lines:
+            at.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
             line = lines.readline()
     if not line:
-        raise Refused("the daemon ended without an answer", f"see {path.with_suffix('.log')}")
+        raise NoAnswer("the daemon ended without an answer", f"see {path.with_suffix('.log')}")
     reply: Reply = json.loads(line)
     if not reply.pop("ok"):
         raise Refused(reply["error"], reply.get("hint", ""))
@@ -111,6 +117,12 @@ async def _answer(line: bytes, handlers: dict[str, Handler]) -> Reply:
         return {"ok": False, "error": e.error, "hint": e.hint}
     except OSError as e:
         return {"ok": False, "error": f"{asked['op']}: {e}"}
+
+
+def clear(run: Path) -> None:
+    """Take away what tells of a daemon."""
+    for name in ("stackfs.json", "stackfs.sock"):
+        (run / name).unlink(missing_ok=True)
 
 
 def listen(path: Path) -> socket.socket:

@@ -81,11 +81,10 @@ def _copy_up_file(
                 _link_in(tree, temporary, parent, name)
     for parent, name in names:
         _show_above(tree, parent, name)
-    tree.inodes.unpin(node)
-    node.parent, node.name = names[0]
     node.layer = tree.upper
+    tree.inodes.move(node, *names[0])
     node.name_unsynced = True
-    _settle(tree, node)
+    switch_handles(tree, node)
 
 
 def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
@@ -94,10 +93,9 @@ def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
         _make_copy(tree, node, name, contents=contents)
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, dir_fd=tree.work.fd)
-    tree.inodes.unpin(node)
-    node.fd = fd
     node.layer = tree.limbo
-    _settle(tree, node)
+    tree.inodes.hold(node, fd)
+    switch_handles(tree, node)
 
 
 def _make_copy(tree: Tree, node: Node, name: bytes, *, contents: bool) -> None:
@@ -168,7 +166,7 @@ def _show_above(tree: Tree, parent: Directory, name: bytes) -> None:
         parent.entries[name] = Entry(layers, directory=old.directory, ino=old.ino)
 
 
-def _settle(tree: Tree, node: Node) -> None:
+def switch_handles(tree: Tree, node: Node) -> None:
     """Read the copy's attributes and switch the programs' descriptors to it."""
     node.stale = True
     tree.attributes(node)

@@ -5,6 +5,7 @@ directory is `/`, and whatever may wait for the mount (an unmount, which writes 
 runs in a thread.
 """
 
+import contextlib
 import errno
 import functools
 import gc
@@ -13,6 +14,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,17 +23,21 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from stackfs import abi, control, loop, mounts, stats
+from stackfs import abi, connection, control, holder, loop, mounts, stats, takeover
+from stackfs.connection import Connection
 from stackfs.control import Handler, Refused, Reply
+from stackfs.holder import Board
+from stackfs.journal import Journal, State
+from stackfs.kept import Kept, close_all_but
 from stackfs.layers.layer import Layer
 from stackfs.layers.work import leftovers
 from stackfs.operations import Operations
-from stackfs.stack import Stack
+from stackfs.stack import Stack, resume_stack
 from stackfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = {"subtype=stackfs", "allow_other", "default_permissions", "suid", "dev"}
+_OPTIONS = {"allow_other", "default_permissions"}
 
 
 @dataclass(slots=True)
@@ -39,58 +45,76 @@ class Daemon:
     """One pod's daemon.
 
     Attributes:
-        pod: the pod's name.
-        point: the mount point, which is the barrier.
-        run: directory of its socket and record.
-        stack: its layers, owned.
+        kept: what it shares with the daemons before and after it.
+        stack: its layers.
+        state: what an earlier daemon left, until it is taken over.
     """
 
-    pod: str
-    point: Path
-    run: Path
+    kept: Kept
+    board: Board
     stack: Stack
     tree: Tree
     operations: Operations
+    state: State | None
     identities: dict[Layer, str]
     begun: float
 
     @classmethod
-    def over(cls, pod: str, point: Path, run: Path, stack: Stack) -> "Daemon":
-        """Return a daemon for *stack*."""
+    def over(cls, kept: Kept, stack: Stack | None, board: Board) -> "Daemon":
+        """Return a daemon for *stack*, or where that is None, one that takes over."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        tree = Tree(stack.upper, stack.below, stack.work)
-        return cls(pod, point, run, stack, tree, Operations(tree), {}, time.monotonic())
+        journal = Journal(kept.journal_fd)
+        state = None
+        if stack is None:
+            state = journal.state()
+            pinned = {pin.fd for pin in state.pins.values()}
+            close_all_but({*kept.descriptors(), *pinned, *state.files})
+            stack = resume_stack(kept.spec, kept.base_fd, kept.work_fd, kept.lowers)
+        tree = Tree(stack.upper, stack.below, stack.work, journal)
+        return cls(kept, board, stack, tree, Operations(tree), state, {}, time.monotonic())
+
+    @property
+    def pod(self) -> str:
+        """The pod's name."""
+        return self.kept.pod
+
+    @property
+    def point(self) -> Path:
+        """The mount point."""
+        return self.kept.point
 
     def serve(self, ready: Callable[[], None]) -> None:
-        """Mount, call *ready*, and return when the mount has gone.
-
-        Raises:
-            Refused: the mount failed.
-        """
+        """Answer, having called *ready*, and return when the mount has gone."""
         os.umask(0)
-        loop.install()
-        try:
-            pyfuse3.init(self.operations, os.fspath(self.point), _OPTIONS | {f"fsname={self.pod}"})
-        except RuntimeError as e:
-            raise Refused(f"cannot mount at {self.point}: {e}", "is /dev/fuse there?") from e
-        try:
-            _settle_process()
-            if (mount := mounts.stack_at(self.point)) is not None:
-                mounts.tune(mount)
-            self._record()
-            trio.run(self._main, ready)
-        finally:
-            pyfuse3.close(unmount=False)
-            for name in ("stackfs.json", "stackfs.sock"):
-                (self.run / name).unlink(missing_ok=True)
-            self.operations.close()
-            self.stack.close()
+        kept, journal = self.kept, self.tree.inodes.journal
+        to_kernel = Connection(kept.fuse_fd, kept.init, answered=kept.answered)
+        to_kernel.settle = journal.settle
+        if self.state is not None:
+            self._take_over(to_kernel, self.state)
+        journal.settle()
+        loop.install(to_kernel.before_wait, journal.settle)
+        to_kernel.open(self.operations, _OPTIONS)
+        _settle_process()
+        if (mount := mounts.stack_at(self.point)) is not None:
+            mounts.tune(mount)
+        self._record()
+        trio.run(self._main, ready)
+
+    def _take_over(self, to_kernel: Connection, state: State) -> None:
+        takeover.restore(self.tree, self.operations, state)
+        resent = connection.resent(self.kept.fuse_fd)
+        replies, left = takeover.sort_out(self.tree, self.operations, state.intent, resent)
+        for reply in replies:
+            with contextlib.suppress(FileNotFoundError):  # its caller has gone
+                os.write(self.kept.fuse_fd, reply)
+        to_kernel.queue.extend(left)
+        self.state = None
+        log.info("took over: %d inodes, %d requests", len(state.places), len(resent))
 
     async def _main(self, ready: Callable[[], None]) -> None:
-        listener = trio.SocketListener(
-            trio.socket.from_stdlib_socket(control.listen(self.run / "stackfs.sock"))
-        )
+        own = socket.socket(fileno=os.dup(self.kept.socket_fd))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(own))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.serve, listener, self._handlers())
             nursery.start_soon(self._end_on_signal)
@@ -106,17 +130,23 @@ class Daemon:
             "pod": self.pod,
             "root": os.fspath(self.point / "root"),
             "pid": os.getpid(),
+            "holder": os.getppid(),
             "lower": [os.fspath(path) for path in spec.lower],
             "upper": os.fspath(spec.upper),
         }
-        new = self.run / "stackfs.json.new"
+        new = self.kept.run / "stackfs.json.new"
         new.write_text(json.dumps(record) + "\n")
-        new.replace(self.run / "stackfs.json")
+        new.replace(self.kept.run / "stackfs.json")
 
     async def _end_on_signal(self) -> None:
-        """Unmount on SIGTERM or SIGINT; in use, the mount goes with its last user."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
+        """Unmount on SIGTERM or SIGINT; in use, the mount goes with its last user.
+
+        SIGHUP says that the holder was killed: this process becomes the holder.
+        """
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    holder.become(self.kept, holder.PROGRAM)
                 try:
                     await self._unmount(0)
                 except OSError as e:
@@ -155,6 +185,7 @@ class Daemon:
             "replace": self._replace,
             "descriptors": self._descriptors,
             "stats": self._stats,
+            "upgrade": self._upgrade,
             "quit": self._quit,
         }
 
@@ -164,6 +195,7 @@ class Daemon:
         return {
             "pod": self.pod,
             "pid": os.getpid(),
+            "holder": os.getppid(),
             "root": os.fspath(self.point / "root"),
             "lower": [
                 {"path": os.fspath(layer.path), "identity": self.identities.get(layer)}
@@ -237,6 +269,15 @@ class Daemon:
             },
         }
 
+    async def _upgrade(self, asked: Reply) -> Reply:
+        """End, to be replaced: the next daemon answers whoever asks it."""
+        if self.kept.foreground:
+            raise Refused(
+                f"{self.pod} is served in the foreground", "mount it without --foreground"
+            )
+        self.board.program = asked["program"]
+        os._exit(holder.UPGRADE)
+
     async def _quit(self, asked: Reply) -> Reply:
         flags = abi.MNT_DETACH if asked.get("lazy") else 0
         try:
@@ -253,7 +294,7 @@ def _layer(layer: Layer) -> Reply:
 
 
 def _settle_process() -> None:
-    """Make this a process that memory pressure spares and does not deadlock.
+    """Make this a process that memory pressure does not deadlock.
 
     PR_SET_IO_FLUSHER (prctl(2)) keeps the kernel from writing this file system's own pages back
     to make room for an allocation of its daemon.
@@ -261,7 +302,6 @@ def _settle_process() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     try:
-        Path("/proc/self/oom_score_adj").write_text("-1000")
         abi.prctl(abi.PR_SET_IO_FLUSHER, 1)
-    except PermissionError as e:  # both need CAP_SYS_RESOURCE
+    except PermissionError as e:  # it needs CAP_SYS_RESOURCE
         log.info("going on without protection from memory pressure: %s", e)

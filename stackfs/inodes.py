@@ -14,6 +14,7 @@ from typing import Final
 
 import pyfuse3
 
+from stackfs.journal import Journal, Pin, Place
 from stackfs.layers import whiteout
 from stackfs.layers.layer import DIRECTORY, Layer
 from stackfs.layers.numbers import BARRIER, ROOT, next_number
@@ -40,6 +41,7 @@ class Node:
         handles: descriptors of the file that are open for programs.
         lookups: how many references the kernel holds.
         name_unsynced: whether its directory must be written out for the name to be durable.
+        slot: where the journal counts *lookups*, 0 where the journal has nothing on it.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Node:
         "name",
         "name_unsynced",
         "parent",
+        "slot",
         "stale",
         "xattrs",
     )
@@ -72,6 +75,7 @@ class Node:
         self.handles: list[int] = []
         self.lookups = 0
         self.name_unsynced = False
+        self.slot = 0
 
     def fill(self, status: os.stat_result) -> None:
         """Take the attributes of the backing file."""
@@ -121,10 +125,18 @@ class Inodes:
 
     Attributes:
         limit: how many inodes there may be before *crowded* is called, once.
+        journal: what a daemon that takes over will know.
+        known: where inodes are that the kernel knows from an earlier daemon, by number.
+        aliases: numbers given to files that claim another one's.
     """
 
-    def __init__(self, root: Directory, max_directory_fds: int) -> None:
+    def __init__(self, root: Directory, max_directory_fds: int, journal: Journal) -> None:
         self.root = root
+        self.journal = journal
+        self.known: dict[int, Place] = {}
+        self._known_parents: set[int] = set()
+        self.aliases: dict[tuple[int, int, int], int] = {}
+        journal.writers.append(self._write)
         self._nodes: dict[int, Node] = {ROOT: root}
         self._open: dict[tuple[Directory, Layer], None] = {}
         self._max_open = max_directory_fds
@@ -155,10 +167,14 @@ class Inodes:
         Two different files can claim one number, where a hard link was copied up by halves or
         an archive is hostile; the second one gets another.
         """
+        claimed, ino = ino, self.aliases.get((ino, *backing), ino)
         while (node := self._nodes.get(ino)) is not None or ino in (BARRIER, ROOT):
             if node is not None and self._backing(node) == backing:
                 return ino, node
             ino = next_number(ino)
+        if ino != claimed:
+            self.aliases[claimed, *backing] = ino
+            self.journal.alias(claimed, backing, ino)
         return ino, None
 
     def _backing(self, node: Node) -> tuple[int, int] | None:
@@ -171,6 +187,9 @@ class Inodes:
     def add(self, node: Node) -> None:
         """Put a new inode into the table."""
         self._nodes[node.attr.st_ino] = node
+        if self.known and (known := self.known.pop(node.attr.st_ino, None)) is not None:
+            node.slot = known.slot
+            node.lookups = self.journal.words[known.slot]
         if len(self._nodes) > self.limit:
             self.limit = math.inf
             self.crowded()
@@ -209,17 +228,70 @@ class Inodes:
         """Keep a descriptor of the file, because *node* is about to lose its name."""
         if node.fd < 0:
             path, dir_fd, _ = self.place(node)
-            node.fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            self.hold(node, fd)
 
     def pinned(self) -> list[Node]:
         """Return the inodes that are reached by a descriptor of their own."""
         return [node for node in self._nodes.values() if node.fd >= 0]
 
-    def unpin(self, node: Node) -> None:
-        """Give that descriptor up: the inode goes, or has a name again."""
-        if node.fd >= 0:
-            os.close(node.fd)
-            node.fd = -1
+    def hold(self, node: Node, fd: int) -> None:
+        """Let *fd*, which becomes the table's, be the way to the file."""
+        old, node.fd = node.fd, fd
+        if node.slot:
+            self.note_pin(node)
+        if old >= 0:
+            os.close(old)
+
+    def note_pin(self, node: Node) -> None:
+        """Write into the journal what a file without its name is."""
+        limbo = not node.linked and node.layer.writable
+        pin = Pin(node.fd, node.layer.number, linked=node.linked, limbo=limbo)
+        self.journal.pin(node.attr.st_ino, pin)
+
+    def move(self, node: Node, parent: Directory, name: bytes) -> None:
+        """Note that this name now leads to *node*, and give its descriptor up."""
+        node.parent, node.name = parent, name
+        fd, node.fd = node.fd, -1
+        if node.slot:
+            self._note(node)
+        if fd >= 0:
+            os.close(fd)
+
+    def refer(self, node: Node) -> None:
+        """Count a reference of the kernel. The journal says it before the kernel knows."""
+        node.lookups += 1
+        if node.slot:
+            self.journal.words[node.slot] = node.lookups
+        else:
+            self._note(node)
+
+    def _note(self, node: Node) -> None:
+        """Write into the journal where a file is, after the directories that lead to it."""
+        missing = [node]
+        while (at := missing[-1].parent) is not None and not at.slot and at is not self.root:
+            missing.append(at)
+        for one in reversed(missing):
+            if one.parent is not None:
+                ino, parent = one.attr.st_ino, one.parent.attr.st_ino
+                one.slot = self.journal.place(ino, parent, one.name, one.lookups)
+                if one.fd >= 0:
+                    self.note_pin(one)
+
+    def _write(self) -> None:
+        """Write everything that is true into the journal."""
+        for ino, known in self.known.items():
+            count = self.journal.count(known)
+            slot = self.journal.place(ino, known.parent, known.name, count)
+            self.known[ino] = Place(known.parent, known.name, slot)
+        noted = [node for node in self._nodes.values() if node.slot]
+        for node in noted:
+            node.slot = 0
+        for node in noted:
+            if not node.slot:
+                self._note(node)
+        for (claimed, *backing), ino in self.aliases.items():
+            self.journal.alias(claimed, (backing[0], backing[1]), ino)
 
     def forget(self, counts: Iterable[tuple[int, int]]) -> None:
         """Take back references of the kernel."""
@@ -227,7 +299,23 @@ class Inodes:
             node = self._nodes.get(ino)
             if node is not None:
                 node.lookups -= count
+                if node.slot:
+                    self.journal.words[node.slot] = max(node.lookups, 0)
                 self.release(node)
+            elif ino in self.known:
+                self._forget_known(ino, count)
+
+    def _forget_known(self, ino: int, count: int) -> None:
+        """Take back references to an inode that nobody has asked this daemon about."""
+        words, slot = self.journal.words, self.known[ino].slot
+        words[slot] = max(words[slot] - count, 0)
+        if not words[slot] and ino not in self._known_parents:
+            del self.known[ino]
+
+    def recall(self, known: dict[int, Place], aliases: dict[tuple[int, int, int], int]) -> None:
+        """Take over what an earlier daemon knew."""
+        self.known, self.aliases = known, aliases
+        self._known_parents = {place.parent for place in known.values()}
 
     def release(self, node: Node) -> None:
         """Drop *node* if nobody refers to it any more.
@@ -242,7 +330,10 @@ class Inodes:
             self.close_directory(node)
             if node.linked:
                 return
-        self.unpin(node)
+        if node.fd >= 0:
+            self.journal.gone(node.attr.st_ino)
+            os.close(node.fd)
+            node.fd = -1
         self._nodes.pop(node.attr.st_ino, None)
 
     def sweep(self) -> None:
@@ -261,6 +352,9 @@ class Inodes:
             self.close_directory(directory)
             del self._nodes[directory.attr.st_ino]
             parent = directory.parent
+            if self.known and directory.slot and parent is not None:
+                place = Place(parent.attr.st_ino, directory.name, directory.slot)
+                self.known[directory.attr.st_ino] = place
             children[parent] -= 1
             if parent is not None and not children[parent] and self._is_idle(parent):
                 idle.append(parent)
@@ -320,9 +414,11 @@ class Inodes:
             os.close(directory.fds.pop(layer))
 
     def close(self) -> None:
-        """Close every descriptor of the table."""
+        """Close every descriptor of the table, and the journal."""
+        self.journal.close()
         for node in self._nodes.values():
-            self.unpin(node)
+            if node.fd >= 0:
+                os.close(node.fd)
             for fd in node.handles:
                 os.close(fd)
             if isinstance(node, Directory) and node is not self.root:

@@ -14,6 +14,7 @@ Source: pyfuse3 3.5.0, src/pyfuse3/internal.pxi, _wait_fuse_readable() and _sess
 """
 
 import select
+from collections.abc import Callable
 from types import SimpleNamespace, TracebackType
 
 import pyfuse3
@@ -56,6 +57,7 @@ class ReadLock:
         self._waiting.unpark_all()
 
 
+_hooks: list[tuple[Callable[[], bool], Callable[[], None]]] = []
 _locks: list[ReadLock] = []
 _poll = select.poll()
 _turn = _TURN
@@ -64,6 +66,9 @@ _turn = _TURN
 async def wait_readable(fd: int) -> None:
     """Return when a request can be read from *fd*, or the connection has ended."""
     global _turn  # noqa: PLW0603 (one loop per process, as pyfuse3 has one session)
+    before, settle = _hooks[-1]
+    if before():
+        return
     _poll.register(fd, select.POLLIN)
     _turn -= 1
     ready = _poll.poll(0)
@@ -74,6 +79,7 @@ async def wait_readable(fd: int) -> None:
     if ready and ready[0][1] & _GONE:
         for lock in _locks:
             lock.wake_all()
+    settle()
 
 
 def yield_reader() -> None:
@@ -82,8 +88,14 @@ def yield_reader() -> None:
         lock.wake()
 
 
-def install() -> None:
-    """Make pyfuse3 use this loop."""
+def install(before: Callable[[], bool], settle: Callable[[], None]) -> None:
+    """Make pyfuse3 use this loop.
+
+    Args:
+        before: called before a request is waited for; tells that one need not be.
+        settle: called when every reply is out, before a request is read.
+    """
+    _hooks.append((before, settle))
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=ReadLock,
         ClosedResourceError=trio.ClosedResourceError,

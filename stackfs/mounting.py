@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from stackfs import abi, control, mounts, quiet
+from stackfs import abi, control, mounts
 from stackfs.control import Refused
+from stackfs.journal import Journal
+from stackfs.kept import Kept, close_all_but
 from stackfs.places import Places
 from stackfs.stack import Spec, Stack, open_stack
 
@@ -74,7 +76,9 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
         _clear_stale(point)
         spec.save(places.state(pod) / "stack.json")
         if foreground:
-            _serve(pod, point, run, stack, lambda: None)
+            kept = _keep(pod, point, run, stack, lock)
+            kept.foreground = True
+            _hold(kept, stack, lambda: None)
         else:
             _fork(pod, point, run, stack, lock)
     if not foreground:
@@ -171,7 +175,7 @@ def _fork(pod: str, point: Path, run: Path, stack: Stack, lock: int) -> None:
         status = 1
         try:
             _detach(run, {lock, ready, *stack.descriptors()})
-            status = _serve_and_tell(pod, point, run, stack, ready)
+            status = _hold_and_tell(pod, point, run, stack, (lock, ready))
         finally:
             os._exit(status)
     os.close(ready)
@@ -183,17 +187,19 @@ def _fork(pod: str, point: Path, run: Path, stack: Stack, lock: int) -> None:
         raise Refused(reply[0], reply[1] or f"see {run / 'stackfs.log'}")
 
 
-def _serve_and_tell(pod: str, point: Path, run: Path, stack: Stack, ready: int) -> int:
+def _hold_and_tell(pod: str, point: Path, run: Path, stack: Stack, fds: tuple[int, int]) -> int:
+    lock, ready = fds
+
     def tell(text: bytes) -> None:
         os.write(ready, text)
         os.close(ready)
 
     try:
-        _serve(pod, point, run, stack, lambda: tell(b"ready"))
+        kept = _keep(pod, point, run, stack, lock)
     except Refused as e:
         tell(json.dumps([e.error, e.hint]).encode())
         return 1
-    return 0
+    return _hold(kept, stack, lambda: tell(b"ready"))
 
 
 def _detach(run: Path, keep: set[int]) -> None:
@@ -204,31 +210,39 @@ def _detach(run: Path, keep: set[int]) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
     for target, source in ((0, null), (1, log), (2, log)):
         os.dup2(source, target)
-    low = 3
-    for fd in sorted(fd for fd in keep if fd >= low):
-        os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, max(low, *map(int, os.listdir("/proc/self/fd"))) + 1)
+    close_all_but(keep)
 
 
-def _serve(pod: str, point: Path, run: Path, stack: Stack, ready: Callable[[], None]) -> None:
+def _keep(pod: str, point: Path, run: Path, stack: Stack, lock: int) -> Kept:
+    """Mount, and return what the daemons will need.
+
+    Raises:
+        Refused: it cannot be mounted.
+    """
+    from stackfs import connection
+
+    kept = Kept.of(pod, point, run, stack, lock)
+    kept.journal_fd = Journal().fd
+    kept.socket_fd = control.listen(run / "stackfs.sock").detach()
+    try:
+        kept.fuse_fd, kept.init = connection.mount(pod, point)
+    except OSError as e:
+        raise Refused(f"cannot mount at {point}: {e}", "is /dev/fuse there?") from e
+    return kept
+
+
+def _hold(kept: Kept, stack: Stack, ready: Callable[[], None]) -> int:
     import logging
 
-    from stackfs.daemon import Daemon
+    from stackfs import holder
 
-    handler = logging.StreamHandler()
-    handler.addFilter(quiet.Limit())
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(format=form, level="INFO", handlers=[handler])
+    holder.set_up_log()
     for line in stack.removed:
         logging.getLogger("stackfs").warning(line)
-    try:
-        Daemon.over(pod, point, run, stack).serve(ready)
-    except Refused:
-        raise
-    except BaseException:
-        logging.getLogger("stackfs").exception("the daemon failed")
-        raise
+    status = holder.hold(kept, stack, ready)
+    if status == 0:
+        control.clear(kept.run)
+    return status
 
 
 def umount(places: Places, pod: str, *, lazy: bool) -> None:
@@ -254,20 +268,52 @@ def umount(places: Places, pod: str, *, lazy: bool) -> None:
     if found is None:
         raise Refused(f"{pod} was unmounted, but is still in use")
     record = json.loads(record_path.read_text())
-    if not lazy and (users := _users(found, record["pid"])):
+    own = {record["pid"], record["holder"]}
+    if not lazy and (users := _users(found, own)):
         raise _busy(pod, users)
     try:
-        control.request(run / "stackfs.sock", "quit", lazy=lazy)
+        _quit(places, pod, lazy=lazy)
     except Refused as e:
-        raise _busy(pod, _users(found, record["pid"])) from e
+        raise _busy(pod, _users(found, own)) from e
     if not lazy:
         _await_end(run)
 
 
-def _users(mount: mounts.Mount, daemon: int) -> list[str]:
-    """Return what keeps a mount busy, in words."""
+def upgrade(places: Places, pod: str) -> None:
+    """Replace a pod's daemon by one of the program that runs now.
+
+    Raises:
+        Refused: it is not mounted, or the new daemon does not start; then the old one goes on.
+    """
+    from stackfs import holder
+
+    path = places.run(pod) / "stackfs.sock"
+    try:
+        before = control.request(path, "status")["holder"]
+        with contextlib.suppress(control.NoAnswer):  # it has ended, to be replaced
+            control.request(path, "upgrade", program=holder.PROGRAM)
+        after = control.request(path, "status")["holder"]
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise Refused(f"{pod} is not mounted", f"stackfs mount {pod} mounts it") from e
+    if after == before:
+        log = places.run(pod) / "stackfs.log"
+        raise Refused("the new daemon does not start; the old one goes on", f"see {log}")
+
+
+def _quit(places: Places, pod: str, *, lazy: bool) -> None:
+    """Have the daemon unmount; one that is killed meanwhile has a successor."""
+    while True:
+        with contextlib.suppress(control.NoAnswer):
+            control.request(places.run(pod) / "stackfs.sock", "quit", lazy=lazy)
+            return
+        if mounts.stack_at(places.barrier(pod)) is None:
+            return
+
+
+def _users(mount: mounts.Mount, own: set[int]) -> list[str]:
+    """Return what keeps a mount busy, in words; not its *own* processes."""
     mounted = [f"the mount at {point}" for point in mounts.below(mount)]
-    return mounted + [f"{name} ({pid})" for pid, name in mounts.users(mount, daemon)]
+    return mounted + [f"{name} ({pid})" for pid, name in mounts.users(mount, own)]
 
 
 def _busy(pod: str, users: list[str]) -> Refused:

@@ -62,23 +62,23 @@ def below(mount: Mount) -> list[str]:
     return [m.point for m in mounts() if m.parent == mount.id]
 
 
-def users(mount: Mount, daemon: int) -> list[tuple[int, str]]:
-    """Return pid and name of the processes that keep *mount* busy.
+def users(mount: Mount, own: set[int]) -> list[tuple[int, str]]:
+    """Return pid and name of the processes, but for its *own*, that keep *mount* busy.
 
     Those with a root, a working directory, a program or an open file in it, and those that have
     it in a mount namespace of their own, which an unmount here does not reach.
     """
-    own = os.readlink("/proc/self/ns/mnt")
+    here = os.readlink("/proc/self/ns/mnt")
     found = []
-    holds: dict[str, bool] = {own: False}
+    holds: dict[str, bool] = {here: False}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if pid in (daemon, os.getpid()):
+        if pid in own or pid == os.getpid():
             continue
         try:
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace not in holds:
                 holds[namespace] = _holds(pid, mount)
-            if holds[namespace] or (namespace == own and _uses(pid, mount.point)):
+            if holds[namespace] or (namespace == here and _uses(pid, mount.point)):
                 found.append((pid, Path(f"/proc/{pid}/comm").read_text().strip()))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

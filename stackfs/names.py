@@ -87,8 +87,7 @@ def link(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     tree.entries(parent)[name] = Entry((tree.upper,), directory=False, ino=node.attr.st_ino)
     parent.stale = node.stale = node.name_unsynced = True
     # Programs make a file visible by linking it to its final name, and unlink the first one.
-    node.parent, node.name = parent, name
-    tree.inodes.unpin(node)
+    tree.inodes.move(node, parent, name)
 
 
 def _make(
@@ -244,6 +243,8 @@ def lost(tree: Tree, node: Node) -> None:
         node.linked = False
         if node.layer is tree.upper:
             node.layer = tree.limbo
+    if node.slot and node.fd >= 0:
+        tree.inodes.note_pin(node)
     tree.inodes.release(node)
 
 

@@ -8,6 +8,7 @@ request means is documented at pyfuse3.Operations.
 # mypy: disable-error-code="explicit-override"
 
 import errno
+import logging
 import mmap
 import os
 import stat
@@ -17,15 +18,18 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
 
-from stackfs import attributes, barrier, callers, loop, names
-from stackfs.copyup import copy_up
+from stackfs import attributes, barrier, callers, loop, names, requests
+from stackfs.copyup import copy_up, switch_handles
 from stackfs.inodes import FOREVER, Directory, Node
+from stackfs.journal import Intent, State
 from stackfs.layers.copying import fill, sync
 from stackfs.layers.numbers import BARRIER
 from stackfs.layers.work import remove
 from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree
+
+log = logging.getLogger(__name__)
 
 
 class Operations(pyfuse3.Operations):
@@ -41,6 +45,8 @@ class Operations(pyfuse3.Operations):
         self._files: dict[int, Node] = {}
         self._listings: dict[int, tuple[Directory | None, list[bytes]]] = {}
         self._next_listing = 1
+        self._journal = tree.inodes.journal
+        self._journal.writers.append(self._write)
         self._copying: dict[int, trio.Event] = {}
         self._host = callers.pid_namespace(os.getpid()) or ""
         self._barrier = _barrier_attributes()
@@ -59,7 +65,7 @@ class Operations(pyfuse3.Operations):
             raise PermissionError(errno.EACCES, "not from within a pod")
 
     def _node(self, ino: int) -> Node:
-        node = self.tree.inodes.get(ino)
+        node = self.tree.node(ino)
         if node is None:
             raise OSError(errno.EROFS if ino == BARRIER else errno.ESTALE, "no such inode")
         return node
@@ -89,7 +95,7 @@ class Operations(pyfuse3.Operations):
         return self._absent if node is None else self._refer(node)
 
     def _refer(self, node: Node) -> pyfuse3.EntryAttributes:
-        node.lookups += 1
+        self.tree.inodes.refer(node)
         return self.tree.attributes(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -127,6 +133,7 @@ class Operations(pyfuse3.Operations):
         handle = self._next_listing
         self._next_listing += 1
         self._listings[handle] = directory, []
+        self._journal.listing(handle, inode, ctx.pid)
         return FileHandleT(handle)
 
     @replies
@@ -139,6 +146,9 @@ class Operations(pyfuse3.Operations):
         if start_id == 0 or not listed:
             entries = [b"root"] if directory is None else sorted(self.tree.entries(directory))
             listed[:] = [b".", b"..", *entries]
+            self._journal.listed(
+                fh, BARRIER if directory is None else directory.attr.st_ino, listed
+            )
         for offset in range(start_id, len(listed)):
             name = listed[offset]
             node = self._listed(directory, name)
@@ -151,7 +161,7 @@ class Operations(pyfuse3.Operations):
             elif pyfuse3.readdir_reply(
                 token, FileNameT(name), self.tree.attributes(node), offset + 1
             ):
-                node.lookups += 1
+                self.tree.inodes.refer(node)
             else:
                 return
 
@@ -171,7 +181,8 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def releasedir(self, fh: FileHandleT) -> None:
-        del self._listings[fh]
+        self._listings.pop(fh, None)  # asked for again, where a daemon died before its answer
+        self._journal.unlisted(fh)
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -191,11 +202,12 @@ class Operations(pyfuse3.Operations):
         fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
         if flags & os.O_TRUNC:
             node.stale = True
-        return self._opened(node, fd)
+        return self._opened(node, fd, ctx)
 
-    def _opened(self, node: Node, fd: int) -> pyfuse3.FileInfo:
+    def _opened(self, node: Node, fd: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         node.handles.append(fd)
         self._files[fd] = node
+        self._journal.opened(fd, node.attr.st_ino, ctx.pid)
         return pyfuse3.FileInfo(fh=FileHandleT(fd))
 
     @replies
@@ -208,8 +220,9 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         parent = self._directory(parent_inode)
+        self._intend_new(requests.CREATE, ctx, parent, name)
         node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
-        return self._opened(node, fd), self._refer(node)
+        return self._opened(node, fd, ctx), self._refer(node)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
@@ -227,8 +240,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def release(self, fh: FileHandleT) -> None:
-        node = self._files.pop(fh)
+        node = self._files.pop(fh, None)
+        if node is None:  # asked for again, where a daemon died before its answer
+            return
         node.handles.remove(fh)
+        self._journal.closed(fh)
         os.close(fh)
         self.tree.inodes.release(node)
 
@@ -279,6 +295,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
+        self._intend_new(requests.MKNOD, ctx, parent, name)
         return self._refer(names.mknod(self.tree, parent, name, mode, rdev, _owner(ctx)))
 
     @replies
@@ -286,6 +303,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
+        self._intend_new(requests.MKDIR, ctx, parent, name)
         return self._refer(names.mkdir(self.tree, parent, name, mode, _owner(ctx)))
 
     @replies
@@ -293,6 +311,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
+        self._intend_new(requests.SYMLINK, ctx, parent, name)
         return self._refer(names.symlink(self.tree, parent, name, target, _owner(ctx)))
 
     @replies
@@ -305,16 +324,21 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         node, parent = self._node(inode), self._directory(new_parent_inode)
         await self._copy_up(node)
+        self._intend_new(requests.LINK, ctx, parent, new_name, node)
         names.link(self.tree, node, parent, new_name)
         return self._refer(node)
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        names.unlink(self.tree, self._directory(parent_inode), name)
+        parent = self._directory(parent_inode)
+        self._intend_loss(requests.UNLINK, ctx, parent, name)
+        names.unlink(self.tree, parent, name)
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        names.rmdir(self.tree, self._directory(parent_inode), name)
+        parent = self._directory(parent_inode)
+        self._intend_loss(requests.RMDIR, ctx, parent, name)
+        names.rmdir(self.tree, parent, name)
 
     @replies
     async def rename(
@@ -330,6 +354,7 @@ class Operations(pyfuse3.Operations):
         moving = self.tree.existing(old, name_old)
         if not isinstance(moving, Directory):
             await self._copy_up(moving)
+        self._intend_loss(requests.RENAME, ctx, old, name_old, (new, name_new))
         rename(self.tree, old, name_old, new, name_new, flags)
 
     @replies
@@ -350,11 +375,50 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         node = self._node(inode)
         await self._copy_up(node)
+        self._intend_xattr(requests.SETXATTR, ctx, node, name)
         attributes.set_xattr(self.tree, node, os.fsdecode(name), value)
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        attributes.remove_xattr(self.tree, self._node(inode), os.fsdecode(name))
+        node = self._node(inode)
+        if os.fsdecode(name) in self.tree.xattrs(node):
+            self._intend_xattr(requests.REMOVEXATTR, ctx, node, name)
+        attributes.remove_xattr(self.tree, node, os.fsdecode(name))
+
+    # --- what cannot be done twice is noted before it is done ------------------------------
+
+    def _intend_new(
+        self,
+        opcode: int,
+        ctx: RequestContext,
+        parent: Directory,
+        name: bytes,
+        node: Node | None = None,
+    ) -> None:
+        """Note that a name is about to be made; where it is there already, nothing will be."""
+        if name not in self.tree.entries(parent):
+            ino = 0 if node is None else node.attr.st_ino
+            self._journal.intend(Intent(opcode, ctx.pid, ino, parent.attr.st_ino, name))
+
+    def _intend_loss(
+        self,
+        opcode: int,
+        ctx: RequestContext,
+        parent: Directory,
+        name: bytes,
+        to: tuple[Directory, bytes] | None = None,
+    ) -> None:
+        """Note that a name is about to be removed or moved."""
+        node = self.tree.child(parent, name)
+        if node is not None:
+            new_parent, new_name = to or (parent, b"")
+            ino, new = node.attr.st_ino, new_parent.attr.st_ino
+            intent = Intent(opcode, ctx.pid, ino, parent.attr.st_ino, name, new, new_name)
+            self._journal.intend(intent)
+
+    def _intend_xattr(self, opcode: int, ctx: RequestContext, node: Node, name: bytes) -> None:
+        ino = node.attr.st_ino
+        self._journal.intend(Intent(opcode, ctx.pid, ino, ino, name))
 
     async def _copy_up(self, node: Node, *, contents: bool = True) -> None:
         """Copy a file up, its contents in a thread: other requests go on meanwhile.
@@ -395,9 +459,45 @@ class Operations(pyfuse3.Operations):
         """Return how many files and directories programs have open."""
         return len(self._files), len(self._listings)
 
-    def close(self) -> None:
-        """Close what programs left open."""
-        self.tree.close()
+    def _write(self) -> None:
+        """Write what programs have open into the journal."""
+        for fd, node in self._files.items():
+            self._journal.opened(fd, node.attr.st_ino)
+        for handle, (directory, listed) in self._listings.items():
+            ino = BARRIER if directory is None else directory.attr.st_ino
+            self._journal.listed(handle, ino, listed)
+
+    def resume(self, state: State) -> None:
+        """Go on with what programs had open when an earlier daemon died."""
+        for fd, ino in state.files.items():
+            node = self.tree.node(ino)
+            if node is None:
+                log.error("the open file %d, inode %d, is not to be found", fd, ino)
+                continue
+            node.handles.append(fd)
+            self._files[fd] = node
+        for node in set(self._files.values()):
+            found = {(at.st_dev, at.st_ino) for at in map(os.fstat, node.handles)}
+            if found != {node.backing}:  # copied up, and not switched yet
+                switch_handles(self.tree, node)
+        for handle, (ino, text) in state.listings.items():
+            directory = None if ino == BARRIER else self._directory(ino)
+            self._listings[handle] = directory, text.split(b"\0")[:-1]
+        self._next_listing = max(state.listings, default=0) + 1
+
+    def has_handle(self, handle: int, *, directory: bool) -> bool:
+        """Tell whether a handle is one of an open file, or directory."""
+        return handle in (self._listings if directory else self._files)
+
+    def drop_handle(self, handle: int, *, directory: bool) -> None:
+        """Close what no program was told of."""
+        if directory:
+            self._listings.pop(handle, None)
+            self._journal.unlisted(handle)
+        elif (node := self._files.pop(handle, None)) is not None:
+            node.handles.remove(handle)
+            self._journal.closed(handle)
+            os.close(handle)
 
 
 def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:

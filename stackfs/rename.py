@@ -107,8 +107,7 @@ def _note_place(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     is_directory = isinstance(node, Directory)
     entry = Entry((tree.upper,), directory=is_directory, ino=node.attr.st_ino)
     tree.entries(parent)[name] = entry
-    node.parent, node.name = parent, name
-    tree.inodes.unpin(node)
+    tree.inodes.move(node, parent, name)
     node.stale = node.name_unsynced = parent.stale = True
 
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from stackfs import abi
 from stackfs.layers import copying, walk, whiteout
@@ -85,9 +85,7 @@ class Spec:
 
     def save(self, path: Path) -> None:
         """Write this to a file, whole or not at all."""
-        text = json.dumps(
-            {"lower": [os.fspath(p) for p in self.lower], "upper": os.fspath(self.upper)}
-        )
+        text = json.dumps(self.to_json())
         new = path.with_suffix(".new")
         new.write_text(text + "\n")
         new.replace(path)
@@ -95,7 +93,15 @@ class Spec:
     @classmethod
     def load(cls, path: Path) -> "Spec":
         """Read what `save` wrote."""
-        found = json.loads(path.read_text())
+        return cls.from_json(json.loads(path.read_text()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as what json.dumps takes."""
+        return {"lower": [os.fspath(p) for p in self.lower], "upper": os.fspath(self.upper)}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Spec":
+        """Take what `to_json` returned."""
         return cls(tuple(Path(p) for p in found["lower"]), Path(found["upper"]))
 
 
@@ -205,6 +211,23 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
     work = Work(_lock_work(spec, base_fd))
     retire(spec, base_fd, work)  # a merge may have been interrupted
     removed = work.clear()
+    stack = _open_written(spec, base_fd, work, lowers)
+    stack.removed += removed
+    return stack
+
+
+def resume_stack(spec: Spec, base_fd: int, work_fd: int, lowers: list[Layer]) -> Stack:
+    """Open what a pod has written where the rest of the stack is open, after a daemon has died.
+
+    `stackfs flatten` may be at work meanwhile, and goes on.
+    """
+    work = Work(work_fd)
+    retire(spec, base_fd, work)
+    work.clear_own()
+    return _open_written(spec, base_fd, work, lowers)
+
+
+def _open_written(spec: Spec, base_fd: int, work: Work, lowers: list[Layer]) -> Stack:
     sealed = [_open_sealed(spec, index) for index in spec.sealed()]
     upper_name = os.fsencode(spec.upper.name)
     top, number = _top(sealed, lowers)
@@ -214,7 +237,7 @@ def open_stack(spec: Spec, given: Sequence[str]) -> Stack:
             os.rename(temporary, upper_name, src_dir_fd=work.fd, dst_dir_fd=base_fd)
     _check_abilities(work)
     upper = _open_upper(spec, base_fd, number)
-    return Stack(spec, base_fd, lowers, sealed, upper, work, removed)
+    return Stack(spec, base_fd, lowers, sealed, upper, work, removed=[])
 
 
 def _lock_work(spec: Spec, base_fd: int) -> int:

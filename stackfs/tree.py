@@ -12,6 +12,7 @@ import stat
 import pyfuse3
 
 from stackfs.inodes import Directory, Inodes, Node
+from stackfs.journal import Journal
 from stackfs.layers import copying, whiteout
 from stackfs.layers.layer import Layer, listing
 from stackfs.layers.numbers import ROOT
@@ -37,7 +38,9 @@ class Tree:
         copied_up: how many files were copied to the upper layer.
     """
 
-    def __init__(self, upper: Layer, below: list[Layer], work: Work) -> None:
+    def __init__(
+        self, upper: Layer, below: list[Layer], work: Work, journal: Journal | None = None
+    ) -> None:
         """Stack *upper* over *below*, which is ordered top first."""
         self.upper = upper
         self.work = work
@@ -46,7 +49,8 @@ class Tree:
         self.root.fds = {layer: layer.fd for layer in (upper, *below)}
         self.root.stale = True
         self.remembered = self.read = self.listed = self.copied_up = 0
-        self.inodes = Inodes(self.root, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self.inodes = Inodes(self.root, most, journal or Journal())
 
     def child(self, parent: Directory, name: bytes) -> Node | None:
         """Return the inode of a name, or None where there is no such name."""
@@ -55,6 +59,26 @@ class Tree:
         if entry is not None and node is None:
             return self._load(parent, name, entry)
         self.remembered += 1
+        return node
+
+    def node(self, ino: int) -> Node | None:
+        """Return an inode by number, also one that an earlier daemon has told the kernel of."""
+        node = self.inodes.get(ino)
+        return self._recalled(ino) if node is None and self.inodes.known else node
+
+    def _recalled(self, ino: int) -> Node | None:
+        path = []
+        while (node := self.inodes.get(ino)) is None:
+            place = self.inodes.known.get(ino)
+            if place is None:
+                return None
+            path.append((ino, place.name))
+            ino = place.parent
+        for number, name in reversed(path):
+            child = self.child(node, name) if isinstance(node, Directory) else None
+            if child is None or child.attr.st_ino != number:
+                return None
+            node = child
         return node
 
     def existing(self, parent: Directory, name: bytes) -> Node:
@@ -98,8 +122,7 @@ class Tree:
             node.stale = entry.directory
             self.inodes.add(node)
         elif node.fd >= 0 and node.linked:  # found again by another of its names
-            node.parent, node.name = parent, name
-            self.inodes.unpin(node)
+            self.inodes.move(node, parent, name)
         return node
 
     def _new(self, parent: Directory, name: bytes, entry: Entry[Layer]) -> Node:
@@ -222,12 +245,12 @@ class Tree:
         except FileNotFoundError:
             return
         if layer.inode_number(status, whiteout.inside(dir_fd, name)) == node.attr.st_ino:
-            self.inodes.unpin(node)
-            node.fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            self.inodes.hold(node, fd)
             node.backing = (status.st_dev, status.st_ino)
 
     def close(self) -> None:
-        """Close every descriptor but those of the layers."""
+        """Close every descriptor but those of the layers; the journal ends."""
         self.inodes.close()
 
 

@@ -51,6 +51,12 @@ class Work:
         """Remove what an interrupted daemon left; return a line on each."""
         return [self._clear(name) for name in leftovers(self.fd)]
 
+    def clear_own(self) -> None:
+        """Remove what a daemon left that used this directory before, and nothing else."""
+        for name in leftovers(self.fd):
+            if name.isdigit():
+                remove(self.fd, name)
+
     def _clear(self, name: bytes) -> str:
         remove(self.fd, name)
         return f"removed half-made {os.fsdecode(name)!r} from the work directory"

@@ -74,7 +74,8 @@ def test_a_daemon_that_was_killed_is_made_good(host, base):
     host.run("autopod", "add", "one", "--base", base)
     (host.root("one") / "data").write_text("kept")
     [daemon] = json.loads(host.run("stackfs", "list", "--json"))
-    os.kill(daemon["pid"], signal.SIGKILL)
+    for pid in (daemon["holder"], daemon["pid"]):
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: host.pods()["one"]["state"] == "unmounted", "the daemon is gone")
     host.run("autopod", "add", "one")
     assert (host.root("one") / "data").read_text() == "kept"

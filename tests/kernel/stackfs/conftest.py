@@ -75,9 +75,18 @@ class Host:
         return next(one["pid"] for one in self.list() if one["pod"] == pod)
 
     def kill_daemon(self, pod="pod"):
+        """Kill the daemon; its holder starts another one."""
         pid = self.daemon(pod)
         os.kill(pid, 9)
-        wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
+        wait_until(lambda: self.request("status", pod)["pid"] != pid)
+
+    def kill_all(self, pod="pod"):
+        """Kill holder and daemon: the mount is lost."""
+        found = self.request("status", pod)
+        pids = found["holder"], found["pid"]
+        for pid in pids:
+            os.kill(pid, 9)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in pids))
 
     def close(self):
         for one in self.list():

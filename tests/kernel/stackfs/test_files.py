@@ -120,7 +120,7 @@ def test_names_of_one_file_stay_together(host):
     assert os.stat(root / "a").st_nlink == 2
     os.unlink(root / "a")
     assert os.stat(root / "d/b").st_nlink == 1
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert (root / "d/b").read_text() == "one two"
     assert (host.lower / "a").read_text() == "one"
@@ -371,7 +371,7 @@ def test_rename_flags(host):
     rename("a", "d", abi.RENAME_EXCHANGE)
     assert (root / "a/x").read_text() == "x"
     assert (root / "d").read_text() == "a"
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert os.listdir(root / "a") == ["x"]
     assert (root / "d").read_text() == "a"

@@ -75,7 +75,7 @@ def test_an_image_is_a_lower_layer(host, kind, tmp_path):
     identities = [one["identity"] for one in host.request("status", identify=True)["lower"]]
     assert identities[1] == host.stackfs("identity", host.lower).stdout.decode().strip()
     assert identities[1] == host.stackfs("identity", image).stdout.decode().strip()
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert (root / "d/e/linked").read_text() == "from the image+"
     assert os.stat(root / "d/e/linked").st_ino == number
@@ -91,7 +91,7 @@ def test_a_killed_daemon_leaves_no_loop_device(host, kind, tmp_path):
     image = make(kind, host.lower, tmp_path / "image")
     host.stackfs("mount", "pod", "--lower", image)
     assert len(loops(image)) == 1 or kind == "erofs"
-    host.kill_daemon()
+    host.kill_all()
     host.run("umount", "--lazy", host.prefix / "autopod/pod")
     wait_until(lambda: not loops(image))
 

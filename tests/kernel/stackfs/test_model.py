@@ -306,7 +306,7 @@ def test_stack_behaves_as_a_plain_directory(host):
     assert before == describe(host.prefix / "model")
     assert describe(host.lower) == untouched
     numbers = {path: os.lstat(host.root() / path).st_ino for path in before}
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert describe(host.root()) == before
     assert {path: os.lstat(host.root() / path).st_ino for path in before} == numbers

@@ -42,7 +42,7 @@ def test_daemon_holds_nothing_of_its_caller(host):
     os.close(reader)
     pid = host.daemon()
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    assert os.getsid(pid) == pid
+    assert os.getsid(pid) == host.request("status")["holder"] != os.getsid(0)
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
 
 
@@ -109,7 +109,7 @@ def test_lower_by_descriptor_below_the_mount(host):
     assert (host.root() / "etc/motd").read_text() == "hello\n"
     (host.root() / "etc/motd").write_text("changed\n")
     assert (host.lower / "etc/motd").read_text() == "hello\n"
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")  # the bind mount is found again below the stale one
     assert (host.root() / "etc/motd").read_text() == "changed\n"
 
@@ -124,7 +124,7 @@ def test_killed_daemon_loses_nothing_written(host):
     numbers = os.stat(root / "etc/motd").st_ino, os.stat(root / "etc").st_ino
     (root / "gone").mkdir()
     (root / "gone").rmdir()
-    host.kill_daemon()
+    host.kill_all()
     assert [one["mounted"] for one in host.list()] == [False]
     host.stackfs("mount", "pod")
     assert (root / "etc/motd").read_text() == "hello\nmore\n"
@@ -135,7 +135,7 @@ def test_killed_daemon_loses_nothing_written(host):
 def test_umount_after_a_killed_daemon_cleans_up(host):
     fill(host.lower)
     host.mount()
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("umount", "pod")
     assert host.list() == []
     assert os.listdir(host.seen(host.prefix / "autopod/pod")) == []
@@ -161,7 +161,7 @@ def test_daemon_killed_while_it_copies_up(host, after):
     changer = threading.Thread(target=change)
     changer.start()
     wait_until(lambda: len(changed) >= after)
-    host.kill_daemon()
+    host.kill_all()
     changer.join()
     host.stackfs("mount", "pod")
     for number in range(100):

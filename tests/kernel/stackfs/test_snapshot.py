@@ -59,7 +59,7 @@ def test_snapshot_seals_and_goes_on(host):
     os.unlink(root / "one")
     (root / "base").write_text("new")
     assert digest(layer["path"]) == sealed
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert sorted(os.listdir(root)) == ["base", "two"]
     assert [at["id"] for at in host.request("status")["layers"]] == [
@@ -214,7 +214,7 @@ def test_directories_made_before_a_snapshot_can_be_renamed(host):
     assert os.listdir(root) == ["moved"]
     assert (root / "moved/e/f").read_text() == "f"
     assert os.stat(root / "moved/e/f").st_ino == number
-    host.kill_daemon()
+    host.kill_all()
     host.stackfs("mount", "pod")
     assert os.listdir(root) == ["moved"]
     assert os.stat(root / "moved/e/f").st_ino == number
