@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from launcher.lock import locked
@@ -50,8 +51,11 @@ def restart(
     from ckpt import progress, stack
     from ckpt.archive import keys
 
-    # The daemon takes longest to start: the engine is imported beside it.
-    with locked(places, pod), stack.begin_mount(places, pod) as mounting:
+    with locked(places, pod), ExitStack() as undo:
+        mounting = None
+        if not stack.is_mounted(places, pod):
+            # The daemon takes longest to start: the engine is imported beside it.
+            mounting = undo.enter_context(stack.begin_mount(places, pod))
         from ckpt import restore
 
         report = restore.restore(

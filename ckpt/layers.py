@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ckpt import abi, stack
 from ckpt.archive.schema import Base
-from ckpt.stack import Mounting, SealedLayer
+from ckpt.stack import Lower, Mounting, SealedLayer
 from launcher import config
 from launcher.places import Places
 
@@ -44,13 +44,11 @@ class Stack:
 
     Attributes:
         layers: sealed layers, topmost first; they never change.
-        lowers: lower layers, topmost first.
     """
 
     places: Places
     pod: str
     layers: list[SealedLayer]
-    lowers: list[str]
 
 
 def seal(places: Places, pod: str) -> Stack:
@@ -64,7 +62,7 @@ def seal(places: Places, pod: str) -> Stack:
     """
     status = stack.status(places, pod)
     layers = status.layers if _is_unchanged(status) else stack.snapshot(places, pod).layers
-    return Stack(places, pod, layers, [lower.path for lower in status.lower])
+    return Stack(places, pod, layers)
 
 
 def _is_unchanged(status: stack.Status) -> bool:
@@ -88,7 +86,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
     Raises:
         stack.StackError: a layer cannot be packed, or an identity not be computed.
     """
-    with identities(sealed.places, sealed.lowers) as running, ExitStack() as undo:
+    with stack.identify(sealed.places, sealed.pod) as identified, ExitStack() as undo:
 
         def begin(layer: SealedLayer) -> tuple[str, stack.Packing]:
             packing = stack.pack(sealed.places, layer.path)
@@ -104,7 +102,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
                 writer.add_layer(layer_id, tar)
             if waiting:
                 begun.append(begin(waiting.popleft()))
-        writer.set_base([Base(path, running[path].result()) for path in sealed.lowers])
+        writer.set_base([Base(*lower) for lower in identified.result()])
 
 
 @contextmanager
@@ -147,8 +145,8 @@ def install(
 ) -> Installed:
     """Mount the pod's root as it was at the checkpoint.
 
-    Sealed layers that are here already are used as they are; otherwise they are extracted, while
-    the identities of the lower layers are computed.
+    A mount that is here already and has just these layers is used as it is. Otherwise sealed layers
+    that are here are used, or else extracted, while the identities of lower layers are computed.
 
     Args:
         archive: the archive.
@@ -171,21 +169,25 @@ def install(
         mounted = _mounted_lowers(places, pod)
         here = _State.look(places.state(pod))
         reuse = here.is_exactly(wanted)
+        given = None if lowers is None else [os.path.realpath(path) for path in lowers]
+        if reuse and mounted is not None and stands(mounted, archive.manifest.base, given):
+            return Installed([lower.path for lower in mounted], None, undo.pop_all())
+        paths = None if mounted is None else [lower.path for lower in mounted]
         if not (reuse or here.is_empty or replace):
             raise _other_state(pod, here)
         # What takes time, and changes nothing yet.
-        candidates = _candidates(archive, places, pod, lowers, mounted or [])
+        candidates = _candidates(archive, places, pod, paths or []) if given is None else given
         with identities(places, candidates) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
                 _extract(archive, places, _staging(places, pod))
             chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
         # From here on everything is in place; each step is one rename or one message.
-        if mounted is not None and (not reuse or mounted != chosen):
+        if paths is not None and (not reuse or paths != chosen):
             stack.umount(places, pod)
-            mounted = None
+            paths = None
         replaced = None if reuse else _take_place(places, pod, here, undo)
-        if mounted is None:
+        if paths is None:
             (mounting or stack.begin_mount(places, pod)).finish(chosen)
             undo.callback(stack.umount, places, pod)
         return Installed(chosen, replaced, undo.pop_all())
@@ -237,23 +239,25 @@ def _other_state(pod: str, here: _State) -> InstallError:
     )
 
 
-def _mounted_lowers(places: Places, pod: str) -> list[str] | None:
+def _mounted_lowers(places: Places, pod: str) -> list[Lower] | None:
     try:
-        return [lower.path for lower in stack.status(places, pod).lower]
+        return stack.status(places, pod).lower
     except stack.NotMounted:
         return None
 
 
-def _candidates(
-    archive: "Archive",
-    places: Places,
-    pod: str,
-    given: Sequence[Path] | None,
-    mounted: list[str],
-) -> list[str]:
+def stands(mounted: Sequence[Lower], base: Sequence[Base], given: Sequence[str] | None) -> bool:
+    """Are the lower layers of a mount those in *base*, and the *given* ones if any are? Pure.
+
+    The daemon knows what is in the layers that it has open, whatever is at their paths now.
+    """
+    if given is not None and list(given) != [lower.path for lower in mounted]:
+        return False
+    return [lower.identity for lower in mounted] == [lower.identity for lower in base]
+
+
+def _candidates(archive: "Archive", places: Places, pod: str, mounted: list[str]) -> list[str]:
     """Return the directories and images that may be lower layers, the likeliest first."""
-    if given is not None:
-        return [os.path.realpath(path) for path in given]
     named = [base.path for base in archive.manifest.base]
     paths = [*mounted, *config.load(places, pod).root.lower, *named]
     return [path for path in dict.fromkeys(paths) if os.path.exists(path)]

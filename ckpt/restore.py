@@ -74,7 +74,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     """
     began = time.monotonic_ns()
     with ExitStack() as undo:
-        mounting = undo.enter_context(mounting or stack.begin_mount(places, pod))
+        if mounting is not None:
+            undo.enter_context(mounting)
         archive = undo.enter_context(open_archive(path, trusted))
         _make_room(places, pod)
         model = archive.model()

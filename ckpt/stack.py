@@ -80,6 +80,17 @@ def status(places: Places, pod: str) -> Status:
     return _request(places, pod, "status", Status)
 
 
+def identify(places: Places, pod: str) -> "Identified":
+    """Begin to ask the daemon of *pod* for the identities of its lower layers.
+
+    It works them out once; they never change while it runs.
+
+    Raises:
+        NotMounted: there is no daemon.
+    """
+    return Identified(places, pod)
+
+
 def snapshot(places: Places, pod: str) -> Snapshot:
     """Seal the upper of *pod* as its newest layer.
 
@@ -304,12 +315,46 @@ def _error(text: str, otherwise: str) -> StackError:
     return StackError(message[0], hints[0] if hints else "")
 
 
+class Identified:
+    """Lower layers whose identities the daemon works out meanwhile. A context manager."""
+
+    def __init__(self, places: Places, pod: str) -> None:
+        self._pod = pod
+        self._connection = _connect(places, pod)
+        # Unknown identities of big layers take longer than any other answer.
+        self._connection.settimeout(None)
+        _send(self._connection, "status", identify=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._connection.close()
+
+    def result(self) -> list[tuple[str, str]]:
+        """Return path and identity of each, topmost first.
+
+        Raises:
+            StackError: one could not be computed.
+        """
+        status = _receive(self._connection, self._pod, "status", Status)
+        return [(lower.path, cast(str, lower.identity)) for lower in status.lower]
+
+
 def _request(places: Places, pod: str, op: str, kind: type[T]) -> T:
     """Make one request on the control socket of *pod*."""
     with _connect(places, pod) as connection:
-        connection.sendall(json.dumps({"op": op}).encode() + b"\n")
-        with connection.makefile("rb") as stream:
-            line = stream.readline(_MAX_REPLY)
+        _send(connection, op)
+        return _receive(connection, pod, op, kind)
+
+
+def _send(connection: socket.socket, op: str, **arguments: object) -> None:
+    connection.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
+
+
+def _receive(connection: socket.socket, pod: str, op: str, kind: type[T]) -> T:
+    with connection.makefile("rb") as stream:
+        line = stream.readline(_MAX_REPLY)
     try:
         reply: Any = json.loads(line)
         if not reply["ok"]:

@@ -13,6 +13,7 @@ import pytest
 from ckpt import abi, layers, stack
 from ckpt.archive.errors import FormatError
 from ckpt.archive.read import open_archive
+from ckpt.archive.schema import Base
 from ckpt.archive.write import ArchiveWriter
 from ckpt.layers import InstallError
 from ckpt.progress import Silent
@@ -189,6 +190,33 @@ def test_a_mount_that_is_here_already_is_used(places, archive, lower):
     installed.undo()
     assert stack.status(places, POD).pid == daemon, "undo leaves what it did not make"
     stack.umount(places, POD)
+
+
+def test_a_mount_of_other_lower_layers_is_not_taken_for_the_wanted_one(places, archive, lower):
+    """Its path is right, and the mount is of what was there before."""
+    (lower / "etc/motd").write_text("tampered")
+    stack.mount(places, POD, [lower])
+    with stack.identify(places, POD) as identified:
+        identified.result()
+    with pytest.raises(InstallError, match="lower layer 1 of 1 is not here"):
+        install(places, archive)
+    stack.umount(places, POD)
+
+
+@pytest.mark.parametrize(
+    ("identity", "given", "expected"),
+    [
+        ("a", None, True),
+        ("a", ["/x"], True),
+        ("a", ["/y"], False),
+        ("a", [], False),
+        ("b", None, False),
+        (None, None, False),
+    ],
+)
+def test_stands(identity, given, expected):
+    mounted = [stack.Lower("/x", identity)]
+    assert layers.stands(mounted, [Base("/elsewhere", "a")], given) is expected
 
 
 def test_other_state_is_kept_unless_it_may_be_replaced(places, archive, lower):
