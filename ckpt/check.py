@@ -13,9 +13,8 @@ from typing import Final
 
 from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
-from ckpt.kinds import memory, procinfo
+from ckpt.kinds import memory, mounts, procinfo
 from ckpt.model import Process, Refusal
-from launcher import emulation
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
@@ -130,13 +129,14 @@ def _check_ipc(init_host_pid: int) -> Iterator[Finding]:
 
 
 def _check_mounts(init_host_pid: int) -> Iterator[Finding]:
-    """Look for what the pod's programs have mounted themselves (launcher.emulation)."""
-    mounts = procinfo.parse_mounts(procfs.read_bytes(init_host_pid, "mountinfo"))
-    for mount in mounts:
-        if mount.source == emulation.SOURCE:
+    """Look for what the pod's programs have mounted upon each other (ckpt.kinds.mounts)."""
+    found = [*procinfo.parse_mounts(procfs.read_bytes(init_host_pid, "mountinfo"))]
+    points = {mount.id: mount.point for mount in found}
+    for mount in found:
+        if mounts.is_own(mount) and points.get(mount.parent) != b"/":
             point = os.fsdecode(mount.point)
             what = f"the {mount.fstype} that is mounted on {point}"
-            yield what, "it cannot be carried over yet", f"umount {point}, in the pod"
+            yield what, "it is mounted upon another mount", f"umount {point}, in the pod"
 
 
 def _sysvipc(init_host_pid: int) -> dict[str, str]:

@@ -102,11 +102,7 @@ class _Mounter:
             return 0
         if mounts.count(f" {emulation.SOURCE} ".encode()) >= emulation.MOUNTS:
             return errno.ENOSPC
-        step = FileSystem(request.fstype, "", tuple(request.options))
-        if request.fstype == "proc":
-            mount_fd = _made_in_the_pod(step, request.attributes)
-        else:
-            mount_fd = new_file_system(step, request.attributes)
+        mount_fd = make(request)
         try:
             abi.move_mount(mount_fd, target_fd)
         finally:
@@ -154,6 +150,20 @@ def _flags(request: Request) -> int:
     if isinstance(request, Mount):
         return os.O_DIRECTORY
     return 0 if request.follow else os.O_NOFOLLOW
+
+
+def make(request: Mount) -> int:
+    """Return a new, detached mount of what *request* asks for; the caller owns it.
+
+    Children of the calling process must be born in the pod's pid namespace.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    step = FileSystem(request.fstype, "", tuple(request.options))
+    if request.fstype == "proc":
+        return _made_in_the_pod(step, request.attributes)
+    return new_file_system(step, request.attributes)
 
 
 def _made_in_the_pod(step: FileSystem, attributes: int) -> int:

@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from ckpt.kinds import abi, flags, late
+from ckpt.kinds import abi, flags, late, mounts
 from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
 from ckpt.kinds.regular import position
 from ckpt.model import OpenFile
@@ -19,15 +19,17 @@ class State(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    match = late.OF_PROCESS.fullmatch(source.link)
-    if match is None:
-        return False
     mount = next((m for m in dump.mounts().values() if m.device == source.stat.st_dev), None)
-    return mount is not None and mount.fstype == "proc"
+    if mount is None or mount.fstype != "proc":
+        return False
+    return mounts.is_own(mount) or late.OF_PROCESS.fullmatch(source.link) is not None
 
 
 def collect(source: Source, dump: Dump) -> State | None:
     """See protocol.FileKind."""
+    if late.OF_PROCESS.fullmatch(source.link) is None:
+        dump.refuse(source, "it is in a proc file system that the pod has mounted itself")
+        return None
     if source.fd < 0:
         dump.refuse(source, "it is below /proc")
         return None

@@ -64,16 +64,20 @@ def parse_mounts(text: bytes) -> Iterator[Mount]:
     """Return the lines of a mountinfo file."""
     for line in text.splitlines():
         fields, _, rest = line.partition(b" - ")
-        number, _, device, root, point, options = fields.split(b" ")[:6]
+        number, parent, device, root, point, options = fields.split(b" ")[:6]
+        fstype, source, super_options = rest.split(b" ")
         major, minor = map(int, device.split(b":"))
         yield Mount(
             id=int(number),
             device=os.makedev(major, minor),
             point=re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), point),
-            fstype=rest.split(b" ")[0].decode(),
+            fstype=fstype.decode(),
             whole=root == b"/",
             read_only=b"ro" in options.split(b","),
-            source=os.fsdecode(rest.split(b" ")[1]),
+            parent=int(parent),
+            source=os.fsdecode(source),
+            options=options.decode(),
+            super_options=os.fsdecode(super_options),
         )
 
 

@@ -58,7 +58,10 @@ class Mount(msgspec.Struct, frozen=True):
         fstype: file-system type.
         whole: is it the whole file system, not a part of it?
         read_only: is it mounted read-only?
+        parent: id of the mount that it is on.
         source: what was mounted, or a name (launcher.emulation.SOURCE).
+        options: of the mount, separated by commas.
+        super_options: of the file system.
     """
 
     id: int
@@ -67,7 +70,10 @@ class Mount(msgspec.Struct, frozen=True):
     fstype: str
     whole: bool
     read_only: bool
+    parent: int
     source: str
+    options: str
+    super_options: str
 
 
 class Dump(Protocol):

@@ -14,6 +14,7 @@ from ckpt.kinds import (
     locks,
     log,
     memfd,
+    mounts,
     netlink,
     owner,
     pidfd,
@@ -72,7 +73,8 @@ FINISHING_KINDS: Final[tuple[Finishing, ...]] = (pidfd, device, procfile, memfd,
 
 ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = (locks, owner)
 PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = (terminal, locks)
-POD_KINDS: Final[tuple[PodKind, ...]] = (tmpfs,)
+POD_KINDS: Final[tuple[PodKind, ...]] = (mounts, tmpfs)
+"""In this order: what is in a tmpfs comes after its mount."""
 
 
 def name(kind: Any) -> str:  # noqa: ANN401 (a module)

@@ -22,6 +22,11 @@ while data := server.recv(100):
 MOUNTS = """
 mkdir /srv/t
 mount -t tmpfs any /srv/t
+mkdir /srv/t/below
+mount -t tmpfs any /srv/t/below
+mkdir /srv/p
+mount -t proc any /srv/p
+exec 3< /srv/p/self/comm
 sleep 1000
 """
 EXPECTED = {
@@ -60,14 +65,15 @@ def test_what_is_in_the_way_is_named(places, debian_root):
         assert len(before) == 1
 
 
-def test_what_the_pod_has_mounted_is_in_the_way(places, debian_root):
+def test_mounts_upon_mounts_are_in_the_way(places, debian_root):
     toml = '[network]\nmode = "none"\n[privileges]\nprofile = "debian"\n'
     with harness.Pod(places, debian_root, toml) as pod:
         pod.start("/bin/sh", "-ec", MOUNTS)
-        (finding,) = harness.poll(pod.check, "mount")
-        harness.tool("launcher", "exec", pod.name, "/bin/umount", "/srv/t")
+        mounted, opened = harness.poll(lambda: len(f := pod.check()) == 2 and f, "mounts")
+        harness.tool("launcher", "exec", pod.name, "/bin/umount", "/srv/t/below")
         left = pod.check()
 
-    assert finding.what == "the tmpfs that is mounted on /srv/t"
-    assert finding.hint == "umount /srv/t, in the pod"
-    assert left == []
+    assert mounted.what == "the tmpfs that is mounted on /srv/t/below"
+    assert mounted.hint == "umount /srv/t/below, in the pod"
+    assert opened.what.startswith("descriptor 3 (/srv/p/")
+    assert left == [opened]

@@ -36,8 +36,30 @@ def test_mounts():
         b"37 35 8:1 /sub /with\\040space ro,relatime shared:1 master:2 - ext4 /dev/sda1 rw\n"
     )
     assert list(procinfo.parse_mounts(text)) == [
-        Mount(36, os.makedev(0, 45), b"/dev/shm", "tmpfs", True, False, "tmpfs"),
-        Mount(37, os.makedev(8, 1), b"/with space", "ext4", False, True, "/dev/sda1"),
+        Mount(
+            36,
+            os.makedev(0, 45),
+            b"/dev/shm",
+            "tmpfs",
+            True,
+            False,
+            35,
+            "tmpfs",
+            "rw,nosuid",
+            "rw,size=1k",
+        ),
+        Mount(
+            37,
+            os.makedev(8, 1),
+            b"/with space",
+            "ext4",
+            False,
+            True,
+            35,
+            "/dev/sda1",
+            "ro,relatime",
+            "rw",
+        ),
     ]
 
 
