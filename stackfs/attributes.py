@@ -53,7 +53,18 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
         atime = attr.st_atime_ns if wanted.atime_ns is None else wanted.atime_ns
         mtime = attr.st_mtime_ns if wanted.mtime_ns is None else wanted.mtime_ns
         os.utime(path, ns=(atime, mtime), dir_fd=dir_fd, follow_symlinks=follow)
+        if wanted.mtime_ns is not None:
+            tree.written.discard(node)
     node.stale = True
+
+
+def is_moot(node: Node, wanted: Change) -> bool:
+    """Tell whether nobody can see the change: the last times of a file that has gone.
+
+    The kernel tells these after each unlink(2), and a file of a read-only layer would be copied.
+    """
+    times = Change(atime_ns=wanted.atime_ns, mtime_ns=wanted.mtime_ns)
+    return wanted == times and not node.linked and not node.handles
 
 
 def _truncate(tree: Tree, node: Node, size: int) -> None:

@@ -236,6 +236,7 @@ class Operations(pyfuse3.Operations):
         if not node.layer.writable:  # opened before the layer was sealed
             await self._copy_up(node)
         node.stale = True
+        self.tree.written.add(node)
         return os.pwrite(fh, buf, off)
 
     @replies
@@ -244,6 +245,8 @@ class Operations(pyfuse3.Operations):
         if node is None:  # asked for again, where a daemon died before its answer
             return
         node.handles.remove(fh)
+        if not node.handles and node in self.tree.written:
+            self.tree.keep_time(node)
         self._journal.closed(fh)
         os.close(fh)
         self.tree.inodes.release(node)
@@ -280,7 +283,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if wanted != attributes.NOTHING:
+        if wanted != attributes.NOTHING and not attributes.is_moot(node, wanted):
             await self._copy_up(node, contents=wanted.size != 0)
             attributes.change(self.tree, node, wanted)
         return self.tree.attributes(node)

@@ -32,6 +32,7 @@ class Tree:
         limbo: stands for the layer of files without a name that may still be changed.
         root: the pod's root directory.
         inodes: what the kernel refers to.
+        written: files whose contents were written since the kernel last told their time of change.
         remembered: how often a name was found, or not, in what was read before.
         read: how many inodes were read.
         listed: how many directories were.
@@ -48,6 +49,7 @@ class Tree:
         self.root = Directory(ROOT, _until_opaque([upper, *below]), None, b".")
         self.root.fds = {layer: layer.fd for layer in (upper, *below)}
         self.root.stale = True
+        self.written: set[Node] = set()
         self.remembered = self.read = self.listed = self.copied_up = 0
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self.inodes = Inodes(self.root, most, journal or Journal())
@@ -157,13 +159,27 @@ class Tree:
         """Return the attributes of an inode, as they are now."""
         if node.stale:
             path, dir_fd, follow = self.inodes.place(node)
+            known = node.attr.st_mtime_ns
             node.fill(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
+            if node in self.written:
+                node.attr.st_mtime_ns = known
             if not node.linked:
                 node.attr.st_nlink = 0
             elif isinstance(node, Directory) and len(node.layers) > 1:
-                entries = self.entries(node).values()
-                node.attr.st_nlink = 2 + sum(entry.directory for entry in entries)
+                node.attr.st_nlink = 1  # nobody counts: programs know that from other file systems
         return node.attr
+
+    def keep_time(self, node: Node) -> None:
+        """Give a file the time of change that the kernel has for it.
+
+        The kernel has the say over it (the writeback cache), and tells it only where it has
+        changed: not for a write in the same tick of its clock. Ours to the file comes later.
+        """
+        self.written.discard(node)
+        if node.linked and node.layer.writable:
+            path, dir_fd, follow = self.inodes.place(node)
+            times = (node.attr.st_atime_ns, node.attr.st_mtime_ns)
+            os.utime(path, ns=times, dir_fd=dir_fd, follow_symlinks=follow)
 
     def status(self, node: Node) -> os.stat_result:
         """Return the status of the backing file."""
@@ -209,6 +225,8 @@ class Tree:
 
         Open files and inodes stay where they are; each is copied up before it changes.
         """
+        for node in list(self.written):
+            self.keep_time(node)
         self.upper.writable = False
         self.upper = self.root.layer = upper
         self.root.layers.insert(0, upper)

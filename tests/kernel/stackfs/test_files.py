@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from stackfs import abi
+from stackfs import abi, mounts
 from stackfs.layers import whiteout
 
 from .conftest import wait_until
@@ -421,3 +421,40 @@ def test_other_requests_go_on_while_a_big_file_is_copied(host):
             other = new.read(len(piece))
             assert other == piece or (len(piece) < 1 << 20 and other.endswith(b"mark"))
     wait_until(lambda: os.listdir(host.state() / "work") == [])
+
+
+def test_times_are_those_that_programs_saw(host):
+    """The kernel keeps the times of files that are written to: what is on disk must be the same."""
+    root = host.mount()
+    seen = {}
+    for number in range(30):
+        path = root / f"f{number}"
+        path.write_text("made and written within one tick of the clock")
+        if number % 3 == 1:
+            with path.open("a") as file:
+                file.write("+")
+        if number % 3 == 2:
+            os.utime(path, ns=(1, 2))
+        seen[path] = os.stat(path).st_mtime_ns
+    with (root / "f0").open("a") as file:
+        file.write("written later")
+        file.flush()
+        assert os.stat(root / "f0").st_mtime_ns >= seen[root / "f0"]
+    seen[root / "f0"] = os.stat(root / "f0").st_mtime_ns
+    mounts.drop_unused(host.seen(host.prefix / "autopod/pod"))
+    assert {path: os.stat(path).st_mtime_ns for path in seen} == seen
+
+
+def test_a_file_that_is_removed_is_not_copied(host):
+    (host.lower / "d").mkdir()
+    for number in range(20):
+        (host.lower / f"d/{number}").write_text("contents")
+    root = host.mount()
+    for number in range(20):
+        os.unlink(root / f"d/{number}")
+    assert os.listdir(root / "d") == []
+    assert host.request("stats")["counters"]["copy_ups"] == 1  # the directory, for its whiteouts
+    with open(root / "d/new", "w") as file:
+        os.unlink(root / "d/new")
+        os.utime(file.fileno(), ns=(1, 2))
+        assert os.fstat(file.fileno()).st_mtime_ns == 2
