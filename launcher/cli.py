@@ -46,6 +46,13 @@ Print what POD's programs cannot ask of the kernel, a system call per line.
 It follows from the pod's configuration; the pod need not run.
 """
 
+_PROBE = """\
+Try the known ways out of POD, from inside, as one of its programs; the pod must be running.
+
+A line for each: held; open; or granted, where the pod's configuration opens it on purpose.
+Nothing is done that harms the pod or the host. Exit status: 1 if any is open.
+"""
+
 _Run = Callable[[Places, argparse.Namespace], int]
 
 
@@ -139,9 +146,10 @@ def _add_tables(verb: _Verb) -> None:
     ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
     logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
     policy = verb("policy", _policy, _POLICY, "print the system-call policy of a pod")
-    for parser in (ps, logs, policy):
+    probe = verb("probe", _probe, _PROBE, "try to get out of a pod")
+    for parser in (ps, logs, policy, probe):
         _add_pod(parser)
-    for parser in (listing, ps, policy):
+    for parser in (listing, ps, policy, probe):
         parser.add_argument("--json", action="store_true", help="as an array of objects")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
 
@@ -212,6 +220,15 @@ def _policy(places: Places, arguments: argparse.Namespace) -> int:
     rows = policytable.rows(privileges)
     tables.show(rows, policytable.CallRow, as_json=arguments.json)
     return 0
+
+
+def _probe(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands, tables
+    from launcher.probe import AttemptRow
+
+    rows = commands.probe(places, arguments.pod)
+    tables.show(rows, AttemptRow, as_json=arguments.json)
+    return int(any(row.state == "open" for row in rows))
 
 
 def _logs(places: Places, arguments: argparse.Namespace) -> int:

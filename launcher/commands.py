@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from launcher import config as configuration
 from launcher import enter, pods, program, terminal
@@ -17,6 +18,9 @@ from launcher.lock import locked
 from launcher.places import Places, check_pod_name
 from launcher.pods import ClockOffsets, Pod
 from launcher.program import NULL, Program
+
+if TYPE_CHECKING:
+    from launcher.probe import AttemptRow
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
@@ -142,6 +146,15 @@ def attach(places: Places, name: str, index: int | None) -> None:
     """Attach to terminal *index* of the pod, or to its only one, until that hangs up."""
     _found(places, name)
     terminal.attach(places, name, index)
+
+
+def probe(places: Places, name: str) -> list["AttemptRow"]:
+    """Make the attempts of launcher.probe in pod *name*, which must be running."""
+    from launcher import probe as probing
+
+    config = configuration.load(places, name)
+    with locked(places, name):
+        return probing.probe(_found(places, name), config)
 
 
 def logs(places: Places, name: str, *, follow: bool) -> None:

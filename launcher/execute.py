@@ -194,10 +194,11 @@ def _take_root(path: str) -> int:
     """Return a descriptor of a new mount of directory *path*, attached at *path* itself.
 
     First nothing may propagate any more: neither may our mounts appear elsewhere, nor the
-    host's new mounts here.
+    host's new mounts here. A device node that lies in the tree opens no device.
     """
     abi.mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)
     mount_fd = abi.open_tree(abi.AT_FDCWD, path, abi.OPEN_TREE_CLONE)
+    _set_attributes(mount_fd, abi.MOUNT_ATTR_NODEV)
     target_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     abi.move_mount(mount_fd, target_fd)
     os.close(target_fd)

@@ -56,6 +56,8 @@ class Program:
         stdio: the launcher's descriptors that become its 0, 1 and 2; NULL for /dev/null.
         detached: a child of the pod's init, not of the launcher.
         terminal: descriptor 0 is a terminal, and becomes its controlling terminal.
+        body: runs in place of the program, in the launcher's own code: whatever it needs is
+            imported, and it must close or mark what it has opened (launcher.probe).
     """
 
     argv: list[str]
@@ -63,6 +65,7 @@ class Program:
     stdio: tuple[int, int, int]
     detached: bool = False
     terminal: bool = False
+    body: Callable[[], None] | None = None
 
 
 def environment(config: PodConfig, **more: str) -> dict[str, str]:
@@ -194,7 +197,10 @@ class _Entry:
         listener_fd = confine.apply(self._confinement)
         if listener_fd is not None and self._hand_over is not None:
             self._hand_over(listener_fd)
-        _exec(program.argv, program.environment)
+        if program.body is None:
+            _exec(program.argv, program.environment)
+        program.body()
+        os._exit(0)
 
 
 def _place_stdio(stdio: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,6 @@ from launcher import config, enter, identity, pods
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
-from launcher.policytable import CallRow
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -44,9 +44,6 @@ class ProcessRow:
     rss: int
     age: int
     command: str
-
-
-Row = PodRow | ProcessRow | CallRow
 
 
 def pods_known(places: Places) -> list[PodRow]:
@@ -115,7 +112,7 @@ def _pid_inside(pid: int) -> int:
     return 0
 
 
-def show(rows: Sequence[Row], columns: type[Row], *, as_json: bool) -> None:
+def show(rows: Sequence[object], columns: type[Any], *, as_json: bool) -> None:
     """Write *rows* to standard output, as an array of objects or as a table with a header."""
     if as_json:
         text = msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n"
@@ -124,7 +121,7 @@ def show(rows: Sequence[Row], columns: type[Row], *, as_json: bool) -> None:
     sys.stdout.write(text)
 
 
-def _table(rows: Sequence[Row], columns: type[Row]) -> list[str]:
+def _table(rows: Sequence[object], columns: type[Any]) -> list[str]:
     names = [field.name for field in fields(columns)]
     cells = [[_cell(getattr(row, name)) for name in names] for row in rows]
     header = [name.replace("_", " ").upper() for name in names]
