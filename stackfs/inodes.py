@@ -102,9 +102,10 @@ class Directory(Node):
         layers: those whose directories merge into it, top first; the first holds its attributes.
         entries: what is visible in it, None where it has not been listed.
         fds: its O_PATH descriptors by layer, opened when they are needed.
+        subdirectories: how many of its entries are directories, None where not counted.
     """
 
-    __slots__ = ("entries", "fds", "layers")
+    __slots__ = ("entries", "fds", "layers", "subdirectories")
 
     def __init__(
         self, ino: int, layers: list[Layer], parent: "Directory | None", name: bytes
@@ -112,6 +113,7 @@ class Directory(Node):
         super().__init__(ino, layers[0], parent, name)
         self.layers = layers
         self.entries: dict[bytes, Entry[Layer]] | None = None
+        self.subdirectories: int | None = None
         self.fds: dict[Layer, int] = {}
 
 

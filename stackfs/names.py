@@ -227,7 +227,8 @@ def prepare_loss(tree: Tree, node: Node, parent: Directory, name: bytes) -> None
 
 def _gone(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     """Note that a name has been removed."""
-    del tree.entries(parent)[name]
+    if tree.entries(parent).pop(name).directory:
+        parent.subdirectories = None
     parent.stale = True
     lost(tree, node)
 

@@ -98,7 +98,8 @@ def _note_move(
     tree: Tree, source: tuple[Directory, bytes, Node], new_parent: Directory, new_name: bytes
 ) -> None:
     parent, name, node = source
-    del tree.entries(parent)[name]
+    if tree.entries(parent).pop(name).directory:
+        parent.subdirectories = None
     _note_place(tree, node, new_parent, new_name)
     parent.stale = True
 
@@ -106,7 +107,11 @@ def _note_move(
 def _note_place(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     is_directory = isinstance(node, Directory)
     entry = Entry((tree.upper,), directory=is_directory, ino=node.attr.st_ino)
-    tree.entries(parent)[name] = entry
+    entries = tree.entries(parent)
+    replaced = entries.get(name)
+    if is_directory or (replaced is not None and replaced.directory):
+        parent.subdirectories = None
+    entries[name] = entry
     tree.inodes.move(node, parent, name)
     node.stale = node.name_unsynced = parent.stale = True
 

@@ -106,6 +106,7 @@ class Tree:
         if directory.entries is None:
             fds = ((at, self.inodes.directory_fd(directory, at)) for at in directory.layers)
             self.listed += 1
+            directory.subdirectories = None
             directory.entries = merge((at, listing(fd)) for at, fd in fds)
         return directory.entries
 
@@ -152,6 +153,8 @@ class Tree:
             node.entries = {}
         self.inodes.add(node)
         self.entries(parent)[name] = entry
+        if is_directory:
+            parent.subdirectories = None
         parent.stale = True
         return node
 
@@ -166,8 +169,15 @@ class Tree:
             if not node.linked:
                 node.attr.st_nlink = 0
             elif isinstance(node, Directory) and len(node.layers) > 1:
-                node.attr.st_nlink = 1  # nobody counts: programs know that from other file systems
+                node.attr.st_nlink = 2 + self._count(node)
         return node.attr
+
+    def _count(self, directory: Directory) -> int:
+        """Return how many subdirectories are visible in a directory."""
+        entries = self.entries(directory)
+        if directory.subdirectories is None:
+            directory.subdirectories = sum(entry.directory for entry in entries.values())
+        return directory.subdirectories
 
     def keep_time(self, node: Node) -> None:
         """Give a file the time of change that the kernel has for it.
