@@ -480,6 +480,8 @@ class Operations(pyfuse3.Operations):
             node.handles.append(fd)
             self._files[fd] = node
         for node in set(self._files.values()):
+            if not node.layer.writable:  # or of a layer that was merged: the same contents
+                continue
             found = {(at.st_dev, at.st_ino) for at in map(os.fstat, node.handles)}
             if found != {node.backing}:  # copied up, and not switched yet
                 switch_handles(self.tree, node)

@@ -160,8 +160,12 @@ def test_the_same_is_seen_with_one_layer(host, root):
     assert {path: one for path, one in seen(root).items() if path in before} == before
 
 
-def test_what_is_open_goes_on(host, root):
-    """Readers, writers, directories and files whose known name has gone, across a merge."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_open_goes_on(host, root, killed):
+    """Readers, writers, directories and files whose known name has gone, across a merge.
+
+    Also with another daemon after it.
+    """
     (root / "d/pinned").write_text("pinned")
     forget(host)
     os.link(root / "d/pinned", root / "d/e/pinned")
@@ -176,6 +180,8 @@ def test_what_is_open_goes_on(host, root):
     directory = os.open(root / "d/e", os.O_RDONLY)
     numbers = {fd: os.fstat(fd).st_ino for fd in (pinned, nameless, reader, linked, directory)}
     flatten(host)
+    if killed:
+        host.kill_daemon()
     forget(host)
     assert {fd: os.fstat(fd).st_ino for fd in numbers} == numbers
     assert os.pread(reader, 9, 0) == b"1+"
