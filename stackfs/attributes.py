@@ -67,6 +67,19 @@ def is_moot(node: Node, wanted: Change) -> bool:
     return wanted == times and not node.linked and not node.handles
 
 
+def clear_set_id(tree: Tree, node: Node) -> None:
+    """Take away what a file may not keep when somebody but root has changed its contents.
+
+    Source: fs/attr.c, setattr_should_drop_suidgid(), v6.12.
+    """
+    mode = stat.S_IMODE(node.attr.st_mode) & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    if mode != stat.S_IMODE(node.attr.st_mode):
+        change(tree, node, Change(mode=mode))
+        tree.attributes(node)
+
+
 def _truncate(tree: Tree, node: Node, size: int) -> None:
     for fd in node.handles:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:

@@ -27,6 +27,7 @@ from stackfs.requests import Request
 log = logging.getLogger(__name__)
 
 _SO_SNDBUFFORCE = 32
+_FLAGS = requests.DONT_MASK | requests.HANDLE_KILLPRIV_V2
 _OPTIONS = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
 
 
@@ -85,6 +86,7 @@ class Connection:
     def __init__(self, fuse_fd: int, init: bytes, *, answered: bool) -> None:
         """Begin with *init*, whose reply the kernel gets unless it was *answered* before."""
         self.queue = collections.deque([init])
+        self._init: bytes | None = init
         self.settle: Callable[[], None] = lambda: None
         self._fuse_fd = fuse_fd
         self._skip = answered
@@ -118,9 +120,10 @@ class Connection:
                 reply = ours.recv(requests.MAX_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            if self._skip:
-                self._skip = False
-                continue
+            if self._init is not None:
+                reply, self._init = requests.accept(self._init, reply, _FLAGS), None
+                if self._skip:
+                    continue
             try:
                 os.write(self._fuse_fd, reply)
             except FileNotFoundError:

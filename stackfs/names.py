@@ -19,17 +19,18 @@ _DEFAULT_ACL = "system.posix_acl_default"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who makes a file."""
+    """Who makes a file, with which umask: it counts where the directory has no default ACL."""
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 def create(tree: Tree, parent: Directory, name: bytes, mode: int, owner: Owner) -> tuple[Node, int]:
     """Make and open a regular file; return its inode and a descriptor for reading and writing."""
     opened = -1
 
-    def make(dir_fd: int, at: bytes) -> None:
+    def make(dir_fd: int, at: bytes, mode: int) -> None:
         nonlocal opened
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         opened = os.open(at, flags, mode & 0o7777, dir_fd=dir_fd)
@@ -45,7 +46,7 @@ def create(tree: Tree, parent: Directory, name: bytes, mode: int, owner: Owner) 
 def mkdir(tree: Tree, parent: Directory, name: bytes, mode: int, owner: Owner) -> Node:
     """Make a directory."""
 
-    def make(dir_fd: int, at: bytes) -> None:
+    def make(dir_fd: int, at: bytes, mode: int) -> None:
         os.mkdir(at, mode & 0o7777, dir_fd=dir_fd)
 
     return _make(tree, parent, name, mode, owner, make)
@@ -60,7 +61,7 @@ def mknod(tree: Tree, parent: Directory, name: bytes, mode: int, rdev: int, owne
     if stat.S_ISCHR(mode) and rdev == whiteout.DEVICE:
         raise PermissionError(errno.EPERM, "a character device 0:0 would be a whiteout")
 
-    def make(dir_fd: int, at: bytes) -> None:
+    def make(dir_fd: int, at: bytes, mode: int) -> None:
         os.mknod(at, mode, rdev, dir_fd=dir_fd)
 
     return _make(tree, parent, name, mode, owner, make)
@@ -69,7 +70,7 @@ def mknod(tree: Tree, parent: Directory, name: bytes, mode: int, rdev: int, owne
 def symlink(tree: Tree, parent: Directory, name: bytes, target: bytes, owner: Owner) -> Node:
     """Make a symbolic link."""
 
-    def make(dir_fd: int, at: bytes) -> None:
+    def make(dir_fd: int, at: bytes, mode: int) -> None:
         os.symlink(target, at, dir_fd=dir_fd)
 
     return _make(tree, parent, name, 0, owner, make)
@@ -96,12 +97,14 @@ def _make(
     name: bytes,
     mode: int,
     owner: Owner,
-    make: Callable[[int, bytes], None],
+    make: Callable[[int, bytes, int], None],
 ) -> Node:
-    """Make a file that is not there yet."""
+    """Make a file that is not there yet; *make* gets its directory, name and mode."""
+    if _DEFAULT_ACL not in tree.xattrs(parent):
+        mode &= ~owner.umask
 
     def make_owned(dir_fd: int, at: bytes) -> None:
-        make(dir_fd, at)
+        make(dir_fd, at, mode)
         if owner.uid or owner.gid:
             gid = -1 if parent.attr.st_mode & stat.S_ISGID else owner.gid
             os.chown(at, owner.uid, gid, dir_fd=dir_fd, follow_symlinks=False)

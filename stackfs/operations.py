@@ -31,6 +31,8 @@ from stackfs.tree import NAME_MAX, Tree
 
 log = logging.getLogger(__name__)
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
 
 class Operations(pyfuse3.Operations):
     """The request handlers over one tree."""
@@ -43,6 +45,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.tree = tree
         self._files: dict[int, Node] = {}
+        self._by_root: set[int] = set()
         self._listings: dict[int, tuple[Directory | None, list[bytes]]] = {}
         self._next_listing = 1
         self._journal = tree.inodes.journal
@@ -202,11 +205,15 @@ class Operations(pyfuse3.Operations):
         fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
         if flags & os.O_TRUNC:
             node.stale = True
+            if node.attr.st_mode & _SET_ID and ctx.uid:
+                attributes.clear_set_id(self.tree, node)
         return self._opened(node, fd, ctx)
 
     def _opened(self, node: Node, fd: int, ctx: RequestContext) -> pyfuse3.FileInfo:
         node.handles.append(fd)
         self._files[fd] = node
+        if ctx.uid == 0:
+            self._by_root.add(fd)
         self._journal.opened(fd, node.attr.st_ino, ctx.pid)
         return pyfuse3.FileInfo(fh=FileHandleT(fd))
 
@@ -235,6 +242,8 @@ class Operations(pyfuse3.Operations):
         node = self._files[fh]
         if not node.layer.writable:  # opened before the layer was sealed
             await self._copy_up(node)
+        if node.attr.st_mode & _SET_ID and fh not in self._by_root:
+            attributes.clear_set_id(self.tree, node)
         node.stale = True
         self.tree.written.add(node)
         return os.pwrite(fh, buf, off)
@@ -247,6 +256,7 @@ class Operations(pyfuse3.Operations):
         node.handles.remove(fh)
         if not node.handles and node in self.tree.written:
             self.tree.keep_time(node)
+        self._by_root.discard(fh)
         self._journal.closed(fh)
         os.close(fh)
         self.tree.inodes.release(node)
@@ -286,6 +296,8 @@ class Operations(pyfuse3.Operations):
         if wanted != attributes.NOTHING and not attributes.is_moot(node, wanted):
             await self._copy_up(node, contents=wanted.size != 0)
             attributes.change(self.tree, node, wanted)
+            if wanted.size is not None and node.attr.st_mode & _SET_ID and ctx.uid:
+                attributes.clear_set_id(self.tree, node)
         return self.tree.attributes(node)
 
     @replies
@@ -516,7 +528,7 @@ def _has_contents(node: Node) -> bool:
 
 
 def _owner(ctx: RequestContext) -> names.Owner:
-    return names.Owner(ctx.uid, ctx.gid)
+    return names.Owner(ctx.uid, ctx.gid, ctx.umask)
 
 
 def _barrier_attributes() -> pyfuse3.EntryAttributes:

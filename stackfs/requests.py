@@ -98,6 +98,24 @@ class Request:
         return self.data[:at] + bytes(4) + self.data[at + 4 :]
 
 
+DONT_MASK: Final = 1 << 6
+"""The kernel leaves applying the umask to the file system, which knows of default ACLs."""
+
+HANDLE_KILLPRIV_V2: Final = 1 << 28
+"""The file system clears set-id bits and file capabilities of what is written to. Otherwise the
+kernel asks for the attribute `security.capability` before each write(2)."""
+
+
+def accept(init: bytes, reply: bytes, flags: int) -> bytes:
+    """Return the reply to an INIT request with those of *flags* that the kernel offers.
+
+    libfuse 3.14 cannot be told to want them.
+    """
+    (offered,) = struct.unpack_from("<I", init, _HEADER.size + 12)
+    (accepted,) = struct.unpack_from("<I", reply, 28)
+    return reply[:28] + struct.pack("<I", accepted | flags & offered) + reply[32:]
+
+
 def done(unique: int) -> bytes:
     """Return the reply to a request that says no more than that it has been done."""
     return struct.pack("<IiQ", 16, 0, unique)

@@ -5,6 +5,7 @@ import mmap
 import os
 import socket
 import stat
+import subprocess
 import threading
 
 import pytest
@@ -458,3 +459,54 @@ def test_a_file_that_is_removed_is_not_copied(host):
         os.unlink(root / "d/new")
         os.utime(file.fileno(), ns=(1, 2))
         assert os.fstat(file.fileno()).st_mtime_ns == 2
+
+
+def test_a_default_acl_takes_the_place_of_the_umask(host):
+    root = host.mount()
+    for name, acl in (("plain", False), ("with", True)):
+        (root / name).mkdir()
+        if acl:
+            subprocess.run(["setfacl", "-d", "-m", "u::rwx,g::rwx,o::rx", root / name], check=True)
+    before = os.umask(0o077)
+    try:
+        for name in ("plain", "with"):
+            (root / name / "file").touch()
+            (root / name / "dir").mkdir()
+    finally:
+        os.umask(before)
+    modes = {
+        f"{name}/{entry}": os.stat(root / name / entry).st_mode & 0o777
+        for name in ("plain", "with")
+        for entry in ("file", "dir")
+    }
+    assert modes == {
+        "plain/file": 0o600,
+        "plain/dir": 0o700,
+        "with/file": 0o664,
+        "with/dir": 0o775,
+    }
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_set_id_bits_go_when_others_write(host, uid):
+    root = host.mount()
+    how = {
+        "write": "exec 1<>{}; echo x",
+        "truncate": "exec 1<>{}; python3 -c 'import os; os.ftruncate(1, 1)'",
+        "open": ": > {}",
+        "chown": "chgrp 65534 {}",
+    }
+    for name in how:
+        (root / name).write_text("before")
+        os.chown(root / name, uid, 65534)
+        os.chmod(root / name, 0o6777)
+    fd = os.open(root, os.O_RDONLY)
+    names = [command.format(name) for name, command in how.items()]
+    argv = ["setpriv", f"--reuid={uid}", "--regid=65534", "--clear-groups", "sh", "-c"]
+    enter = f"cd /proc/self/fd/{fd} && " + " && ".join(f"({one})" for one in names)
+    try:
+        host.run(*argv, enter, pass_fds=[fd])
+    finally:
+        os.close(fd)
+    kept = {name: bool(os.stat(root / name).st_mode & 0o6000) for name in how}
+    assert kept == {"write": not uid, "truncate": not uid, "open": not uid, "chown": False}

@@ -17,7 +17,7 @@ from stackfs.tree import Tree
 pytestmark = pytest.mark.needs("root")
 
 ROOT = 2
-CALLER = SimpleNamespace(pid=77, uid=5, gid=6)
+CALLER = SimpleNamespace(pid=77, uid=5, gid=6, umask=0)
 RESENT = 1 << 63
 
 
