@@ -91,7 +91,7 @@ def hold(kept: Kept, stack: Stack | None, ready: Callable[[], None]) -> int:
         if board.served:
             kept.answered, failures = True, 0
             ready = _nothing
-        else:
+        elif status != -signal.SIGKILL:  # killed again is no fault of its own
             failures += 1
             time.sleep(0.1 * failures)
         log.warning("the daemon ended with status %d; starting another", status)
