@@ -5,8 +5,9 @@ import path would be looked up in the pod's root.
 
 Whatever lies below the root is reached from a descriptor of the root, with openat2(2) and
 RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS and RESOLVE_NO_MAGICLINKS; a new file system is filled while
-it is still detached, and attached by descriptor. So no path is walked twice and a hostile root
-tree cannot lead a mount elsewhere.
+it is still detached, attached by descriptor, and what is in it is reached from its own descriptor.
+So no path is walked twice, and neither a hostile root tree nor one that changes meanwhile can lead
+a mount elsewhere.
 """
 
 import errno
@@ -70,6 +71,7 @@ class Executor:
     def __init__(self, cgroup_fds: Sequence[int]) -> None:
         self._cgroup_fds = cgroup_fds
         self._root_fd = -1
+        self._mounted: dict[str, int] = {}  # target -> descriptor of what we have mounted there
 
     def run(self, steps: Iterable[Step]) -> None:
         """Take *steps* in order. The umask must be 0.
@@ -111,14 +113,24 @@ class Executor:
 
     def _open(self, path: str, flags: int = 0) -> int:
         """Return an O_PATH descriptor of *path* below the root."""
-        return abi.openat2(self._root_fd, path, os.O_PATH | flags, _BELOW_ROOT)
+        base_fd, rest = self._base(path)
+        return abi.openat2(base_fd, rest, os.O_PATH | flags, _BELOW_ROOT)
+
+    def _base(self, path: str) -> tuple[int, str]:
+        """Return the file system of ours that *path* is in, or the root, and the rest of the path.
+
+        Somebody who can write to the root can move the directory on which it is mounted.
+        """
+        above = max((t for t in self._mounted if path.startswith(f"{t}/")), key=len, default="")
+        return self._mounted.get(above, self._root_fd), path[len(above) :].lstrip("/")
 
     def _mount_point(self, path: str) -> int:
         """Return an O_PATH descriptor of directory *path*, which is made if it is missing."""
         try:
             return self._open(path, os.O_DIRECTORY)
         except FileNotFoundError:
-            os.mkdir(path.lstrip("/"), 0o755, dir_fd=self._root_fd)
+            base_fd, rest = self._base(path)
+            os.mkdir(rest, 0o755, dir_fd=base_fd)
             return self._open(path, os.O_DIRECTORY)
 
     def _mount(self, step: FileSystem) -> None:
@@ -128,7 +140,9 @@ class Executor:
             _make_entry(entry, mount_fd)
         if attributes & abi.MOUNT_ATTR_RDONLY:
             _set_attributes(mount_fd, abi.MOUNT_ATTR_RDONLY)
-        _attach(mount_fd, self._mount_point(step.target))
+        target_fd = self._mount_point(step.target)
+        self._mounted[step.target] = os.dup(mount_fd)
+        _attach(mount_fd, target_fd)
 
     def _bind(self, source: str, target: str) -> None:
         if not os.path.isdir(source):
