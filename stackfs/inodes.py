@@ -117,9 +117,9 @@ class Directory(Node):
         self.fds: dict[Layer, int] = {}
 
 
-MAX_IDLE: Final = 200_000
+MAX_IDLE: Final = 150_000
 """Where the kernel refers to more inodes than this, it is asked to give up those not in use.
-An inode takes about 800 bytes here, a directory 1200."""
+An inode takes about 900 bytes here, a directory 1300."""
 
 
 class Inodes:
