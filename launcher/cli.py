@@ -53,6 +53,13 @@ A line for each: held; open; or granted, where the pod's configuration opens it 
 Nothing is done that harms the pod or the host. Exit status: 1 if any is open.
 """
 
+_TOP = """\
+Show what the running pods use: processor time, memory, pressure (PSI).
+
+In a terminal the table is renewed every second until Ctrl-C; elsewhere, and with --json, it is
+printed once.
+"""
+
 _Run = Callable[[Places, argparse.Namespace], int]
 
 
@@ -143,13 +150,14 @@ def _add_lives(verb: _Verb) -> None:
 
 def _add_tables(verb: _Verb) -> None:
     listing = verb("list", _list, "List the pods that this host knows.", "list pods")
+    top = verb("top", _top, _TOP, "show what pods use")
     ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
     logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
     policy = verb("policy", _policy, _POLICY, "print the system-call policy of a pod")
     probe = verb("probe", _probe, _PROBE, "try to get out of a pod")
     for parser in (ps, logs, policy, probe):
         _add_pod(parser)
-    for parser in (listing, ps, policy, probe):
+    for parser in (listing, top, ps, policy, probe):
         parser.add_argument("--json", action="store_true", help="as an array of objects")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
 
@@ -201,6 +209,23 @@ def _list(places: Places, arguments: argparse.Namespace) -> int:
 
     tables.show(tables.pods_known(places), tables.PodRow, as_json=arguments.json)
     return 0
+
+
+def _top(places: Places, arguments: argparse.Namespace) -> int:
+    import time
+
+    from launcher import tables, usage
+
+    live = sys.stdout.isatty() and not arguments.json
+    while True:
+        rows = usage.running(places)
+        if live:
+            sys.stdout.write("\33[H\33[J")  # home, and clear what is below
+        tables.show(rows, usage.UsageRow, as_json=arguments.json)
+        if not live:
+            return 0
+        sys.stdout.flush()
+        time.sleep(1)
 
 
 def _ps(places: Places, arguments: argparse.Namespace) -> int:
