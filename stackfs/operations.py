@@ -496,10 +496,19 @@ class Operations(pyfuse3.Operations):
                 continue
             found = {(at.st_dev, at.st_ino) for at in map(os.fstat, node.handles)}
             if found != {node.backing}:  # copied up, and not switched yet
-                switch_handles(self.tree, node)
+                try:
+                    switch_handles(self.tree, node)
+                except OSError as e:  # one file is less than the mount
+                    log.error("%r stays open as it was: %s", node.name, e)
         for handle, (ino, text) in state.listings.items():
-            directory = None if ino == BARRIER else self._directory(ino)
-            self._listings[handle] = directory, text.split(b"\0")[:-1]
+            directory = None if ino == BARRIER else self.tree.node(ino)
+            names_told = text.split(b"\0")[:-1]
+            if isinstance(directory, Directory):
+                self._listings[handle] = directory, names_told
+            elif ino == BARRIER:
+                self._listings[handle] = None, names_told
+            else:
+                log.error("the open directory %d, inode %d, is not to be found", handle, ino)
         self._next_listing = max(state.listings, default=0) + 1
 
     def has_handle(self, handle: int, *, directory: bool) -> bool:
