@@ -1,14 +1,15 @@
 # Everything as root on Debian 12. Each target does all set-up that it needs itself.
 #
-#   make setup   Debian packages, .venv
+#   make setup   Debian packages, .venv (PYFUSE3=patched: docs/notes/stackfs-speed.md)
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails; PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
+#                (BENCH_ARGS='files --pin 1': file systems only, 5 rounds, on one processor)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
 PACKAGES := acl attr catatonit debootstrap erofs-utils fuse3 gcc iproute2 kmod libc6-dev libfuse3-dev \
-    libseccomp2 make mmdebstrap nftables pkg-config procps python3-dev python3-seccomp python3-venv \
+    libseccomp2 make mmdebstrap nftables patch pkg-config procps python3-dev python3-seccomp python3-venv \
     squashfs-tools umoci
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
@@ -16,7 +17,7 @@ export TEST_REQUIRE
 
 .PHONY: setup packages compiled demo test bench clean
 
-setup: packages .venv/.stamp compiled
+setup: packages .venv/.stamp compiled $(if $(filter patched,$(PYFUSE3)),.venv/.pyfuse3-patched)
 
 packages:
 	@missing=$$(dpkg-query -W -f='$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
@@ -35,6 +36,16 @@ packages:
 	    --config-settings editable_mode=compat
 	@touch $@
 
+# As pip builds it from the same source, with one change that lets the kernel keep listings.
+.venv/.pyfuse3-patched: patches/pyfuse3-cache-readdir.patch .venv/.stamp
+	@echo "building pyfuse3 with $<"
+	@rm -rf build/pyfuse3 && mkdir -p build/pyfuse3
+	@.venv/bin/pip download --quiet --no-deps --no-binary pyfuse3 -d build pyfuse3==3.5.0
+	@tar -x -f build/pyfuse3-3.5.0.tar.gz -C build/pyfuse3 --strip-components=1
+	@patch --quiet --directory build/pyfuse3 --strip 1 < $<
+	@.venv/bin/pip install --quiet --no-deps --force-reinstall build/pyfuse3
+	@touch $@
+
 # Each command is a fresh interpreter: none shall compile what has not changed.
 compiled: .venv/.stamp
 	@.venv/bin/python -m compileall -q $(OURS)
@@ -45,8 +56,9 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
+bench: PACKAGES += fuse-overlayfs unionfs-fuse
 bench: setup
-	@.venv/bin/python -m bench
+	@.venv/bin/python -m bench $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -31,6 +31,8 @@ from stackfs.tree import NAME_MAX, Tree
 
 log = logging.getLogger(__name__)
 
+_CACHES_NAMES = hasattr(pyfuse3.FileInfo, "cache_readdir")
+
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -128,6 +130,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Return a handle; with `make setup PYFUSE3=patched` let the kernel keep the names, too.
+
+        It drops them whenever a name in the directory changes, and nobody else changes any.
+        """
         directory = None
         if inode == BARRIER:
             self._check_barrier(ctx)
@@ -137,6 +143,10 @@ class Operations(pyfuse3.Operations):
         self._next_listing += 1
         self._listings[handle] = directory, []
         self._journal.listing(handle, inode, ctx.pid)
+        if _CACHES_NAMES and directory is not None:
+            told = pyfuse3.FileInfo(fh=FileHandleT(handle))
+            told.cache_readdir = True  # type: ignore[attr-defined]
+            return told  # type: ignore[return-value]
         return FileHandleT(handle)
 
     @replies
@@ -204,9 +214,7 @@ class Operations(pyfuse3.Operations):
             access = os.O_RDWR  # the writeback cache reads what it fills pages up with
         fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
         if flags & os.O_TRUNC:
-            node.stale = True
-            if node.attr.st_mode & _SET_ID and ctx.uid:
-                attributes.clear_set_id(self.tree, node)
+            self._written(node, by_root=ctx.uid == 0)
         return self._opened(node, fd, ctx)
 
     def _opened(self, node: Node, fd: int, ctx: RequestContext) -> pyfuse3.FileInfo:
@@ -242,11 +250,19 @@ class Operations(pyfuse3.Operations):
         node = self._files[fh]
         if not node.layer.writable:  # opened before the layer was sealed
             await self._copy_up(node)
-        if node.attr.st_mode & _SET_ID and fh not in self._by_root:
-            attributes.clear_set_id(self.tree, node)
-        node.stale = True
+        self._written(node, by_root=fh in self._by_root)
         self.tree.written.add(node)
         return os.pwrite(fh, buf, off)
+
+    def _written(self, node: Node, *, by_root: bool) -> None:
+        """Take from a file what writing to it takes away."""
+        if node.xattrs:
+            node.xattrs = None  # the backing file loses its capabilities
+        if node.attr.st_mode & _SET_ID and not by_root:
+            attributes.clear_set_id(self.tree, node)
+            # The kernel runs programs by the mode that it remembers.
+            pyfuse3.invalidate_inode(node.attr.st_ino, attr_only=True)
+        node.stale = True
 
     @replies
     async def release(self, fh: FileHandleT) -> None:
