@@ -39,9 +39,13 @@ def times(action: Callable[[], object], runs: int = RUNS) -> list[float]:
 
 def table(heading: tuple[str, ...], rows: list[Row]) -> str:
     """Return *rows* as a Markdown table that lines up as text, too."""
-    lines = [heading, *((row.what, row.value, row.goal, row.other) for row in rows)]
+    return aligned([heading, *((row.what, row.value, row.goal, row.other) for row in rows)])
+
+
+def aligned(lines: list[tuple[str, ...]]) -> str:
+    """Return *lines*, of which the first is the heading, in the same form."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
+    lines = [lines[0], tuple("-" * width for width in widths), *lines[1:]]
     return "".join(
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
         for line in lines
