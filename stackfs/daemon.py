@@ -244,7 +244,7 @@ class Daemon:
         }
 
     async def _stats(self, asked: Reply) -> Reply:
-        tree, (files, directories) = self.tree, self.operations.counts()
+        tree, (files, directories) = self.tree, self.operations.handles.counts()
         requests = stats.requests.items()
         return {
             "pod": self.pod,

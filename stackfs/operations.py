@@ -8,28 +8,23 @@ request means is documented at pyfuse3.Operations.
 # mypy: disable-error-code="explicit-override"
 
 import errno
-import logging
 import mmap
 import os
 import stat
 from collections.abc import Sequence
 
 import pyfuse3
-import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
 
-from stackfs import attributes, barrier, callers, loop, names, requests
-from stackfs.copyup import copy_up, switch_handles
+from stackfs import attributes, barrier, callers, names, requests
+from stackfs.background import Copier
+from stackfs.handles import Handles
 from stackfs.inodes import FOREVER, Directory, Node
-from stackfs.journal import Intent, State
-from stackfs.layers.copying import fill, sync
+from stackfs.intents import note_loss, note_new, note_xattr
 from stackfs.layers.numbers import BARRIER
-from stackfs.layers.work import remove
 from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree
-
-log = logging.getLogger(__name__)
 
 _CACHES_NAMES = hasattr(pyfuse3.FileInfo, "cache_readdir")
 
@@ -46,13 +41,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self.tree = tree
-        self._files: dict[int, Node] = {}
-        self._by_root: set[int] = set()
-        self._listings: dict[int, tuple[Directory | None, list[bytes]]] = {}
-        self._next_listing = 1
-        self._journal = tree.inodes.journal
-        self._journal.writers.append(self._write)
-        self._copying: dict[int, trio.Event] = {}
+        self.handles = Handles(tree)
+        self._copier = Copier(tree)
         self._host = callers.pid_namespace(os.getpid()) or ""
         self._barrier = _barrier_attributes()
         self._absent = pyfuse3.EntryAttributes()
@@ -139,10 +129,7 @@ class Operations(pyfuse3.Operations):
             self._check_barrier(ctx)
         else:
             directory = self._directory(inode)
-        handle = self._next_listing
-        self._next_listing += 1
-        self._listings[handle] = directory, []
-        self._journal.listing(handle, inode, ctx.pid)
+        handle = self.handles.open_directory(directory, ctx.pid)
         if _CACHES_NAMES and directory is not None:
             told = pyfuse3.FileInfo(fh=FileHandleT(handle))
             told.cache_readdir = True  # type: ignore[attr-defined]
@@ -155,13 +142,10 @@ class Operations(pyfuse3.Operations):
 
         In order, so that who seeks in a directory opened anew (a restarted program) goes on.
         """
-        directory, listed = self._listings[fh]
+        directory, listed = self.handles.listings[fh]
         if start_id == 0 or not listed:
             entries = [b"root"] if directory is None else sorted(self.tree.entries(directory))
-            listed[:] = [b".", b"..", *entries]
-            self._journal.listed(
-                fh, BARRIER if directory is None else directory.attr.st_ino, listed
-            )
+            self.handles.listed(fh, [b".", b"..", *entries])
         for offset in range(start_id, len(listed)):
             name = listed[offset]
             node = self._listed(directory, name)
@@ -194,12 +178,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def releasedir(self, fh: FileHandleT) -> None:
-        self._listings.pop(fh, None)  # asked for again, where a daemon died before its answer
-        self._journal.unlisted(fh)
+        self.handles.close_directory(fh)
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        directory, _ = self._listings[fh]
+        directory, _ = self.handles.listings[fh]
         if directory is not None:
             attributes.sync_directory(self.tree, directory)
 
@@ -210,7 +193,7 @@ class Operations(pyfuse3.Operations):
         node = self._node(inode)
         access = os.O_RDONLY
         if flags & (os.O_ACCMODE | os.O_TRUNC):
-            await self._copy_up(node, contents=not flags & os.O_TRUNC)
+            await self._copier.copy_up(node, contents=not flags & os.O_TRUNC)
             access = os.O_RDWR  # the writeback cache reads what it fills pages up with
         fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
         if flags & os.O_TRUNC:
@@ -218,11 +201,7 @@ class Operations(pyfuse3.Operations):
         return self._opened(node, fd, ctx)
 
     def _opened(self, node: Node, fd: int, ctx: RequestContext) -> pyfuse3.FileInfo:
-        node.handles.append(fd)
-        self._files[fd] = node
-        if ctx.uid == 0:
-            self._by_root.add(fd)
-        self._journal.opened(fd, node.attr.st_ino, ctx.pid)
+        self.handles.open(node, fd, ctx.pid, ctx.uid)
         return pyfuse3.FileInfo(fh=FileHandleT(fd))
 
     @replies
@@ -235,7 +214,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         parent = self._directory(parent_inode)
-        self._intend_new(requests.CREATE, ctx, parent, name)
+        note_new(self.tree, requests.CREATE, ctx.pid, parent, name)
         node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
         return self._opened(node, fd, ctx), self._refer(node)
 
@@ -247,10 +226,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        node = self._files[fh]
+        node = self.handles.files[fh]
         if not node.layer.writable:  # opened before the layer was sealed
-            await self._copy_up(node)
-        self._written(node, by_root=fh in self._by_root)
+            await self._copier.copy_up(node)
+        self._written(node, by_root=fh in self.handles.by_root)
         self.tree.written.add(node)
         return os.pwrite(fh, buf, off)
 
@@ -266,20 +245,16 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def release(self, fh: FileHandleT) -> None:
-        node = self._files.pop(fh, None)
+        node = self.handles.close(fh)
         if node is None:  # asked for again, where a daemon died before its answer
             return
-        node.handles.remove(fh)
         if not node.handles and node in self.tree.written:
             self.tree.keep_time(node)
-        self._by_root.discard(fh)
-        self._journal.closed(fh)
-        os.close(fh)
         self.tree.inodes.release(node)
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        attributes.sync(self.tree, self._files[fh], fh, data_only=datasync)
+        attributes.sync(self.tree, self.handles.files[fh], fh, data_only=datasync)
 
     @replies
     async def flush(self, fh: FileHandleT) -> None:
@@ -310,7 +285,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if wanted != attributes.NOTHING and not attributes.is_moot(node, wanted):
-            await self._copy_up(node, contents=wanted.size != 0)
+            await self._copier.copy_up(node, contents=wanted.size != 0)
             attributes.change(self.tree, node, wanted)
             if wanted.size is not None and node.attr.st_mode & _SET_ID and ctx.uid:
                 attributes.clear_set_id(self.tree, node)
@@ -326,7 +301,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
-        self._intend_new(requests.MKNOD, ctx, parent, name)
+        note_new(self.tree, requests.MKNOD, ctx.pid, parent, name)
         return self._refer(names.mknod(self.tree, parent, name, mode, rdev, _owner(ctx)))
 
     @replies
@@ -334,7 +309,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
-        self._intend_new(requests.MKDIR, ctx, parent, name)
+        note_new(self.tree, requests.MKDIR, ctx.pid, parent, name)
         return self._refer(names.mkdir(self.tree, parent, name, mode, _owner(ctx)))
 
     @replies
@@ -342,7 +317,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent = self._directory(parent_inode)
-        self._intend_new(requests.SYMLINK, ctx, parent, name)
+        note_new(self.tree, requests.SYMLINK, ctx.pid, parent, name)
         return self._refer(names.symlink(self.tree, parent, name, target, _owner(ctx)))
 
     @replies
@@ -354,21 +329,21 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
         node, parent = self._node(inode), self._directory(new_parent_inode)
-        await self._copy_up(node)
-        self._intend_new(requests.LINK, ctx, parent, new_name, node)
+        await self._copier.copy_up(node)
+        note_new(self.tree, requests.LINK, ctx.pid, parent, new_name, node)
         names.link(self.tree, node, parent, new_name)
         return self._refer(node)
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         parent = self._directory(parent_inode)
-        self._intend_loss(requests.UNLINK, ctx, parent, name)
+        note_loss(self.tree, requests.UNLINK, ctx.pid, parent, name)
         names.unlink(self.tree, parent, name)
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         parent = self._directory(parent_inode)
-        self._intend_loss(requests.RMDIR, ctx, parent, name)
+        note_loss(self.tree, requests.RMDIR, ctx.pid, parent, name)
         names.rmdir(self.tree, parent, name)
 
     @replies
@@ -384,8 +359,8 @@ class Operations(pyfuse3.Operations):
         old, new = self._directory(parent_inode_old), self._directory(parent_inode_new)
         moving = self.tree.existing(old, name_old)
         if not isinstance(moving, Directory):
-            await self._copy_up(moving)
-        self._intend_loss(requests.RENAME, ctx, old, name_old, (new, name_new))
+            await self._copier.copy_up(moving)
+        note_loss(self.tree, requests.RENAME, ctx.pid, old, name_old, (new, name_new))
         rename(self.tree, old, name_old, new, name_new, flags)
 
     @replies
@@ -405,151 +380,16 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         node = self._node(inode)
-        await self._copy_up(node)
-        self._intend_xattr(requests.SETXATTR, ctx, node, name)
+        await self._copier.copy_up(node)
+        note_xattr(self.tree, requests.SETXATTR, ctx.pid, node, name)
         attributes.set_xattr(self.tree, node, os.fsdecode(name), value)
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         node = self._node(inode)
         if os.fsdecode(name) in self.tree.xattrs(node):
-            self._intend_xattr(requests.REMOVEXATTR, ctx, node, name)
+            note_xattr(self.tree, requests.REMOVEXATTR, ctx.pid, node, name)
         attributes.remove_xattr(self.tree, node, os.fsdecode(name))
-
-    # --- what cannot be done twice is noted before it is done ------------------------------
-
-    def _intend_new(
-        self,
-        opcode: int,
-        ctx: RequestContext,
-        parent: Directory,
-        name: bytes,
-        node: Node | None = None,
-    ) -> None:
-        """Note that a name is about to be made; where it is there already, nothing will be."""
-        if name not in self.tree.entries(parent):
-            ino = 0 if node is None else node.attr.st_ino
-            self._journal.intend(Intent(opcode, ctx.pid, ino, parent.attr.st_ino, name))
-
-    def _intend_loss(
-        self,
-        opcode: int,
-        ctx: RequestContext,
-        parent: Directory,
-        name: bytes,
-        to: tuple[Directory, bytes] | None = None,
-    ) -> None:
-        """Note that a name is about to be removed or moved."""
-        node = self.tree.child(parent, name)
-        if node is not None:
-            new_parent, new_name = to or (parent, b"")
-            ino, new = node.attr.st_ino, new_parent.attr.st_ino
-            intent = Intent(opcode, ctx.pid, ino, parent.attr.st_ino, name, new, new_name)
-            self._journal.intend(intent)
-
-    def _intend_xattr(self, opcode: int, ctx: RequestContext, node: Node, name: bytes) -> None:
-        ino = node.attr.st_ino
-        self._journal.intend(Intent(opcode, ctx.pid, ino, ino, name))
-
-    async def _copy_up(self, node: Node, *, contents: bool = True) -> None:
-        """Copy a file up, its contents in a thread: other requests go on meanwhile.
-
-        The file in the read-only layer cannot change meanwhile; all that follows the copying
-        happens in one go.
-        """
-        if contents and not node.layer.writable and _has_contents(node):
-            if (under_way := self._copying.get(node.attr.st_ino)) is not None:
-                loop.yield_reader()
-                await under_way.wait()
-            else:
-                await self._copy_contents(node)
-        copy_up(self.tree, node, contents=contents)
-
-    async def _copy_contents(self, node: Node) -> None:
-        tree, number = self.tree, node.attr.st_ino
-        name = tree.work.name()
-        done = self._copying[number] = trio.Event()
-        try:
-            os.mknod(name, stat.S_IFREG | 0o600, dir_fd=tree.work.fd)
-            source = tree.open_backing(node, os.O_RDONLY)
-            size = os.fstat(source).st_size
-            loop.yield_reader()
-            await trio.to_thread.run_sync(_copy_and_sync, source, tree.work.fd, name, size)
-            if node.layer.writable:  # truncated, and copied up, meanwhile
-                remove(tree.work.fd, name)
-            else:
-                tree.work.keep_prepared(number, name)
-        except OSError:
-            remove(tree.work.fd, name)
-            raise
-        finally:
-            del self._copying[number]
-            done.set()
-
-    def counts(self) -> tuple[int, int]:
-        """Return how many files and directories programs have open."""
-        return len(self._files), len(self._listings)
-
-    def _write(self) -> None:
-        """Write what programs have open into the journal."""
-        for fd, node in self._files.items():
-            self._journal.opened(fd, node.attr.st_ino)
-        for handle, (directory, listed) in self._listings.items():
-            ino = BARRIER if directory is None else directory.attr.st_ino
-            self._journal.listed(handle, ino, listed)
-
-    def resume(self, state: State) -> None:
-        """Go on with what programs had open when an earlier daemon died."""
-        for fd, ino in state.files.items():
-            node = self.tree.node(ino)
-            if node is None:
-                log.error("the open file %d, inode %d, is not to be found", fd, ino)
-                continue
-            node.handles.append(fd)
-            self._files[fd] = node
-        for node in set(self._files.values()):
-            if not node.layer.writable:  # or of a layer that was merged: the same contents
-                continue
-            found = {(at.st_dev, at.st_ino) for at in map(os.fstat, node.handles)}
-            if found != {node.backing}:  # copied up, and not switched yet
-                try:
-                    switch_handles(self.tree, node)
-                except OSError as e:  # one file is less than the mount
-                    log.error("%r stays open as it was: %s", node.name, e)
-        for handle, (ino, text) in state.listings.items():
-            directory = None if ino == BARRIER else self.tree.node(ino)
-            names_told = text.split(b"\0")[:-1]
-            if isinstance(directory, Directory):
-                self._listings[handle] = directory, names_told
-            elif ino == BARRIER:
-                self._listings[handle] = None, names_told
-            else:
-                log.error("the open directory %d, inode %d, is not to be found", handle, ino)
-        self._next_listing = max(state.listings, default=0) + 1
-
-    def has_handle(self, handle: int, *, directory: bool) -> bool:
-        """Tell whether a handle is one of an open file, or directory."""
-        return handle in (self._listings if directory else self._files)
-
-    def drop_handle(self, handle: int, *, directory: bool) -> None:
-        """Close what no program was told of."""
-        if directory:
-            self._listings.pop(handle, None)
-            self._journal.unlisted(handle)
-        elif (node := self._files.pop(handle, None)) is not None:
-            node.handles.remove(handle)
-            self._journal.closed(handle)
-            os.close(handle)
-
-
-def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:
-    """Copy and write out; what follows needs no more than the order that the journal keeps."""
-    fill(source, work_fd, name, size)
-    sync(work_fd, name)
-
-
-def _has_contents(node: Node) -> bool:
-    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size > 0
 
 
 def _owner(ctx: RequestContext) -> names.Owner:

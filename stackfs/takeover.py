@@ -29,7 +29,7 @@ def restore(tree: Tree, operations: Operations, state: State) -> None:
         _look_again(tree, intent.new_parent, intent.new_name)
     for ino, pin in state.pins.items():
         _restore_pinned(tree, ino, pin, state)
-    operations.resume(state)
+    operations.handles.resume(state)
 
 
 def _look_again(tree: Tree, parent: int, name: bytes) -> None:
@@ -92,7 +92,7 @@ def sort_out(
     replies, left = [], []
     for request in resent:
         if request.opcode in (requests.RELEASE, requests.RELEASEDIR):
-            if not operations.has_handle(
+            if not operations.handles.has(
                 request.handle, directory=request.opcode == requests.RELEASEDIR
             ):
                 replies.append(requests.done(request.unique))
@@ -120,7 +120,7 @@ def _still_to_do(
     """Return what is left of a request, None where it has been done."""
     at = tree.node(intent.parent)
     if intent.opcode in (requests.OPEN, requests.OPENDIR):
-        operations.drop_handle(intent.ino, directory=intent.opcode == requests.OPENDIR)
+        operations.handles.drop(intent.ino, directory=intent.opcode == requests.OPENDIR)
     elif intent.opcode == requests.SETXATTR:
         return request.without_flags()
     elif intent.opcode == requests.REMOVEXATTR and at is not None:
@@ -146,7 +146,7 @@ def _name_still_to_do(
 
 def _unmake(tree: Tree, operations: Operations, parent: Directory, name: bytes, node: Node) -> None:
     for fd in list(node.handles):
-        operations.drop_handle(fd, directory=False)
+        operations.handles.drop(fd, directory=False)
     if isinstance(node, Directory):
         names.rmdir(tree, parent, name)
     else:

@@ -55,7 +55,10 @@ class Mount:
 
     def take_over(self, *asked):
         """The daemon has died; another one gets these requests. Returns what it does with them."""
-        left_open = [*self.operations._files, *(node.fd for node in self.tree.inodes.pinned())]
+        left_open = [
+            *self.operations.handles.files,
+            *(node.fd for node in self.tree.inodes.pinned()),
+        ]
         for directory in self.tree.inodes._nodes.values():
             if directory is not self.tree.root and hasattr(directory, "fds"):
                 self.tree.inodes.close_directory(directory)
@@ -77,8 +80,8 @@ class Mount:
         return None if node is None else self.tree.attributes(node)
 
     def close(self):
-        for fd in list(self.operations._files):
-            self.operations.drop_handle(fd, directory=False)
+        for fd in list(self.operations.handles.files):
+            self.operations.handles.drop(fd, directory=False)
         self.tree.close()
         self.stack.close()
 
@@ -100,14 +103,14 @@ async def test_a_made_file_is_made_again(mount):
     assert replies == []
     assert left == [create(b"new").data]
     assert mount.seen(b"new") is None
-    assert mount.operations.counts() == (0, 0)
+    assert mount.operations.handles.counts() == (0, 0)
 
 
 async def test_a_made_file_that_the_caller_knows_of_stays(mount):
     await mount.operations.create(ROOT, b"new", 0o640, os.O_RDWR, CALLER)
     mount.take_over(create(b"other"), request(requests.LOOKUP, ROOT, b"new\0"))
     assert mount.seen(b"new").st_uid == 5
-    assert mount.operations.counts() == (1, 0)
+    assert mount.operations.handles.counts() == (1, 0)
 
 
 async def test_a_file_that_was_there_is_not_unmade(mount):
@@ -238,12 +241,12 @@ async def test_handles_of_unanswered_opens_are_closed(mount):
     await mount.operations.open(number, os.O_RDONLY, CALLER)
     ask = request(requests.OPEN, number, bytes(8))
     assert mount.take_over(ask) == ([], [ask.data])
-    assert list(mount.operations._files) == [first.fh]
+    assert list(mount.operations.handles.files) == [first.fh]
     mount.journal.settle()
     await mount.operations.opendir(ROOT, CALLER)
     ask = request(requests.OPENDIR, ROOT, bytes(8))
     assert mount.take_over(ask) == ([], [ask.data])
-    assert mount.operations.counts() == (1, 0)
+    assert mount.operations.handles.counts() == (1, 0)
 
 
 async def test_closed_handles_are_not_closed_again(mount):
@@ -268,7 +271,7 @@ async def test_the_journal_is_written_anew(mount):
         )
     assert mount.journal._end < 1 << 20
     mount.take_over()
-    assert list(mount.operations._files) == [kept.fh]
+    assert list(mount.operations.handles.files) == [kept.fh]
     assert mount.seen(b"moved").st_ino == numbers[b"d"]
     assert (await mount.operations.getattr(numbers[b"a"], CALLER)).st_nlink == 0
     assert (await mount.operations.getattr(numbers[b"d"], CALLER)).st_ino == numbers[b"d"]
