@@ -5,9 +5,9 @@ use. Every command that changes a pod holds its lock.
 """
 
 import argparse
-import sys
 from ipaddress import IPv4Interface
 from pathlib import Path
+from typing import NoReturn
 
 from launcher import commandline
 from launcher.places import Places
@@ -21,6 +21,11 @@ example:
   autopod checkpoint exim -o /exim.pod
   autopod restart exim -i /exim.pod
 """
+
+
+def command() -> NoReturn:
+    """Be the command."""
+    commandline.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,4 +188,4 @@ def _list(places: Places, arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

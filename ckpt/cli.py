@@ -5,15 +5,19 @@ use.
 """
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from launcher import commandline
 from launcher.places import Places
 
 if TYPE_CHECKING:
     from ckpt.archive.read import Archive
+
+
+def command() -> NoReturn:
+    """Be the command."""
+    commandline.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,4 +165,4 @@ def _open(places: Places, path: Path) -> "Archive":
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

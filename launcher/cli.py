@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from launcher import commandline
 from launcher.places import Places
@@ -61,6 +62,11 @@ printed once.
 """
 
 _Run = Callable[[Places, argparse.Namespace], int]
+
+
+def command() -> NoReturn:
+    """Be the command."""
+    commandline.leave(main())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -264,4 +270,4 @@ def _logs(places: Places, arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,6 +1,7 @@
 """What `launcher`, `ckpt` and `autopod` have in common: arguments, errors, exit statuses."""
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -48,6 +49,17 @@ def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
         complain(tool, e)
         return failed
     return status
+
+
+def leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter apart, which takes 30 ms and changes nothing.
+
+    Nothing of ours is to be done at exit: contexts have ended, output is flushed here.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 def complain(tool: str, error: Exception) -> None:
