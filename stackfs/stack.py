@@ -19,6 +19,7 @@ from stackfs.layers import copying, walk, whiteout
 from stackfs.layers.image import is_image, mount_image
 from stackfs.layers.layer import DIRECTORY, Layer, clone
 from stackfs.layers.numbers import FIRST_UPPER
+from stackfs.layers.walk import exists
 from stackfs.layers.work import Work
 
 RETIRED: Final = b"merged-"
@@ -231,7 +232,7 @@ def _open_written(spec: Spec, base_fd: int, work: Work, lowers: list[Layer]) -> 
     sealed = [_open_sealed(spec, index) for index in spec.sealed()]
     upper_name = os.fsencode(spec.upper.name)
     top, number = _top(sealed, lowers)
-    if not _exists(base_fd, upper_name):
+    if not exists(base_fd, upper_name):
         with work.temporary() as temporary:
             _make_upper(work, temporary, top, number)
             os.rename(temporary, upper_name, src_dir_fd=work.fd, dst_dir_fd=base_fd)
@@ -319,16 +320,8 @@ def _mark(fd: int, name: str) -> str | None:
 
 
 def _ensure_directory(dir_fd: int, name: str) -> None:
-    if not _exists(dir_fd, os.fsencode(name)):
+    if not exists(dir_fd, os.fsencode(name)):
         os.mkdir(name, 0o700, dir_fd=dir_fd)
-
-
-def _exists(dir_fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _check_abilities(work: Work) -> None:

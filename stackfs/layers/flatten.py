@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stackfs.layers import copying, whiteout
 from stackfs.layers.layer import DIRECTORY, Layer, listing
 from stackfs.layers.union import Entry, Kind, merge
+from stackfs.layers.walk import exists
 
 Place = tuple[Layer, int]
 """A directory in a layer, by its O_PATH descriptor."""
@@ -135,7 +136,7 @@ class _Flattening:
         for name in {name for _, names in listings for name in names} - visible.keys():
             kinds = (names.get(name, Kind.WHITEOUT) for _, names in listings)
             hides = any(kind is not Kind.WHITEOUT for kind in kinds)
-            if hides or any(_exists(fd, name) for fd in level.below):
+            if hides or any(exists(fd, name) for fd in level.below):
                 whiteout.make(level.fd, name)
 
     def _copy(self, place: Place, name: bytes, dir_fd: int) -> None:
@@ -189,14 +190,6 @@ def _open_all(fds: Sequence[int], name: bytes) -> list[int]:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return found
-
-
-def _exists(dir_fd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _link(source_fd: int, source: bytes, dir_fd: int, name: bytes) -> None:

@@ -66,3 +66,12 @@ def open_beneath(fd: int, path: tuple[bytes, ...]) -> int:
             os.close(at)
         at = below
     return at
+
+
+def exists(dir_fd: int, name: bytes) -> bool:
+    """Is there anything of this name? A symbolic link is, wherever it leads."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
