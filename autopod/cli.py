@@ -5,7 +5,6 @@ use. Every command that changes a pod holds its lock.
 """
 
 import argparse
-from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,6 +110,8 @@ def _add_pod(parser: argparse.ArgumentParser) -> None:
 
 
 def _address(text: str) -> str:
+    from ipaddress import IPv4Interface
+
     try:
         IPv4Interface(text)
     except ValueError as e:

@@ -13,7 +13,6 @@ process that clone3(2) puts into that group from outside (tried).
 """
 
 import os
-import secrets
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -121,7 +120,7 @@ def make(places: Places, name: str, limits: Limits) -> tuple[Path, ...]:
         OSError: a group cannot be made.
     """
     wanted = set(settings(limits, 2))
-    group = Path(_parent(places), f"{name}.{secrets.token_hex(4)}")
+    group = Path(_parent(places), f"{name}.{os.urandom(4).hex()}")
     made: list[Path] = []
     try:
         for hierarchy in hierarchies():

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,7 @@ class NewFile:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         self._name = path.name
-        self._hidden = f".{path.name[:200]}.{secrets.token_hex(4)}"
+        self._hidden = f".{path.name[:200]}.{os.urandom(4).hex()}"
         self._is_hidden = False
         try:
             self._dir_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
