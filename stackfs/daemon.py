@@ -120,7 +120,12 @@ class Daemon:
             nursery.start_soon(self._end_on_signal)
             nursery.start_soon(self._bound_memory)
             ready()
-            await pyfuse3.main(min_tasks=1, max_tasks=loop.WORKERS)
+            # ECONNABORTED: the mount went while a request was being read, which is no failure
+            # (fs/fuse/dev.c, fuse_dev_do_read()).
+            try:
+                await pyfuse3.main(min_tasks=1, max_tasks=loop.WORKERS)
+            except* ConnectionAbortedError:
+                log.info("the mount has gone while a request was on its way")
             nursery.cancel_scope.cancel()
 
     def _record(self) -> None:

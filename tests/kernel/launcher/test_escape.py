@@ -152,13 +152,13 @@ WATCHER = r"""
 static void look(const char *pid) {
     char path[64], target[256];
     snprintf(path, sizeof path, "/proc/%s/exe", pid);
-    int fd = open(path, O_PATH), length = readlink(path, target, sizeof target - 1);
+    int fd = open(path, O_PATH);
+    if (fd >= 0) snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* it may end meanwhile */
+    int length = readlink(path, target, sizeof target - 1);
     if (length >= 0) {
         target[length] = 0;
         if (strcmp(target, "/probe")) printf("caught %s\n", target);
-    } else if (fd >= 0)
-        printf("caught something\n");
-    else if (snprintf(path, sizeof path, "/proc/%s/comm", pid) && !access(path, F_OK))
+    } else if (snprintf(path, sizeof path, "/proc/%s/comm", pid) && !access(path, F_OK))
         printf("refused\n");
     if (fd >= 0) close(fd);
 }
