@@ -102,7 +102,7 @@ def dump(
 
     Raises:
         NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
-        PodError: the pod is not running, or cannot be ended.
+        PodError: the pod is not running, no program runs in it, or it cannot be ended.
         OSError: the pod goes on, and there is no archive.
     """
     began = time.monotonic_ns()
@@ -116,6 +116,8 @@ def dump(
         frozen = freeze.stop_all(lambda: enter.pids(running))
         with _collector(places, running, root_fd, writer.pages.add) as collector:
             snapshot = _collect(running, frozen, collector, stack)
+        if not snapshot.living:
+            raise pods.PodError(f"no program runs in pod {pod!r}: there is nothing to checkpoint")
         for living in snapshot.living.values():
             _read_while_frozen(living, writer)
         abi.syncfs(root_fd)

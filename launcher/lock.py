@@ -8,21 +8,13 @@ from contextlib import contextmanager
 from launcher.errors import Locked
 from launcher.places import Places
 
-_held: set[int] = set()
-
-
-def _leave_to_parent() -> None:
-    """A child does not hold its parent's locks, which else outlived a parent that is killed."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
 
 @contextmanager
 def locked(places: Places, name: str) -> Iterator[None]:
-    """Hold the lock of pod *name*, `/run/autopod/POD/lock` (flock(2)); dies with the process.
+    """Hold the lock of pod *name*, `/run/autopod/POD/lock` (flock(2)).
+
+    It dies with the process and those that it has forked meanwhile: what a killed command has
+    begun is at an end when another one gets the lock.
 
     Raises:
         Locked: somebody else holds it; the text names the process.
@@ -32,7 +24,6 @@ def locked(places: Places, name: str) -> Iterator[None]:
     places.run(name).mkdir(mode=0o700, exist_ok=True)
     path = places.run(name) / "lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    _held.add(fd)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,6 +34,4 @@ def locked(places: Places, name: str) -> Iterator[None]:
         os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
         yield
     finally:
-        if fd in _held:
-            _held.remove(fd)
-            os.close(fd)
+        os.close(fd)
