@@ -2,11 +2,16 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from launcher.errors import Locked
 from launcher.places import Places
+
+_PATIENCE_S: Final = 5.0
+_PAUSE_S: Final = 0.01
 
 
 @contextmanager
@@ -14,7 +19,7 @@ def locked(places: Places, name: str) -> Iterator[None]:
     """Hold the lock of pod *name*, `/run/autopod/POD/lock` (flock(2)).
 
     It dies with the process and those that it has forked meanwhile: what a killed command has
-    begun is at an end when another one gets the lock.
+    begun is at an end when another one gets the lock. For that, and for nothing else, is waited.
 
     Raises:
         Locked: somebody else holds it; the text names the process.
@@ -25,13 +30,27 @@ def locked(places: Places, name: str) -> Iterator[None]:
     path = places.run(name) / "lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "another process"
-            raise Locked(f"pod {name!r} is being worked on by {holder}") from e
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _try(fd):
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            if _lives(holder) or time.monotonic() > deadline:
+                raise Locked(f"pod {name!r} is being worked on by {holder or 'another process'}")
+            time.sleep(_PAUSE_S)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lives(holder: str) -> bool:
+    """Does "process PID" still run? One that has not written that yet does."""
+    return not holder or os.path.exists(f"/proc/{holder.removeprefix('process ')}")
