@@ -11,16 +11,16 @@ from pathlib import Path
 
 import msgspec
 
-from autopod import addresses, binds
+from autopod import binds
 from autopod.errors import Refused
 from ckpt import stack
-from launcher import config, network, pods
+from launcher import addresses, config, network
 from launcher.config import Network, PodConfig, Root
-from launcher.identity import identity
+from launcher.identity import Identity
 from launcher.places import Places
 
 
-def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -> PodConfig:
+def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -> Identity | None:
     """Mount the root of pod *name* and make its network identity. The caller holds its lock.
 
     Without a configuration file one is written; one that is there is never changed.
@@ -32,9 +32,13 @@ def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -
             root, or those of the configuration, or those of the last time.
         address: of the pod, `A.B.C.D/N`; None: the configuration's, or one that is free.
 
+    Returns:
+        The pod's identity in the network; None if it has none.
+
     Raises:
         Refused: it is here already, or the arguments contradict each other or the file.
         config.ConfigError: the configuration file cannot be understood.
+        PodError: the network cannot be made.
         stack.StackError: the root cannot be mounted.
     """
     if stack.is_mounted(places, name):
@@ -49,11 +53,13 @@ def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -
         if not places.config(name).exists():
             config.save(places, new)
             undo.callback(places.config(name).unlink)
-        undo.callback(network.remove_network, places, name)
-        network.ensure(places, new)
+        making = network.begin(places, new)
+        undo.callback(making.undo)
+        with making:
+            making.finish()
         stack.mount(places, name, chosen)
         undo.pop_all()
-    return new
+    return addresses.identity_of(places, name)
 
 
 def choose_lowers(
@@ -98,24 +104,10 @@ def _configure(
     """Return *known* with what the arguments add to it, if they may."""
     file = places.config(known.name)
     if not file.exists():
-        chosen = Network(address=address) if address else _free(places, known)
+        chosen = Network(address=address)
         root = Root(lower=tuple(map(str, lowers)))
         return msgspec.structs.replace(known, root=root, network=chosen)
     if address and address != known.network.address:
         hint = "change network.address in the file, or leave out --ip"
         raise Refused(f"{file} gives the pod another address: {known.network.address}", hint)
     return known
-
-
-def _free(places: Places, known: PodConfig) -> Network:
-    """The address that the pod's name gives, or the next one that no other pod has."""
-    wish = identity(places, known)
-    if wish is None:
-        return known.network
-    others = (name for name in pods.names(places) if name != known.name)
-    identities = (identity(places, config.load(places, name)) for name in others)
-    try:
-        address = addresses.next_free(wish.address, [i.address for i in identities if i])
-    except addresses.AddressError as e:
-        raise Refused(str(e), "give one: --ip A.B.C.D/N") from e
-    return Network(address=address)

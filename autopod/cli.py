@@ -123,13 +123,11 @@ def _address(text: str) -> str:
 
 def _add(places: Places, arguments: argparse.Namespace) -> int:
     from autopod.add import add
-    from launcher.identity import identity
     from launcher.lock import locked
 
     with locked(places, arguments.pod):
-        config = add(places, arguments.pod, arguments.base, arguments.ip)
-    own = identity(places, config)
-    at = f" at {own.address}" if own else ""
+        own = add(places, arguments.pod, arguments.base, arguments.ip)
+    at = f" at {' and '.join(address for address, _ in own.pairs)}" if own else ""
     print(f"pod {arguments.pod}{at}, root {places.root(arguments.pod)}")
     return 0
 

@@ -23,7 +23,7 @@ from ckpt.kinds import memory, registers
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector, Files
 from ckpt.progress import Progress
-from launcher import config, enter, pods
+from launcher import config, enter, network, pods
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def dump(
             for living in snapshot.living.values():
                 _read_copy(living, writer)
         writer.set_model(_model(pod, snapshot))
-        writer.set_config(config.dump(config.load(places, pod)).encode())
+        writer.set_config(config.dump(network.pin(places, config.load(places, pod))).encode())
         with progress.step("file system"):
             layers.write_layers(writer, sealed)
         summary = writer.commit()

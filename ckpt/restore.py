@@ -84,9 +84,9 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
             failed.callback(_remove_state, places, pod)
-        if not network.is_kept(network.path(places, pod)):
-            failed.callback(network.remove_network, places, pod)
-        making = failed.enter_context(network.begin(places, settings))
+        making = network.begin(places, settings)
+        failed.callback(making.undo)
+        failed.enter_context(making)
         with progress.step("file system"):
             installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
         failed.callback(installed.undo)
@@ -157,10 +157,14 @@ def _check(archive: Archive, pod: str) -> None:
 
 
 def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:
-    """Return the configuration on this host, else that of the archive."""
-    if places.config(pod).exists():
-        return config.load(places, pod)
-    return config.parse(archive.config(), pod, places.config(pod))
+    """Return the configuration on this host, else that of the archive.
+
+    The pod keeps its identity in the network, unless the former gives it another.
+    """
+    archived = config.parse(archive.config(), pod, places.config(pod))
+    if not places.config(pod).exists():
+        return archived
+    return network.adopt(config.load(places, pod), archived)
 
 
 def _offsets(model: Pod) -> pods.ClockOffsets:

@@ -74,6 +74,12 @@ def links(prefix: Path) -> list[str]:
     return [name for name in names if name.startswith(f"ap{tag(prefix)}")]
 
 
+def tables(prefix: Path) -> list[str]:
+    """Tables of the instance's packet filter rules in this network namespace."""
+    shown = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+    return [line for line in shown.stdout.splitlines() if f"autopod_{tag(prefix)}" in line]
+
+
 def everything(prefix: Path) -> list[str]:
     """All of it, one line each; empty if nothing is left."""
     return [
@@ -81,6 +87,7 @@ def everything(prefix: Path) -> list[str]:
         *(f"mount {point}" for point in mounts(prefix)),
         *(f"control group {path}" for path in control_groups(prefix)),
         *(f"network interface {name}" for name in links(prefix)),
+        *tables(prefix),
     ]
 
 
@@ -94,5 +101,7 @@ def remove(prefix: Path) -> None:
     for group in control_groups(prefix):
         with contextlib.suppress(OSError):
             group.rmdir()
+    for table in tables(prefix):
+        subprocess.run(["nft", "delete", *table.split()], capture_output=True, check=False)
     for name in links(prefix):
         subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)

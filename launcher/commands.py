@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher import config as configuration
-from launcher import enter, pods, program, terminal
+from launcher import enter, hosts, pods, program, terminal
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -29,7 +29,8 @@ _NOT_EXECUTABLE = 126
 def describe(places: Places, name: str) -> list[str]:
     """Return the steps that would make pod *name*, a line each."""
     config = configuration.load(places, name)
-    return pods.plan_of(places, config, ClockOffsets()).describe()
+    hosts_file = hosts.path(places, name) if config.network.mode != "none" else None
+    return pods.plan_of(places, config, ClockOffsets(), hosts_file).describe()
 
 
 def start(places: Places, name: str, argv: list[str]) -> None:

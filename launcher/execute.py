@@ -145,11 +145,12 @@ class Executor:
         _attach(mount_fd, target_fd)
 
     def _bind(self, source: str, target: str) -> None:
-        if not os.path.isdir(source):
+        if not os.path.exists(source):
             return
+        kind = os.O_DIRECTORY if os.path.isdir(source) else 0
         mount_fd = abi.open_tree(abi.AT_FDCWD, source, abi.OPEN_TREE_CLONE)
         _set_attributes(mount_fd, _RESTRICTED)
-        _attach(mount_fd, self._open(target, os.O_DIRECTORY))
+        _attach(mount_fd, self._open(target, kind))
 
     def _if_there(self, target: str, do: Callable[[int], None]) -> None:
         try:

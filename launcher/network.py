@@ -1,33 +1,33 @@
 """A pod's network namespace: made once, kept until the pod is removed.
 
-It is bind-mounted at `/run/autopod/POD/net`, holds one end of a veth pair whose other end is a
-port of the host's bridge, and is entered by each start, which so costs nothing. Everything is
-made in the network namespace of the caller.
-
-Only this module imports pyroute2, and only in a process of its own (`python -m
-launcher.network`): the import takes 150 ms and starts an event loop, which no process may have
-that is to fork into a pod.
+It is bind-mounted at `/run/autopod/POD/net` and entered by each start, which so costs nothing. What
+is in it follows from the pod's identity (launcher.addresses). launcher.links makes it, in a process
+of its own: pyroute2 takes 150 ms to import and starts an event loop, which no process may have that
+is to fork into a pod.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Final, Self
 
 import msgspec
 
-from launcher import abi
+from launcher import abi, addresses
 from launcher.config import PodConfig
 from launcher.errors import PodError
-from launcher.identity import Identity, identity
+from launcher.identity import Identity, adopted, pinned
 from launcher.places import Places
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+_NOTHING: Final = b""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What launcher.links prints if it fails."""
+
+    error: str
+    hint: str = ""
 
 
 def path(places: Places, name: str) -> Path:
@@ -35,37 +35,42 @@ def path(places: Places, name: str) -> Path:
     return places.run(name) / "net"
 
 
-def ensure(places: Places, config: PodConfig) -> None:
-    """Make the network of a pod that is not running, or make it anew if its identity changed.
+def ensure(places: Places, config: PodConfig) -> Identity | None:
+    """Make the network of a pod that is not running, if it is not there, or to be another.
+
+    Returns:
+        The pod's identity; None if it has no network.
 
     Raises:
         PodError: it cannot be made.
     """
     with begin(places, config) as making:
         making.finish()
+    return addresses.identity_of(places, config.name)
 
 
 def begin(places: Places, config: PodConfig) -> "Making":
     """Begin what ensure() does; the caller may do something else meanwhile.
 
     Raises:
-        PodError: the former network, of another identity, cannot be removed.
+        PodError: the address book is damaged.
     """
-    wanted = identity(places, config)
-    if is_kept(path(places, config.name)) and _read(places, config.name) == _encode(wanted):
-        return Making(config.name, None)
-    remove_network(places, config.name)
-    places.run(config.name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    _record(places, config.name).write_bytes(_encode(wanted))
-    return Making(config.name, _spawn("make", places, config.name))
+    entry = addresses.read(places).pods.get(config.name)
+    if entry and entry.asked == config.network and is_kept(path(places, config.name)):
+        return Making(places, config.name, None, is_new=False)
+    asked = msgspec.json.encode(config)
+    return Making(places, config.name, _spawn("make", places, config.name, asked), entry is None)
 
 
 class Making:
     """A network that is being made. As a context manager it does not leave its process behind."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str] | None) -> None:
-        self._name = name
+    def __init__(
+        self, places: Places, name: str, process: subprocess.Popen[bytes] | None, is_new: bool
+    ) -> None:
+        self._places, self._name = places, name
         self._process = process
+        self._is_new = is_new
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +84,15 @@ class Making:
         """Return when it is made.
 
         Raises:
-            PodError: it cannot be made.
+            PodError: it cannot be made; what there was before of the pod's identity is kept.
         """
         if self._process is not None:
             _finish(self._process, self._name)
+
+    def undo(self) -> None:
+        """Remove the network if the pod had none before. Called after the end of the context."""
+        if self._is_new:
+            remove_network(self._places, self._name)
 
 
 def remove_network(places: Places, name: str) -> None:
@@ -91,8 +101,23 @@ def remove_network(places: Places, name: str) -> None:
     Raises:
         PodError: it cannot be removed.
     """
-    if _record(places, name).exists() or path(places, name).exists():
-        _finish(_spawn("remove", places, name), name)
+    if path(places, name).exists() or name in addresses.read(places).pods:
+        _finish(_spawn("remove", places, name, _NOTHING), name)
+
+
+def pin(places: Places, config: PodConfig) -> PodConfig:
+    """Return *config* with the identity that the pod has: what it needs to be the same elsewhere.
+
+    Raises:
+        PodError: the address book is damaged.
+    """
+    network = pinned(config.network, addresses.identity_of(places, config.name))
+    return msgspec.structs.replace(config, network=network)
+
+
+def adopt(config: PodConfig, archived: PodConfig) -> PodConfig:
+    """Return *config* with the identity of *archived* where it leaves that open. Pure."""
+    return msgspec.structs.replace(config, network=adopted(config.network, archived.network))
 
 
 def is_kept(file: Path) -> bool:
@@ -107,153 +132,25 @@ def is_kept(file: Path) -> bool:
         os.close(fd)
 
 
-def _record(places: Places, name: str) -> Path:
-    return places.run(name) / "net.json"
-
-
-def _encode(wanted: Identity | None) -> bytes:
-    return msgspec.json.encode(wanted and asdict(wanted))
-
-
-def _read(places: Places, name: str) -> bytes:
-    try:
-        return _record(places, name).read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _spawn(verb: str, places: Places, name: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-P", "-m", "launcher.network", verb, name]
-    environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
-    return subprocess.Popen(
-        argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+def _spawn(verb: str, places: Places, name: str, text: bytes) -> subprocess.Popen[bytes]:
+    """Start launcher.links; *text*, which fits into a pipe, is its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "launcher.links", verb, name],
+        env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert process.stdin is not None  # noqa: S101 (for the type checker)
+    with process.stdin:
+        process.stdin.write(text)
+    process.stdin = None
+    return process
 
 
-def _finish(process: subprocess.Popen[str], name: str) -> None:
-    _, said = process.communicate()
+def _finish(process: subprocess.Popen[bytes], name: str) -> None:
+    said, _ = process.communicate()
     if process.returncode:
-        raise PodError(f"network of pod {name!r}: {said.strip().rpartition(chr(10))[2]}")
-
-
-# --- in the process of its own -------------------------------------------------------------
-
-
-def _make(places: Places, name: str) -> None:
-    """Make the namespace and what is in it. On failure nothing is left but the bridge."""
-    wanted = msgspec.json.decode(_read(places, name), type=Identity | None)
-    file = path(places, name)
-    file.touch(mode=0o600)
-    host_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        abi.unshare(abi.CLONE_NEWNET)
-        abi.mount("/proc/self/ns/net", os.fspath(file), None, abi.MS_BIND)
-        pod_fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        abi.setns(host_fd, abi.CLONE_NEWNET)
-        if wanted is not None:
-            _connect(wanted, pod_fd)
-        abi.setns(pod_fd, abi.CLONE_NEWNET)
-        _configure(wanted)
-    except BaseException:
-        abi.setns(host_fd, abi.CLONE_NEWNET)
-        _remove(places, name)
-        raise
-
-
-def _connect(wanted: Identity, pod_fd: int) -> None:
-    """Make bridge and veth pair, from the host's namespace."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as ip:
-        bridge = _bridge(ip, wanted)
-        _refuse_twice(ip, bridge, wanted)
-        peer = {"ifname": "eth0", "net_ns_fd": pod_fd, "address": wanted.mac}
-        ip.link("add", ifname=wanted.port, kind="veth", peer=peer)
-        port = ip.link_lookup(ifname=wanted.port)[0]
-        ip.link("set", index=port, master=bridge, state="up", ifalias=wanted.address)
-
-
-def _bridge(ip: "IPRoute", wanted: Identity) -> int:
-    """Return the index of the bridge, which has the gateway's address from now on."""
-    if not ip.link_lookup(ifname=wanted.bridge):
-        ip.link("add", ifname=wanted.bridge, kind="bridge")
-    index = int(ip.link_lookup(ifname=wanted.bridge)[0])
-    address, _, length = wanted.gateway.partition("/")
-    ip.addr("replace", index=index, address=address, prefixlen=int(length))
-    ip.link("set", index=index, state="up")
-    return index
-
-
-def _refuse_twice(ip: "IPRoute", bridge: int, wanted: Identity) -> None:
-    """Refuse an address that another pod on the bridge has; each port's alias says whose it is."""
-    address = wanted.address.partition("/")[0]
-    for link in ip.get_links():
-        alias = link.get_attr("IFLA_IFALIAS") or ""
-        if link.get_attr("IFLA_MASTER") == bridge and alias.partition("/")[0] == address:
-            raise PodError(f"address {address} is another pod's: set network.address")
-
-
-def _configure(wanted: Identity | None) -> None:
-    """Set addresses and routes, from the pod's namespace."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as ip:
-        ip.link("set", index=1, state="up")
-        if wanted is None:
-            return
-        index = ip.link_lookup(ifname="eth0")[0]
-        address, _, length = wanted.address.partition("/")
-        ip.addr("add", index=index, address=address, prefixlen=int(length))
-        ip.link("set", index=index, state="up")
-        ip.route("add", dst="0.0.0.0/0", gateway=wanted.gateway.partition("/")[0])
-
-
-def _remove(places: Places, name: str) -> None:
-    wanted = msgspec.json.decode(_read(places, name) or b"null", type=Identity | None)
-    if wanted is not None:
-        _disconnect(wanted)
-    file = path(places, name)
-    if is_kept(file):
-        abi.umount2(os.fspath(file), abi.MNT_DETACH)
-    file.unlink(missing_ok=True)
-    _record(places, name).unlink(missing_ok=True)
-
-
-def _disconnect(wanted: Identity) -> None:
-    """Delete the veth pair now, not when its namespace is gone; and a bridge without ports."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as ip:
-        for port in ip.link_lookup(ifname=wanted.port):
-            ip.link("del", index=port)
-        for bridge in ip.link_lookup(ifname=wanted.bridge):
-            if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
-                ip.link("del", index=bridge)
-
-
-def _main(verb: str, name: str) -> int:
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    places = Places.from_environment()
-    act: Any = {"make": _make, "remove": _remove}[verb]
-    try:
-        with open(places.runs() / "network.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one bridge for all pods
-            act(places, name)
-    except NetlinkError as e:
-        sys.stderr.write(f"{os.strerror(e.code)}\n")
-        return 1
-    except (PodError, OSError) as e:
-        sys.stderr.write(f"{e}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        sys.exit(_main(*sys.argv[1:]))
+        failure = Failure("its maker was killed")
+        if said:
+            failure = msgspec.json.decode(said, type=Failure)
+        raise PodError(f"network of pod {name!r}: {failure.error}", failure.hint)

@@ -67,6 +67,14 @@ class Places:
         """The directory of all pods' configuration files."""
         return self.prefix / "etc/autopod/pods"
 
+    def network_config(self) -> Path:
+        """The pools that pods get addresses from."""
+        return self.prefix / "etc/autopod/network.toml"
+
+    def addresses(self) -> Path:
+        """The identities of this host's pods in the network, and what was made for them."""
+        return self.states() / "network.json"
+
     def keys(self) -> Path:
         """Own key pair: `private.pem` (0600) and `public.pem`."""
         return self.prefix / "etc/autopod/keys"

@@ -122,7 +122,7 @@ class FileSystem(Struct, frozen=True):
 
 
 class BindReadOnly(Struct, frozen=True):
-    """Show directory *source* of the host, if it exists, read-only on *target*."""
+    """Show directory or file *source* of the host, if it exists, read-only on *target*."""
 
     source: str
     target: str
@@ -242,7 +242,13 @@ MASKED: Final = (
 """What speaks of the host's kernel and hardware rather than of the pod."""
 
 
-def plan(config: PodConfig, root: Path, network: Path, clocks: tuple[int, int] = (0, 0)) -> Plan:
+def plan(
+    config: PodConfig,
+    root: Path,
+    network: Path,
+    clocks: tuple[int, int] = (0, 0),
+    hosts: Path | None = None,
+) -> Plan:
     """Return how to make the pod of *config*.
 
     Args:
@@ -250,6 +256,7 @@ def plan(config: PodConfig, root: Path, network: Path, clocks: tuple[int, int] =
         root: the mounted root directory.
         network: where the pod's network namespace is kept.
         clocks: what its monotonic and boottime clocks are ahead of the host's, in nanoseconds.
+        hosts: file to be its /etc/hosts.
     """
     outside: list[Step] = [
         JoinNetwork(str(network)),
@@ -260,6 +267,8 @@ def plan(config: PodConfig, root: Path, network: Path, clocks: tuple[int, int] =
         outside.append(SetClocks(*clocks))
     outside += [TakeRoot(str(root)), DEVICES, TERMINALS, SHARED_MEMORY, SYSTEM]
     outside += [BindReadOnly(path, path) for path in _topology()]
+    if hosts is not None:
+        outside.append(BindReadOnly(str(hosts), "/etc/hosts"))
     inside: list[Step] = [
         JoinControlGroups(),
         NewNamespaces(("cgroup",)),

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import cgroups, confine, network
+from launcher import addresses, cgroups, confine, hosts, network
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.init import Init
@@ -73,6 +73,7 @@ def names(places: Places) -> list[str]:
     known |= {path.name for path in places.states().glob("*") if path.is_dir()}
     # Records only: the lock or log of a command that was refused makes no pod.
     known |= {path.parent.name for path in places.runs().glob("*/*.json")}
+    known |= addresses.read(places).pods.keys()
     return sorted(name for name in known if is_pod_name(name))
 
 
@@ -103,7 +104,7 @@ def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = N
     _check_root(places, name)
     destroy(places, name)
     network.ensure(places, config)
-    the_plan = plan_of(places, config, clocks)
+    the_plan = plan_of(places, config, clocks, hosts.prepare(places, config))
     return _make(places, config, the_plan, clocks)
 
 
@@ -122,13 +123,16 @@ def _make(places: Places, config: PodConfig, the_plan: Plan, clocks: ClockOffset
     return pod
 
 
-def plan_of(places: Places, config: PodConfig, clocks: ClockOffsets) -> Plan:
-    """Return how create() would make the pod."""
+def plan_of(
+    places: Places, config: PodConfig, clocks: ClockOffsets, hosts_file: Path | None
+) -> Plan:
+    """Return how create() would make the pod; *hosts_file* is of launcher.hosts."""
     return plan(
         config,
         places.root(config.name),
         network.path(places, config.name),
         (clocks.monotonic_ns, clocks.boottime_ns),
+        hosts_file,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from launcher import config, enter, identity, pods
+from launcher import addresses, enter, pods
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
@@ -61,11 +61,8 @@ def _pod_row(places: Places, name: str) -> PodRow:
 
 
 def _address(places: Places, name: str) -> str | None:
-    try:
-        found = identity.identity(places, config.load(places, name))
-    except config.ConfigError:
-        return None
-    return None if found is None else found.address
+    found = addresses.identity_of(places, name)
+    return None if found is None else found.address or found.address6
 
 
 def processes(places: Places, name: str) -> list[ProcessRow]:

@@ -138,6 +138,35 @@ def test_another_host_needs_the_key_and_the_base_wherever_it_is(counters, archiv
     assert threads(host, "count") == 4
 
 
+@pytest.mark.parametrize("config", [None, 'hostname = "other"', "[network]\nnat = false"])
+def test_addresses_come_along(host, debian_root, archive, config):
+    """The other host has no such pool, and may have a configuration that says nothing of them."""
+    pools = host.prefix / "etc/autopod/network.toml"
+    pools.parent.mkdir(parents=True)
+    pools.write_text('pool = "192.0.2.0/24"\npool6 = "fd98:1::/64"\n')
+
+    def shown():
+        net = host.prefix / "run/autopod/one/net"
+        argv = ["nsenter", f"--net={net}", "ip", "-o", "address", "show", "dev", "eth0"]
+        mac = subprocess.check_output([*argv[:2], "cat", "/sys/class/net/eth0/address"])
+        return mac, re.findall(r"inet6? (192\S+|fd98\S+)", subprocess.check_output(argv, text=True))
+
+    host.configure("one", '[network]\nmac = "02:50:4f:44:00:0a"\n')
+    host.run("autopod", "add", "one", "--base", debian_root)
+    host.run("autopod", "addproc", "one", "/bin/sleep", "1000")
+    before = shown()
+    host.run("autopod", "checkpoint", "one", "-o", archive)
+    host.run("autopod", "rm", "one", "--purge")
+    pools.unlink()
+    if config:
+        host.configure("one", config)
+
+    host.run("autopod", "restart", "one", "-i", archive)
+
+    assert len(before[1]) == 2
+    assert shown() == before
+
+
 def test_another_base_is_refused(counters, archive, exim_root):
     host = counters
     host.run("autopod", "checkpoint", "count", "-o", archive)

@@ -66,6 +66,7 @@ def test_mounts_are_the_pods_own(pod):
         "/dev/pts",
         "/dev/shm",
         "/sys",
+        "/etc/hosts",
         "/proc",
     ]
 
@@ -246,7 +247,7 @@ def test_address_of_another_pod_is_refused(pod, debian_root):
         pod.configure(name, '[network]\naddress = "10.98.7.10/24"')
     pod.create("a")
 
-    with pytest.raises(PodError, match=r"10\.98\.7\.10 is another pod's"):
+    with pytest.raises(PodError, match=r"10\.98\.7\.10 is taken by pod 'a'"):
         pod.create("b")
 
     assert not network.path(pod.places, "b").exists()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import capabilities, config, policy
+from launcher import capabilities, config, netconfig, policy
 from launcher.config import ConfigError, PodConfig
 from launcher.places import Places
 
@@ -19,8 +19,14 @@ lower = [
 
 [network]
 address = "10.98.0.10/24"
+address6 = "fd98::10/64"
 gateway = "10.98.0.254"
 mac = "02:50:4f:44:00:0a"
+nat = true
+publish = [
+    "8080:80",
+    "192.0.2.1:53:53/udp",
+]
 
 [privileges]
 capabilities = [
@@ -115,6 +121,32 @@ def test_file_there_and_back(tmp_path):
             "network.mac = '01:00:00:00:00:01': is a multicast",
         ),
         ("[network]\nmac = 'x'", "network.mac = 'x': must be six pairs"),
+        ("[network]\naddress6 = '10.98.0.9/24'", "network.address6 = '10.98.0.9/24': must be like"),
+        ("[network]\naddress6 = 'fd98::1/64'", "network.address6 = 'fd98::1/64': is the gateway's"),
+        (
+            "[network]\nmode = 'macvlan'\nparent = 'eth0'",
+            'network.address = None: is needed with mode "macvlan"',
+        ),
+        (
+            "[network]\nmode = 'macvlan'\naddress = '10.98.0.9/24'",
+            "network.parent = None: must be the name of the host's interface",
+        ),
+        (
+            "[network]\nmode = 'macvlan'\nnat = true",
+            'network.nat = True: is for mode "bridge", not "macvlan"',
+        ),
+        ("[network]\nparent = 'eth0'", "network.parent = 'eth0': is for mode \"macvlan\""),
+        (
+            "[network]\nmode = 'none'\naddress = '10.98.0.9/24'",
+            "network.address = '10.98.0.9/24': mode \"none\" has none",
+        ),
+        ("[network]\npublish = ['80']", "network.publish = '80': must be like 8080:80"),
+        ("[network]\npublish = ['0:80']", "network.publish = '0:80': must be like 8080:80"),
+        ("[network]\npublish = ['1.2.3:80:80']", "network.publish = '1.2.3:80:80': Expected 4"),
+        (
+            "[network]\npublish = ['80:80', '10.0.0.1:80:81']",
+            "network.publish = '80:80': the port is published twice",
+        ),
         (
             "[privileges]\ncapabilities = ['CAP_CHOWN']",
             "privileges.capabilities = 'CAP_CHOWN': is no",
@@ -168,3 +200,24 @@ def test_capabilities_by_name():
     assert capabilities.mask(["chown", "net_bind_service", "chown"]) == 1 << 0 | 1 << 10
     assert capabilities.names(1 << 0 | 1 << 10) == ("chown", "net_bind_service")
     assert capabilities.names(capabilities.mask(capabilities.NAMES)) == capabilities.NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("pool = 'x'", "pool = 'x': "),
+        ("pool = '10.98.0.1/16'", "pool = '10.98.0.1/16': 10.98.0.1/16 has host bits set"),
+        ("pool = '10.98.0.0/31'", "pool = '10.98.0.0/31': has no room for a pod"),
+        ("pool6 = '10.98.0.0/16'", "pool6 = '10.98.0.0/16': "),
+        ("pools = 1", "pools = 1: there is no such key"),
+    ],
+)
+def test_errors_in_the_hosts_file(tmp_path, text, error):
+    places = Places(tmp_path)
+    places.network_config().parent.mkdir(parents=True)
+    places.network_config().write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        netconfig.pools(places)
+
+    assert str(caught.value).startswith(f"{tmp_path}/etc/autopod/network.toml: {error}")

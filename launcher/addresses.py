@@ -1,0 +1,91 @@
+"""The address book: who of this host's pods has which identity in the network, for its life.
+
+`/var/lib/autopod/network.json`. What is made in the kernel follows from it and from nothing else,
+so that it can be made again after a reboot or a crash. It is read by anybody, and written by
+launcher.links alone, under the lock.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from launcher.errors import PodError
+from launcher.identity import Identity
+from launcher.netconfig import Network
+from launcher.places import Places
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A pod: what its configuration said, and what came of it (None: no network)."""
+
+    asked: Network
+    identity: Identity | None
+
+
+class Book(msgspec.Struct, frozen=True):
+    """All of it.
+
+    Attributes:
+        pods: by name.
+        forwards: the host forwards packets because of the pods, and did not before.
+    """
+
+    pods: dict[str, Entry] = {}  # msgspec copies it
+    forwards: bool = False
+
+    @property
+    def identities(self) -> dict[str, Identity]:
+        """Of those that have one."""
+        return {name: e.identity for name, e in self.pods.items() if e.identity is not None}
+
+
+def read(places: Places) -> Book:
+    """Return the book.
+
+    Raises:
+        PodError: it is damaged.
+    """
+    path = places.addresses()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Book)
+    except FileNotFoundError:
+        return Book()
+    except (msgspec.DecodeError, msgspec.ValidationError) as e:
+        hint = "move it away: pods then get the addresses that their configuration or name gives"
+        raise PodError(f"{path}: {e}", hint) from e
+
+
+def identity_of(places: Places, name: str) -> Identity | None:
+    """Return the identity of pod *name*; None if it has no network, or was never made.
+
+    Raises:
+        PodError: the book is damaged.
+    """
+    return read(places).identities.get(name)
+
+
+def write(places: Places, book: Book) -> None:
+    """Replace the book in one step; an empty one is no file."""
+    path = places.addresses()
+    if book == Book():
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    with open(new, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(book), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
+@contextmanager
+def locked(places: Places) -> Iterator[None]:
+    """Hold the lock of all that pods share in the network, `/run/autopod/network.lock`."""
+    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(places.runs() / "network.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
