@@ -10,9 +10,9 @@ from launcher.errors import Locked
 
 
 def test_one_at_a_time(places):
-    with lock.locked(places, "w"), pytest.raises(Locked, match=f"process {os.getpid()}"):
-        with lock.locked(places, "w"):
-            pass
+    holding = lock.locked(places, "w")
+    with holding, pytest.raises(Locked, match=f"process {os.getpid()}"), lock.locked(places, "w"):
+        pass
 
 
 def test_what_a_killed_command_has_begun_is_waited_for(places, monkeypatch):
