@@ -99,10 +99,52 @@ def _parser() -> argparse.ArgumentParser:
         "--purge", action="store_true", help="even if it has files of its own: they are deleted"
     )
 
+    migrate = verbs.add_parser("migrate", help="move a running pod to another host")
+    migrate.set_defaults(run=_migrate)
+    _add_pod(migrate)
+    migrate.add_argument("host", metavar="HOST", help="as autopod host list shows it")
+    migrate.add_argument(
+        "--dry-run", action="store_true", help="only ask both hosts whether it can be done"
+    )
+
+    statusd = verbs.add_parser("statusd", help="be the service that other hosts reach this one by")
+    statusd.set_defaults(run=_statusd)
+    statusd.add_argument(
+        "--listen",
+        metavar="ADDRESS[:PORT]",
+        default="0.0.0.0",  # noqa: S104 (who may do what is decided by keys)
+        help="where to listen (default: %(default)s, port 7463)",
+    )
+    _add_host(verbs.add_parser("host", help="the hosts that pods can move between"))
+
     listing = verbs.add_parser("list", help="show the pods of this host")
     listing.set_defaults(run=_list)
     listing.add_argument("--json", action="store_true", help="as an array of objects")
     return parser
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    init = verbs.add_parser("init", help="give this host a name, a key pair and a certificate")
+    init.set_defaults(run=_host_init)
+    init.add_argument("--name", metavar="NAME", help="(default: the host name)")
+    init.add_argument(
+        "--address",
+        metavar="ADDRESS[:PORT]",
+        help="where other hosts reach its service (default: the host name, port 7463)",
+    )
+    invite = verbs.add_parser("invite", help="print an invitation, which another host can join by")
+    invite.set_defaults(run=_host_invite)
+    join = verbs.add_parser("join", help="make this host and one that invited it know each other")
+    join.set_defaults(run=_host_join)
+    join.add_argument("address", metavar="ADDRESS[:PORT]", help="of the other host's service")
+    join.add_argument("invitation", metavar="INVITATION", help="as printed there")
+    listing = verbs.add_parser("list", help="show this host and those that it knows")
+    listing.set_defaults(run=_host_list)
+    listing.add_argument("--json", action="store_true", help="as an array of objects")
+    remove = verbs.add_parser("rm", help="forget a host, and no longer trust its archives")
+    remove.set_defaults(run=_host_remove)
+    remove.add_argument("host", metavar="HOST")
 
 
 def _add_pod(parser: argparse.ArgumentParser) -> None:
@@ -183,6 +225,74 @@ def _list(places: Places, arguments: argparse.Namespace) -> int:
 
     rows = overview.gather(places)
     print(overview.as_json(rows) if arguments.json else overview.table(rows), end="")
+    return 0
+
+
+def _migrate(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import migrate
+    from ckpt import progress, show
+
+    pod, host = arguments.pod, arguments.host
+    if arguments.dry_run:
+        migrate.check(places, pod, host)
+        print(f"pod {pod} can move to {host}")
+        return 0
+    report = migrate.migrate(places, pod, host, progress=progress.for_terminal())
+    print(
+        f"pod {pod}: now at {host}; down {report.down_ns / 1e6:.0f} ms, "
+        f"total {report.total_ns / 1e6:.0f} ms, sent {show.size(report.sent)}"
+    )
+    for note in report.notes:
+        print(f"pod {pod}: note: {note}")
+    return 0
+
+
+def _statusd(places: Places, arguments: argparse.Namespace) -> int:
+    import trio
+
+    from autopod import statusd
+
+    trio.run(statusd.serve, places, arguments.listen)
+    return 0
+
+
+def _host_init(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import hosts
+
+    own = hosts.init(places, arguments.name, arguments.address)
+    print(f"this host is {own.name} at {own.address}")
+    return 0
+
+
+def _host_invite(places: Places, _arguments: argparse.Namespace) -> int:
+    from autopod import hosts, joining
+
+    invitation = joining.invite(places)
+    print(f"autopod host join {hosts.load_own(places).address} {invitation}")
+    return 0
+
+
+def _host_join(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import joining
+
+    name = joining.join(places, arguments.address, arguments.invitation)
+    print(f"this host and {name} know each other")
+    return 0
+
+
+def _host_list(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import hosts, overview
+
+    rows = hosts.rows(places)
+    text = [("HOST", "ADDRESS", "KEY"), *((r.host, r.address, r.key[:16]) for r in rows)]
+    print(overview.as_json(rows) if arguments.json else overview.columns(text), end="")
+    return 0
+
+
+def _host_remove(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import hosts
+
+    hosts.remove(places, arguments.host)
     return 0
 
 

@@ -1,6 +1,7 @@
 """`autopod list`: the pods of this host, gathered and printed."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,7 @@ def _memory_bytes(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def as_json(rows: list[Row]) -> str:
+def as_json(rows: Sequence[msgspec.Struct]) -> str:
     """Return *rows* as a JSON array for a program."""
     return msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n"
 
@@ -103,6 +104,11 @@ def table(rows: list[Row]) -> str:
         )
         for row in rows
     ]
+    return columns(lines)
+
+
+def columns(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return *lines* of as many cells each, the cells below each other. Pure."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

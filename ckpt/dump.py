@@ -8,11 +8,11 @@ is left.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ckpt import abi, collect, layers, plan, procfs
 from ckpt.arch import x86_64 as arch
@@ -40,15 +40,33 @@ class DumpReport:
     Attributes:
         frozen_ns: from the first interrupt to the last detach, or to the end of the pod's copying
             where it was not to go on.
+        began_ns: when the freeze began, of time.monotonic_ns().
         total_ns: of the whole dump.
         archive_bytes: size of the archive.
         raw_bytes: what is in it, uncompressed.
     """
 
     frozen_ns: int
+    began_ns: int
     total_ns: int
     archive_bytes: int
     raw_bytes: int
+
+
+class Handover(Protocol):
+    """Who takes the pod over where it does not go on here.
+
+    Attributes:
+        below: ids of the sealed layers that are there already, bottommost first.
+    """
+
+    below: Sequence[str]
+
+    def offer(self) -> None:
+        """Take the archive, which is complete, while the pod is frozen; raise, and it goes on."""
+
+    def release(self) -> None:
+        """Let the pod go on elsewhere: here it has ended."""
 
 
 @dataclass(slots=True)
@@ -81,7 +99,7 @@ def check(places: Places, pod: str) -> list[Refusal]:
         return _check(places, running, root_fd)
 
 
-def dump(
+def dump(  # noqa: PLR0913 (the command's own choices)
     places: Places,
     pod: str,
     path: Path,
@@ -89,6 +107,7 @@ def dump(
     leave_running: bool,
     key: "Ed25519PrivateKey",
     progress: Progress,
+    handover: Handover | None = None,
 ) -> DumpReport:
     """Checkpoint a running pod into the archive *path*.
 
@@ -99,6 +118,7 @@ def dump(
         leave_running: let the pod go on; else it has ended when this returns.
         key: signs the archive.
         progress: is told of the long steps.
+        handover: takes the pod over when it ends here.
 
     Raises:
         NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
@@ -131,13 +151,18 @@ def dump(
         writer.set_model(_model(pod, snapshot))
         writer.set_config(config.dump(network.pin(places, config.load(places, pod))).encode())
         with progress.step("file system"):
-            layers.write_layers(writer, sealed)
+            layers.write_layers(writer, sealed, handover.below if handover else ())
         summary = writer.commit()
+        if handover:
+            handover.offer()
         if not leave_running:
+            pods.kill(running)
             freeze.kill_all()
+            if handover:
+                handover.release()
             pods.destroy(places, pod)
     total = time.monotonic_ns() - began
-    return DumpReport(frozen_ns, total, summary.bytes, summary.raw_bytes)
+    return DumpReport(frozen_ns, freeze.began_ns, total, summary.bytes, summary.raw_bytes)
 
 
 def _raise_any(refusals: list[Refusal]) -> None:

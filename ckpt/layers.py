@@ -77,15 +77,25 @@ def _is_unchanged(status: stack.Status) -> bool:
     )
 
 
-def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
+def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = ()) -> None:
     """Put the sealed layers into the archive, and the identities of the lower ones.
 
     The pod may run meanwhile. Afterwards the layers are durable here, too: a restart on this host
     uses them by their ids, and must not find them half written after a power failure.
 
+    Args:
+        writer: of the archive.
+        sealed: what to put in.
+        below: ids of the bottommost sealed layers, which the archive shall only name.
+
     Raises:
         stack.StackError: a layer cannot be packed, or an identity not be computed.
+        ValueError: the layers *below* are not the bottommost ones.
     """
+    upwards = sealed.layers[::-1]
+    if [layer.id for layer in upwards[: len(below)]] != list(below):
+        raise ValueError(f"the layers of pod {sealed.pod!r} are not what they were: try again")
+    writer.set_below(list(below))
     with stack.identify(sealed.places, sealed.pod) as identified, ExitStack() as undo:
 
         def begin(layer: SealedLayer) -> tuple[str, stack.Packing]:
@@ -93,7 +103,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack) -> None:
             undo.callback(packing.abandon)
             return layer.id, packing
 
-        waiting = deque(reversed(sealed.layers))
+        waiting = deque(upwards[len(below) :])
         begun = deque(begin(waiting.popleft()) for _ in range(min(2, len(waiting))))
         _make_durable(sealed.places.state(sealed.pod))
         while begun:
@@ -134,7 +144,7 @@ class Installed:
         self._undo.close()
 
 
-def install(
+def install(  # noqa: PLR0913 (what the commands choose, and what they have prepared)
     archive: "Archive",
     places: Places,
     pod: str,
@@ -142,6 +152,7 @@ def install(
     replace: bool = False,
     *,
     mounting: Mounting | None = None,
+    cache: Path | None = None,
 ) -> Installed:
     """Mount the pod's root as it was at the checkpoint.
 
@@ -156,13 +167,14 @@ def install(
             configuration, and those that the archive names. They are told by their identities.
         replace: move other state of the pod aside.
         mounting: from stack.begin_mount(), to save its time; finished or abandoned here.
+        cache: a directory with sealed layers by id, which are taken from there: moved.
 
     Raises:
-        InstallError: a lower layer is missing, or there is other state and not *replace*.
+        InstallError: a layer is missing, or there is other state and not *replace*.
         stack.StackError: stackfs could not do its part.
         FormatError: a layer is not the signed one.
     """
-    wanted = [layer.id for layer in reversed(archive.layers)]
+    wanted = [*archive.manifest.below, *(layer.id for layer in archive.layers)][::-1]
     with ExitStack() as cleanup, ExitStack() as undo:
         if mounting is not None:
             cleanup.callback(mounting.abandon)
@@ -180,7 +192,7 @@ def install(
         with identities(places, candidates) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
-                _extract(archive, places, _staging(places, pod))
+                _extract(archive, places, _staging(places, pod), cache)
             chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
         # From here on everything is in place; each step is one rename or one message.
         if paths is not None and (not reuse or paths != chosen):
@@ -290,14 +302,24 @@ def _staging(places: Places, pod: str) -> Path:
     return places.states() / f".{pod}.new"
 
 
-def _extract(archive: "Archive", places: Places, staging: Path) -> None:
-    """Make the archive's layers in *staging*/layers, durable."""
+def _extract(archive: "Archive", places: Places, staging: Path, cache: Path | None) -> None:
+    """Make the archive's layers in *staging*/layers, durable.
+
+    Raises:
+        InstallError: one that the archive only names is not in the *cache*.
+    """
     _remove(staging)  # an earlier restart may have been killed
     staging.parent.mkdir(parents=True, exist_ok=True)
     staging.mkdir(mode=0o700)
     directory = staging / "layers"
     directory.mkdir(mode=0o700)
-    for number, layer in enumerate(archive.layers, 1):
+    for number, layer_id in enumerate(archive.manifest.below, 1):
+        try:
+            ((cache or staging) / layer_id).rename(directory / str(number))
+        except FileNotFoundError:
+            missing = f"layer {layer_id}, which the archive builds upon, is not here"
+            raise InstallError(missing) from None
+    for number, layer in enumerate(archive.layers, 1 + len(archive.manifest.below)):
         with stack.unpack(places, directory / str(number)) as tar:
             for piece in archive.layer_tar(layer):
                 tar.write(piece)

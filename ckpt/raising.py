@@ -36,7 +36,7 @@ _ALL_SIGNALS: Final = struct.pack("<Q", ALL_SIGNALS)
 _NO_TIME: Final = struct.pack("<QQ", 0, 0)
 
 
-def raise_processes(
+def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     running: pods.Pod,
     model: Pod,
     *,
@@ -44,6 +44,7 @@ def raise_processes(
     pages: Callable[[int, int], bytes],
     give_console: Callable[[int, int], None],
     give_listener: Callable[[int], None],
+    gate: Callable[[], None],
 ) -> list[str]:
     """Make the processes of *model* in the pod and let them go.
 
@@ -54,6 +55,7 @@ def raise_processes(
         pages: returns stored pages: first, count.
         give_console: see ckpt.seed.plant().
         give_listener: takes the listener of a filter, and duplicates it.
+        gate: called when all stand, before one is let go; if it raises, none is.
 
     Returns:
         What is not quite as it was, and why.
@@ -76,6 +78,8 @@ def raise_processes(
         raising = _Raising(model, seed, seed_pid, spare, pages, give_listener)
         stack.callback(raising.kill)
         raising.run()
+        gate()
+        raising.release()
     return raising.notes
 
 
@@ -142,9 +146,9 @@ class _Raising:
             _drain(self._embryos[process.pid].remote)
             self._rebuild(process, Stage.ARM)
             self._complete(process)
-        self._release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Let all go."""
         for process in self._living:
             made = self._embryos.pop(process.pid)
             for remote in made.threads.values():

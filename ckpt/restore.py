@@ -7,7 +7,7 @@ fails, what was made is undone, and the pod's former state on this host is as it
 
 import pkgutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     replace: bool,
     progress: Progress,
     mounting: stack.Mounting | None = None,
+    cache: Path | None = None,
+    gate: Callable[[], None] = lambda: None,
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
 
@@ -64,6 +66,9 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         replace: move other state of the pod on this host aside.
         progress: is told of the long steps.
         mounting: from stack.begin_mount(), where the caller could begin earlier.
+        cache: sealed layers that the archive only names; see layers.install().
+        gate: called when the pod stands, before its processes are let go; if it raises, the restart
+            has failed.
 
     Raises:
         RestoreError: the archive cannot be restarted here.
@@ -88,13 +93,15 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed.callback(making.undo)
         failed.enter_context(making)
         with progress.step("file system"):
-            installed = layers.install(archive, places, pod, lowers, replace, mounting=mounting)
+            installed = layers.install(
+                archive, places, pod, lowers, replace, mounting=mounting, cache=cache
+            )
         failed.callback(installed.undo)
         making.finish()
         running = pods.create(places, settings, clocks=_offsets(model))
         failed.callback(pods.destroy, places, pod)
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
-            notes = _raise(places, running, model, archive, progress)
+            notes = _raise(places, running, model, archive, progress, gate)
         if not places.config(pod).exists():
             config.save(places, settings)
         failed.pop_all()
@@ -111,7 +118,12 @@ def _remove_state(places: Places, pod: str) -> None:
 
 
 def _raise(
-    places: Places, running: pods.Pod, model: Pod, archive: Archive, progress: Progress
+    places: Places,
+    running: pods.Pod,
+    model: Pod,
+    archive: Archive,
+    progress: Progress,
+    gate: Callable[[], None],
 ) -> list[str]:
     def pages(first: int, count: int) -> bytes:
         progress.advance(count * PAGE_SIZE)
@@ -131,6 +143,7 @@ def _raise(
         pages=pages,
         give_console=give_console,
         give_listener=give_listener,
+        gate=gate,
     )
 
 

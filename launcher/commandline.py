@@ -63,22 +63,24 @@ def leave(status: int) -> NoReturn:
 
 
 def complain(tool: str, error: Exception) -> None:
-    """Print *error* for a person; one with `findings`, pairs of message and hint, as these."""
-    findings = getattr(error, "findings", ())
-    if findings:
-        for message, hint in findings:
-            print_error(tool, message, hint)
-    elif isinstance(error, OSError) and error.strerror:
+    """Print *error* for a person."""
+    for message, hint in findings(tool, error):
+        print_error(tool, message, hint)
+
+
+def findings(tool: str, error: Exception) -> list[tuple[str, str]]:
+    """Return *error* in words: pairs of message and hint. One with `findings` brings its own."""
+    own = getattr(error, "findings", ())
+    if own:
+        return list(own)
+    if isinstance(error, OSError) and error.strerror:
         where = f": {os.fsdecode(error.filename)}" if error.filename else ""
         lacking = isinstance(error, PermissionError) and os.geteuid()
-        print_error(
-            tool, f"{error.strerror}{where}", "pods are root's to work on" if lacking else ""
-        )
-    elif isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
-        print_error(tool, str(error), getattr(error, "hint", ""))
-    else:
-        message = f"internal error: {type(error).__name__}: {error}"
-        print_error(tool, message, f"please report it with what `{tool} --debug …` prints")
+        return [(f"{error.strerror}{where}", "pods are root's to work on" if lacking else "")]
+    if isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
+        return [(str(error), getattr(error, "hint", ""))]
+    message = f"internal error: {type(error).__name__}: {error}"
+    return [(message, f"please report it with what `{tool} --debug …` prints")]
 
 
 def print_error(tool: str, message: str, hint: str = "") -> None:

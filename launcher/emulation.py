@@ -19,9 +19,9 @@ INODES: Final = 65536
 MOUNTS: Final = 64
 """Of one pod at a time: bytes and inodes of a tmpfs, and mounts."""
 
-SOURCE: Final = "pod"
+SOURCE: Final = "(pod)"
 """What /proc/mounts shows as the source of such a mount. Nobody but the monitor can make one, so
-it tells them from the mounts that the pod was made with."""
+it tells them from the mounts that the pod was made with: that of the root has the pod's name."""
 
 # MOUNT_ATTR_* of <linux/mount.h>, by the names of MOUNT_FLAGS; relatime is the default
 ATTRIBUTES: Final = {

@@ -87,6 +87,10 @@ class Places:
         """What survives a reboot: upper, earlier layers, log. Mode 0700."""
         return self.prefix / "var/lib/autopod" / pod
 
+    def departure(self, pod: str) -> Path:
+        """While it is there, the pod has been given to another host; see autopod/journal.py."""
+        return self.state(pod) / "departing.json"
+
     def states(self) -> Path:
         """The directory of all pods' state."""
         return self.prefix / "var/lib/autopod"

@@ -101,6 +101,9 @@ def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = N
     name, clocks = config.name, clocks or ClockOffsets()
     if find(places, name) is not None:
         raise PodError(f"pod {name!r} is running already")
+    if places.departure(name).exists():
+        hint = "the service of this host asks the other one; so does autopod migrate"
+        raise PodError(f"pod {name!r} has been given to another host, or is on its way", hint)
     _check_root(places, name)
     destroy(places, name)
     network.ensure(places, config)
@@ -134,6 +137,12 @@ def plan_of(
         (clocks.monotonic_ns, clocks.boottime_ns),
         hosts_file,
     )
+
+
+def kill(pod: Pod) -> None:
+    """Kill every process of the pod, by one signal to its init; they may take a while to end."""
+    with suppress(ProcessLookupError):
+        os.kill(pod.init_pid, signal.SIGKILL)
 
 
 def destroy(places: Places, name: str) -> None:

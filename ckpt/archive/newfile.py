@@ -52,13 +52,17 @@ class NewFile:
         self._is_hidden = True
         return fd
 
-    def commit(self) -> None:
+    def commit(self, *, durable: bool = True) -> None:
         """Make it durable and give it its name, in place of what has the name now.
+
+        Args:
+            durable: also after a power failure.
 
         Raises:
             OSError: as fsync(2), linkat(2), rename(2); the caller goes on to discard().
         """
-        os.fsync(self.fd)
+        if durable:
+            os.fsync(self.fd)
         if not self._is_hidden:
             try:
                 self._link(self._name)
@@ -68,7 +72,8 @@ class NewFile:
         if self._is_hidden:
             os.rename(self._hidden, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
             self._is_hidden = False
-        os.fsync(self._dir_fd)
+        if durable:
+            os.fsync(self._dir_fd)
 
     def _link(self, name: str) -> None:
         """Give the nameless file a name, as open(2) shows under O_TMPFILE."""

@@ -119,6 +119,7 @@ class Archive:
         index = _decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
         self._framed = index.frames
         self.layers = [self._layer(d) for d in image.layers if d.media_type == schema.LAYER_TYPE]
+        _check_below(self.manifest)
         self._model = self._frames(self._blobs[schema.MODEL_TYPE].digest, "process model")
         if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
             raise FormatError("the process model is too large")
@@ -300,6 +301,13 @@ def _check_members(members: list[Member], image: schema.ImageManifest) -> None:
     sizes = {_blob_name(d.digest): d.size for d in [*image.layers, image.config]}
     if list(sizes.items()) != [(member.name, member.size) for member in members[1:-3]]:
         raise FormatError("the members are not the blobs of the manifest in their order")
+
+
+def _check_below(manifest: schema.Manifest) -> None:
+    if bool(manifest.below) != (schema.LAYERS_BELOW in manifest.requires):
+        raise FormatError(f"layers below, and feature {schema.LAYERS_BELOW!r} not required")
+    if len(manifest.below) > schema.MAX_LAYERS or not all(map(_ID.fullmatch, manifest.below)):
+        raise FormatError("the layers below have no proper ids, or are too many")
 
 
 def _by_type(image: schema.ImageManifest) -> dict[str, Descriptor]:

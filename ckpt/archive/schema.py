@@ -14,8 +14,11 @@ FORMAT_VERSION: Final = 1
 READABLE_VERSIONS: Final = frozenset({1})
 # 1: first version.
 
-FEATURES: Final[frozenset[str]] = frozenset()
-"""Features that an archive can require and this version has; version 1 needs none."""
+LAYERS_BELOW: Final = "layers-below"
+"""The archive builds upon layers that it does not contain."""
+
+FEATURES: Final = frozenset({LAYERS_BELOW})
+"""Features that an archive can require and this version has; an archive on its own needs none."""
 
 ARTIFACT_TYPE: Final = "application/vnd.autopod.pod.v1"
 IMAGE_MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -108,7 +111,7 @@ class Version(msgspec.Struct, frozen=True):
     requires: list[str]
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The pod manifest.
 
     Attributes:
@@ -121,6 +124,8 @@ class Manifest(msgspec.Struct, frozen=True):
         kinds: names of the kinds of kernel object in the process model, sorted. A restart needs
             to know them all; verifying and showing need not.
         base: lower layers, topmost first.
+        below: ids of the sealed layers that are not in the archive and lie below those that are,
+            bottommost first; LAYERS_BELOW is required if there are any.
     """
 
     format: int
@@ -131,6 +136,7 @@ class Manifest(msgspec.Struct, frozen=True):
     host: Host
     kinds: list[str]
     base: list[Base]
+    below: list[str] = []
 
 
 class Framed(msgspec.Struct, frozen=True):

@@ -74,6 +74,7 @@ class ArchiveWriter:
         self._layers: list[Descriptor] = []
         self._framed: dict[str, Framed] = {}
         self._base: list[Base] = []
+        self._below: list[str] = []
         self._pod: Pod | None = None
         self._config = b""
 
@@ -106,6 +107,10 @@ class ArchiveWriter:
     def set_base(self, base: list[Base]) -> None:
         """Give the lower layers, topmost first."""
         self._base = base
+
+    def set_below(self, layer_ids: list[str]) -> None:
+        """Name the sealed layers that are to be found elsewhere, bottommost first."""
+        self._below = layer_ids
 
     def add_layer(self, layer_id: str, stream: BinaryIO) -> None:
         """Add a sealed layer, the bottommost first; it ends the pages.
@@ -182,13 +187,14 @@ class ArchiveWriter:
     def _manifest(self, pod: Pod) -> schema.Manifest:
         return schema.Manifest(
             format=schema.FORMAT_VERSION,
-            requires=[],
+            requires=[schema.LAYERS_BELOW] if self._below else [],
             tool=self._tool,
             pod=pod.name,
             created=_now(),
             host=self._host,
             kinds=sorted({part.kind for part in _parts(pod)}),
             base=self._base,
+            below=self._below,
         )
 
     def _sign(self, blobs: list[Descriptor], manifest: schema.Manifest) -> None:

@@ -15,7 +15,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
 def mounted():
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    return [line for line in lines if line.startswith("pod ")]
+    return [line for line in lines if line.startswith("(pod) ")]
 
 
 for point, kind, options in (

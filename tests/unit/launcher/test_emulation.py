@@ -2,8 +2,9 @@ import pytest
 
 from launcher import emulation
 from launcher.emulation import EINVAL, EPERM, INODES, SIZE, Mount
+from launcher.places import is_pod_name
 
-BOUNDS = {"source": "pod", "size": str(SIZE), "nr_inodes": str(INODES)}
+BOUNDS = {"source": emulation.SOURCE, "size": str(SIZE), "nr_inodes": str(INODES)}
 
 
 def options(text, kind=b"tmpfs", flags=0):
@@ -38,8 +39,12 @@ def test_other_options_are_refused(text):
 
 
 def test_proc_shows_processes_only():
-    assert options(b"hidepid=2", b"proc") == {"source": "pod", "hidepid": "2", "subset": "pid"}
-    assert options(b"subset=pid", b"proc") == {"source": "pod", "subset": "pid"}
+    assert options(b"hidepid=2", b"proc") == {
+        "source": emulation.SOURCE,
+        "hidepid": "2",
+        "subset": "pid",
+    }
+    assert options(b"subset=pid", b"proc") == {"source": emulation.SOURCE, "subset": "pid"}
     assert options(b"subset=all", b"proc") == EINVAL
     assert options(b"size=1m", b"proc") == EINVAL
 
@@ -66,3 +71,8 @@ def test_attributes_are_forced(kind, flags, attributes):
 
 def test_contradicting_flags():
     assert options(b"", flags=0x400 | 0x1000000) == EINVAL
+
+
+def test_a_mount_of_a_program_is_not_taken_for_a_root():
+    """The source of a pod's root is the pod's name, whatever that is."""
+    assert not is_pod_name(emulation.SOURCE)

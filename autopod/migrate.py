@@ -1,0 +1,208 @@
+"""`autopod migrate`: a running pod goes to another host, with all that it has.
+
+    this host                                     the other one (autopod/receive.py)
+    Offer                                         looks whether the pod could run there
+    sealed layers, while the pod runs             keeps them
+    freeze; Archive: memory, what has changed     builds the pod, up to the last step
+    writes the departure down; kills the pod
+    Release                                       decides the session; lets the pod go: Living
+    takes away what is left of it here
+
+If anything fails before the pod is killed, it goes on here. After that the other host is asked what
+it has decided, as often as it takes: its answer is final, and exactly one of the two runs the pod
+(autopod/journal.py).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopod import journal, leaving, wire
+from autopod.errors import Refused
+from autopod.journal import Departure
+from autopod.wire import Link, LinkCut, PeerFailed
+from ckpt import dump, layers, stack
+from ckpt.archive import host as machine
+from ckpt.archive import keys
+from ckpt.archive.schema import Base
+from ckpt.model import NotCheckpointable
+from ckpt.progress import Progress
+from launcher import config, enter, network, pods
+from launcher.lock import locked
+from launcher.places import Places
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a migration took.
+
+    Attributes:
+        down_ns: from the freeze to the word of the other host that the pod lives.
+        total_ns: of all.
+        sent: bytes of layers and archive.
+        notes: what is not quite as it was, and why.
+    """
+
+    down_ns: int
+    total_ns: int
+    sent: int
+    notes: list[str]
+
+
+def migrate(places: Places, pod: str, name: str, *, progress: Progress) -> Report:
+    """Move the running *pod* to host *name*.
+
+    Raises:
+        Refused, PeerFailed, LinkCut, NotCheckpointable, PodError, StackError, OSError: it has not
+            been moved, and runs on here.
+        Lost: the other host does not say whether it runs the pod.
+    """
+    began = time.monotonic_ns()
+    with locked(places, pod):
+        leaving.settle(places, pod)
+        with progress.step("pre-flight"), wire.connect(places, name) as link:
+            offer = _offer(places, pod, trial=False)
+            link.send(offer)
+            there = link.receive(wire.Accepted).layers
+            sender = _Sender(link, progress)
+            with progress.step("layers"):
+                sender.send_layers(places, pod, offer.layers, there)
+            report, handover = _hand_over(places, pod, offer, sender)
+        taken = handover.taken or leaving.settle(places, pod)
+        if taken is None:
+            raise Refused(f"host {name} has not taken pod {pod!r}: it runs here again")
+        leaving.leave(places, pod)
+    down = (handover.living_ns or time.monotonic_ns()) - report.began_ns
+    return Report(down, time.monotonic_ns() - began, sender.sent, taken.notes)
+
+
+def check(places: Places, pod: str, name: str) -> None:
+    """Do what comes before a migration and changes nothing: ask both hosts whether it can be.
+
+    Raises:
+        Refused, PeerFailed, LinkCut, NotCheckpointable, PodError: it cannot.
+    """
+    with locked(places, pod), wire.connect(places, name) as link:
+        offer = _offer(places, pod, trial=True)
+        refusals = dump.check(places, pod)
+        if refusals:
+            raise NotCheckpointable(*refusals)
+        link.send(offer)
+        link.receive(wire.Accepted)
+
+
+def _hand_over(
+    places: Places, pod: str, offer: wire.Offer, sender: "_Sender"
+) -> "tuple[dump.DumpReport, _Handover]":
+    handover = _Handover(places, offer, sender)
+    file = journal.packed(places, pod)
+    try:
+        report = dump.dump(
+            places,
+            pod,
+            file,
+            leave_running=False,
+            key=keys.load_private(places.keys() / keys.PRIVATE),
+            progress=sender.progress,
+            handover=handover,
+        )
+    except BaseException:
+        if journal.departure(places, pod) is None:
+            file.unlink(missing_ok=True)
+        raise
+    return report, handover
+
+
+def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
+    """Seal what the pod has written so far, and say what it needs.
+
+    Raises:
+        PodError: it does not run.
+    """
+    running = pods.find(places, pod)
+    if running is None or not enter.pids(running):
+        raise pods.PodError(f"pod {pod!r} is not running", f"see autopod addproc {pod} PROGRAM")
+    sealed = stack.status(places, pod).layers if trial else layers.seal(places, pod).layers
+    with stack.identify(places, pod) as identified:
+        base = [Base(*lower) for lower in identified.result()]
+    return wire.Offer(
+        version=wire.VERSION,
+        session=journal.new_session(),
+        pod=pod,
+        machine=machine.describe(),
+        config=config.dump(network.pin(places, config.load(places, pod))).encode(),
+        base=base,
+        layers=[layer.id for layer in reversed(sealed)],
+        size=_memory(running),
+        trial=trial,
+    )
+
+
+def _memory(running: pods.Pod) -> int:
+    """Return the bytes of memory that the pod's processes have in all, those they share twice."""
+    total = 0
+    for pid in enter.pids(running):
+        with suppress(OSError, IndexError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    return total
+
+
+class _Sender:
+    """Sends what is big, and counts it."""
+
+    def __init__(self, link: Link, progress: Progress) -> None:
+        self.link, self.progress, self.sent = link, progress, 0
+
+    def send_layers(self, places: Places, pod: str, wanted: list[str], there: list[str]) -> None:
+        """Send the sealed layers that the other host lacks."""
+        paths = {layer.id: layer.path for layer in stack.status(places, pod).layers}
+        for layer_id in [one for one in wanted if one not in there]:
+            self.link.send(wire.Layer(layer_id))
+            with stack.pack(places, paths[layer_id]) as tar:
+                self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
+            self.link.receive(wire.Done)
+
+    def send_archive(self, file: Path) -> None:
+        """Send the archive."""
+        self.link.send(wire.Archive())
+        with file.open("rb") as stream:
+            self.link.send_stream(self._counted(iter(lambda: stream.read(wire.PIECE), b"")))
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.sent += len(piece)
+            self.progress.advance(len(piece))
+            yield piece
+
+
+class _Handover:
+    """Gives the pod to the other host: see ckpt.dump.Handover.
+
+    Attributes:
+        taken: the other host's word that it runs the pod; None: it did not say so.
+        living_ns: when that came, of time.monotonic_ns().
+    """
+
+    def __init__(self, places: Places, offer: wire.Offer, sender: _Sender) -> None:
+        self._places, self._pod, self._sender = places, offer.pod, sender
+        self._departure = Departure(offer.session, sender.link.peer)
+        self.below: Sequence[str] = offer.layers
+        self.taken: wire.Living | None = None
+        self.living_ns = 0
+
+    def offer(self) -> None:
+        """Send the archive, and wait until the pod stands there."""
+        with self._sender.progress.step("send"):
+            self._sender.send_archive(journal.packed(self._places, self._pod))
+        with self._sender.progress.step("restart"):
+            self._sender.link.receive(wire.Prepared)
+        journal.depart(self._places, self._pod, self._departure)
+
+    def release(self) -> None:
+        """Let it go there. If the link is cut now, the journal tells how it goes on."""
+        with self._sender.progress.step("release"), suppress(LinkCut, PeerFailed, Refused):
+            self._sender.link.send(wire.Release())
+            self.taken = self._sender.link.receive(wire.Living)
+            self.living_ns = time.monotonic_ns()

@@ -1,0 +1,269 @@
+"""A pod comes from another host: the other end of autopod/migrate.py.
+
+Until the session is decided nothing of the pod's is here but layers in the cache; everything else
+ends with the process that receives it.
+"""
+
+import os
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+from autopod import hosts, journal, leaving, wire
+from autopod.errors import Refused
+from autopod.journal import Arrival
+from autopod.wire import Link
+from ckpt import abi, layers, stack
+from ckpt.archive import host as machine
+from ckpt.archive import keys
+from ckpt.archive.newfile import NewFile
+from ckpt.progress import Silent
+from launcher import addresses, config, enter, netconfig, pods
+from launcher.errors import Locked
+from launcher.identity import identity
+from launcher.lock import locked
+from launcher.places import Places, check_pod_name
+
+_LAYER_ID: Final = "trusted.stackfs.id"
+_PATIENCE_S: Final = 60.0
+_PAUSE_S: Final = 0.2
+
+
+def receive(places: Places, link: Link, offer: wire.Offer) -> None:
+    """Take a pod that host *link.peer* offers, and let it go on here.
+
+    Raises:
+        Refused, RestoreError, InstallError, ArchiveError, PodError, StackError, OSError: it cannot
+            be taken; nothing of it is here.
+        LinkCut: the other host went away before the pod was let go.
+    """
+    pod = check_pod_name(offer.pod)
+    if not journal.is_session(offer.session):
+        raise Refused("the offer's session has no proper name")
+    with locked(places, pod):
+        clear(places, pod)
+        lowers = _look(places, offer)
+        there = _cached(places, pod)
+        link.send(wire.Accepted([one for one in offer.layers if one in there]))
+        if offer.trial:
+            return
+        with ExitStack() as undo:
+            mounting = undo.enter_context(stack.begin_mount(places, pod))
+            _import_engine()
+            while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
+                _take_layer(places, pod, message.id, link)
+            _take_pod(places, link, offer, lowers, mounting)
+
+
+def answer(places: Places, peer: str, session: str) -> wire.Living | wire.Gone:
+    """Say what has become of a session, finally.
+
+    A pod that was released, and whose receiver was killed before it had let all go, is restarted.
+
+    Raises:
+        Refused: *peer* asks for what is no session, or it is being worked on for too long.
+        OSError, RestoreError, …: the pod cannot be restarted now.
+    """
+    if not journal.is_session(session):
+        raise Refused(f"host {peer} asks for a session without a proper name")
+    decided = journal.decide(places, session, Arrival("refused", ""))
+    if decided.outcome == "refused":
+        return wire.Gone()
+    finish(places, session)
+    return wire.Living()
+
+
+def finish(places: Places, session: str, *, patience_s: float = _PATIENCE_S) -> None:
+    """See to it that the pod of a released session lives here, and forget its archive.
+
+    Raises:
+        Locked: its receiver, or another command, still works on it.
+        OSError, RestoreError, …: it cannot be restarted now.
+    """
+    file = journal.arrived(places, session)
+    deadline = time.monotonic() + patience_s
+    while file.exists():
+        decided = journal.decide(places, session, Arrival("refused", ""))
+        if decided.outcome == "refused":
+            file.unlink(missing_ok=True)
+            return
+        try:
+            with locked(places, decided.pod):
+                running = pods.find(places, decided.pod)
+                if running is None or not enter.pids(running):
+                    _restart(places, decided.pod, file)
+                file.unlink(missing_ok=True)
+                journal.has_arrived(places, decided.pod)
+        except Locked:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def clear(places: Places, pod: str) -> None:
+    """Take away what a receiver that was killed has left. The caller holds the pod's lock.
+
+    A pod that had been released is let go instead: see finish().
+    """
+    session = journal.arriving(places, pod)
+    if session is None:
+        return
+    decided = journal.decide(places, session, Arrival("refused", ""))
+    if decided.outcome == "refused":
+        leaving.leave(places, pod)
+    elif not journal.arrived(places, session).exists():
+        journal.has_arrived(places, pod)
+
+
+def _look(places: Places, offer: wire.Offer) -> list[Path]:
+    """Return the pod's lower layers here, if the pod can come.
+
+    Raises:
+        Refused: it cannot.
+        InstallError: a lower layer is not here.
+    """
+    if offer.version != wire.VERSION:
+        raise Refused(f"it speaks version {offer.version}, this host {wire.VERSION}")
+    against = machine.missing(offer.machine)
+    if against:
+        raise Refused(f"pod {offer.pod!r} cannot run here: {'; '.join(against)}")
+    _look_for_pod(places, offer.pod)
+    settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
+    _look_at_address(places, settings)
+    free = shutil.disk_usage(_existing(places.states())).free
+    if free < offer.size:
+        raise Refused(f"{free >> 20} MiB are free here, and {offer.size >> 20} MiB may come")
+    named = [base.path for base in offer.base]
+    candidates = [path for path in (*settings.root.lower, *named) if os.path.exists(path)]
+    with layers.identities(places, list(dict.fromkeys(candidates))) as running:
+        found = layers.match(offer.base, {path: one.result() for path, one in running.items()})
+    return [Path(path) for path in found]
+
+
+def _look_for_pod(places: Places, pod: str) -> None:
+    running = pods.find(places, pod)
+    if running is not None and enter.pids(running):
+        raise Refused(f"a pod {pod!r} runs here", f"autopod rm {pod} there")
+    if places.departure(pod).exists():
+        raise Refused(f"pod {pod!r} has been given away by this host, and that has not ended")
+    for part in ("upper", "layers"):
+        if any((places.state(pod) / part).glob("*")):
+            hint = f"autopod rm {pod} --purge, there"
+            raise Refused(f"a pod {pod!r} is here, with files of its own", hint)
+
+
+def _look_at_address(places: Places, settings: config.PodConfig) -> None:
+    """Refuse a pod whose identity in the network another one has here."""
+    book, name = addresses.read(places), settings.name
+    kept = book.pods.get(name)
+    others = {pod: own for pod, own in book.identities.items() if pod != name}
+    identity(places, settings, netconfig.pools(places), kept.identity if kept else None, others)
+
+
+def _existing(directory: Path) -> Path:
+    while not directory.exists():
+        directory = directory.parent
+    return directory
+
+
+def _cached(places: Places, pod: str) -> set[str]:
+    """Return the ids of the sealed layers that are here, whole."""
+    try:
+        names = os.listdir(journal.cache(places, pod))
+    except FileNotFoundError:
+        return set()
+    return {name for name in names if journal.is_session(name)}
+
+
+def _import_engine() -> None:
+    """Import what a restart needs, while the pod still runs at the other host."""
+    from ckpt import restore
+
+    del restore
+
+
+def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
+    """Keep a sealed layer in the cache, where it appears whole."""
+    if not journal.is_session(layer_id):
+        raise Refused("a layer has no proper id")
+    cache = journal.cache(places, pod)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(cache / f".{layer_id}")
+    with stack.unpack(places, cache / f".{layer_id}") as tar:
+        for piece in link.receive_stream():
+            tar.write(piece)
+    os.setxattr(cache / f".{layer_id}", _LAYER_ID, layer_id.encode())
+    (cache / f".{layer_id}").rename(cache / layer_id)
+    link.send(wire.Done())
+
+
+def _take_pod(
+    places: Places, link: Link, offer: wire.Offer, lowers: list[Path], mounting: stack.Mounting
+) -> None:
+    """Build the pod from the archive that comes; let it go when the other host has let go of it."""
+    from ckpt import restore
+
+    path = journal.arrived(places, offer.session)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = NewFile(path)
+    journal.arrive(places, offer.pod, offer.session)
+    try:
+        with open(file.fd, "wb", closefd=False) as stream:
+            stream.writelines(link.receive_stream())
+
+        def gate() -> None:
+            link.send(wire.Prepared())
+            link.receive(wire.Release)
+            file.commit(durable=False)
+            decided = journal.decide(places, offer.session, Arrival("released", offer.pod))
+            if decided.outcome == "refused":
+                raise Refused("the other host has been told that the pod is not taken")
+
+        key = hosts.load(places, link.peer).key
+        report = restore.restore(
+            places,
+            offer.pod,
+            Path(f"/proc/self/fd/{file.fd}"),
+            trusted={keys.fingerprint(key): key},
+            lowers=lowers,
+            replace=False,
+            progress=Silent(),
+            mounting=mounting,
+            cache=journal.cache(places, offer.pod),
+            gate=gate,
+        )
+        with suppress(wire.LinkCut):  # the other host will ask
+            link.send(wire.Living(report.notes))
+        _make_durable(places.state(offer.pod))
+        path.unlink(missing_ok=True)
+        journal.has_arrived(places, offer.pod)
+    except BaseException:
+        clear(places, offer.pod)
+        raise
+    finally:
+        file.discard()
+
+
+def _restart(places: Places, pod: str, file: Path) -> None:
+    from ckpt import restore
+
+    restore.restore(
+        places,
+        pod,
+        file,
+        trusted=keys.load_trusted(places.trust()),
+        lowers=None,
+        replace=False,
+        progress=Silent(),
+    )
+
+
+def _make_durable(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        abi.syncfs(fd)
+    finally:
+        os.close(fd)
