@@ -29,6 +29,15 @@ def pod(name: str) -> str:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 
+def add_tcp(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what becomes of open TCP connections."""
+    parser.add_argument(
+        "--tcp",
+        choices=("keep", "close", "listen-only"),
+        help="open TCP connections: they go on, are ended, or forgotten (default: as configured)",
+    )
+
+
 def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
     """Call `arguments.run(places, arguments)`; return the exit status, *failed* after an error.
 

@@ -1,10 +1,12 @@
 """The way into a running pod, for those who place processes in it."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from launcher import wall
 from launcher.errors import PodError
 from launcher.pods import Pod, start_time
 
@@ -50,6 +52,21 @@ def pidfd(pod: Pod) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextmanager
+def network(pod: Pod) -> Iterator[None]:
+    """Have the calling thread be in the pod's network namespace for a while.
+
+    Raises:
+        OSError: the namespace cannot be opened.
+    """
+    fd = os.open(f"/proc/{pod.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with wall.inside(fd):
+            yield
+    finally:
+        os.close(fd)
 
 
 def check_alive(pod: Pod) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from launcher import abi, addresses, hosts, netconfig, network, ruleset
+from launcher import abi, addresses, hosts, netconfig, network, ruleset, wall
 from launcher.addresses import Book, Entry
 from launcher.config import PodConfig
 from launcher.errors import PodError
@@ -30,8 +30,11 @@ _NODAD: Final = 0x02  # IFA_F_NODAD, <linux/if_addr.h>: it is nobody else's, and
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
 
-def make(places: Places, config: PodConfig) -> None:
-    """Make the network of a pod; on failure nothing is left but what was in the book before."""
+def make(places: Places, config: PodConfig, *, walled: bool) -> None:
+    """Make the network of a pod; on failure nothing is left but what was in the book before.
+
+    With *walled* there is a wall around it before it has an address: see launcher.wall.
+    """
     before = addresses.read(places)
     book = _with(places, before, config)
     found = book.identities.get(config.name)
@@ -39,7 +42,7 @@ def make(places: Places, config: PodConfig) -> None:
         _refuse_busy(found, before.identities.get(config.name))
     addresses.write(places, book)
     try:
-        pod_fd = _make_namespace(places, config.name, found)
+        pod_fd = _make_namespace(places, config.name, found, walled=walled)
         _settle(places, before, book)
         _keep(places, config.name, pod_fd)
     except BaseException:
@@ -121,7 +124,7 @@ def _nft(text: str) -> None:
 # --- what is one pod's ---------------------------------------------------------------------
 
 
-def _make_namespace(places: Places, name: str, found: Identity | None) -> int:
+def _make_namespace(places: Places, name: str, found: Identity | None, *, walled: bool) -> int:
     """Return a descriptor of a new namespace that has all that the pod needs.
 
     The process is in the host's before and after.
@@ -131,6 +134,8 @@ def _make_namespace(places: Places, name: str, found: Identity | None) -> int:
     abi.unshare(abi.CLONE_NEWNET)
     try:
         pod_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if walled:
+            wall.build_lasting(pod_fd)
         if found is not None:
             abi.setns(host_fd, abi.CLONE_NEWNET)
             with IPRoute() as ip:
@@ -234,10 +239,11 @@ def _main(verb: str, name: str) -> int:
     places = Places.from_environment()
     try:
         with addresses.locked(places):
-            if verb == "make":
-                make(places, msgspec.json.decode(sys.stdin.buffer.read(), type=PodConfig))
-            else:
+            if verb == "remove":
                 remove(places, name)
+            else:
+                config = msgspec.json.decode(sys.stdin.buffer.read(), type=PodConfig)
+                make(places, config, walled=verb == "make-walled")
     except NetlinkError as e:
         failure = Failure(os.strerror(e.code))
     except (PodError, ConfigError) as e:

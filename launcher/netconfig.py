@@ -54,6 +54,9 @@ class Network(Table, frozen=True):
         parent: of "macvlan".
         nat: what lies beyond the host can be reached, with the host's address for the pod's.
         publish: ports of the host that lead to the pod's: `[ADDRESS:]PORT:PORT[/udp]`.
+        tcp: what a checkpoint, and a restart, does with open TCP connections: "keep": they go on;
+            "close": their peers are told that they have ended; "listen-only": only listening
+            sockets are carried over, and nobody is told.
     """
 
     mode: Literal["bridge", "macvlan", "none"] = "bridge"
@@ -65,6 +68,7 @@ class Network(Table, frozen=True):
     parent: str | None = None
     nat: bool = False
     publish: tuple[str, ...] = ()
+    tcp: Literal["keep", "close", "listen-only"] = "keep"
 
     def __post_init__(self) -> None:
         _check_mac(self.mac)

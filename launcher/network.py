@@ -9,12 +9,14 @@ is to fork into a pod.
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 
-from launcher import abi, addresses
+from launcher import abi, addresses, announce, wall
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.identity import Identity, adopted, pinned
@@ -35,8 +37,13 @@ def path(places: Places, name: str) -> Path:
     return places.run(name) / "net"
 
 
-def ensure(places: Places, config: PodConfig) -> Identity | None:
+def ensure(places: Places, config: PodConfig, *, walled: bool = False) -> Identity | None:
     """Make the network of a pod that is not running, if it is not there, or to be another.
+
+    Args:
+        places: the instance.
+        config: the pod's.
+        walled: keep all packets out of it, from its first moment on, until open_network().
 
     Returns:
         The pod's identity; None if it has no network.
@@ -44,12 +51,12 @@ def ensure(places: Places, config: PodConfig) -> Identity | None:
     Raises:
         PodError: it cannot be made.
     """
-    with begin(places, config) as making:
+    with begin(places, config, walled=walled) as making:
         making.finish()
     return addresses.identity_of(places, config.name)
 
 
-def begin(places: Places, config: PodConfig) -> "Making":
+def begin(places: Places, config: PodConfig, *, walled: bool = False) -> "Making":
     """Begin what ensure() does; the caller may do something else meanwhile.
 
     Raises:
@@ -57,9 +64,12 @@ def begin(places: Places, config: PodConfig) -> "Making":
     """
     entry = addresses.read(places).pods.get(config.name)
     if entry and entry.asked == config.network and is_kept(path(places, config.name)):
+        with _opened(path(places, config.name)) as fd:
+            (wall.build_lasting if walled else wall.remove)(fd)
         return Making(places, config.name, None, is_new=False)
     asked = msgspec.json.encode(config)
-    return Making(places, config.name, _spawn("make", places, config.name, asked), entry is None)
+    process = _spawn("make-walled" if walled else "make", places, config.name, asked)
+    return Making(places, config.name, process, entry is None)
 
 
 class Making:
@@ -95,6 +105,33 @@ class Making:
             remove_network(self._places, self._name)
 
 
+def open_network(places: Places, name: str) -> None:
+    """Let packets pass into the network of pod *name*, if it is walled, and announce it.
+
+    Neighbours and switches may know its addresses from elsewhere.
+
+    Raises:
+        OSError: as netlink(7), packet(7).
+    """
+    with _opened(path(places, name)) as fd:
+        wall.open_lasting(fd)
+        announce.announce(fd)
+
+
+def leave_network(places: Places, name: str) -> None:
+    """Have pod *name*, which has ended, no more be heard from; its network is made anew if needed.
+
+    Its addresses are another host's from now on. Whatever is left goes with remove_network().
+
+    Raises:
+        OSError: as netdevice(7).
+    """
+    file = path(places, name)
+    with _opened(file) as fd:
+        announce.fall_silent(fd)
+    abi.umount2(os.fspath(file), abi.MNT_DETACH)
+
+
 def remove_network(places: Places, name: str) -> None:
     """Remove the network of pod *name*, if it has one, and the bridge after the last.
 
@@ -128,6 +165,15 @@ def is_kept(file: Path) -> bool:
         return False
     try:
         return abi.fstatfs_type(fd) == abi.NSFS_MAGIC
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[int]:
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
     finally:
         os.close(fd)
 

@@ -88,8 +88,16 @@ def find(places: Places, name: str) -> Pod | None:
     return Pod(name, record.init_pid, record.init_start, groups, record.clocks, places)
 
 
-def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = None) -> Pod:
+def create(
+    places: Places,
+    config: PodConfig,
+    *,
+    clocks: ClockOffsets | None = None,
+    walled: bool = False,
+) -> Pod:
     """Make the pod: control groups, namespaces, mounts, init; no program.
+
+    With *walled* its network lets no packet through until network.open_network().
 
     On failure everything is undone, but for the network, which is made once and kept.
 
@@ -106,7 +114,7 @@ def create(places: Places, config: PodConfig, *, clocks: ClockOffsets | None = N
         raise PodError(f"pod {name!r} has been given to another host, or is on its way", hint)
     _check_root(places, name)
     destroy(places, name)
-    network.ensure(places, config)
+    network.ensure(places, config, walled=walled)
     the_plan = plan_of(places, config, clocks, hosts.prepare(places, config))
     return _make(places, config, the_plan, clocks)
 

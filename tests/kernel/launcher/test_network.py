@@ -315,7 +315,7 @@ def maker(pod, verb, stage):
     """Run launcher.links, which is killed where it would do *stage*."""
     code = (
         "import os, sys\nfrom launcher import links\n"
-        f"links.{stage} = lambda *args: os.kill(os.getpid(), 9)\n"
+        f"links.{stage} = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         f"links._main({verb!r}, 'a')"
     )
     text = msgspec.json.encode(config.load(pod.places, "a"))
