@@ -73,24 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--leave-running", action="store_true", help="let the pod go on afterwards"
     )
+    commandline.add_tcp(checkpoint)
 
-    restart = verbs.add_parser("restart", help="let a pod go on from such a file")
-    restart.set_defaults(run=_restart)
-    _add_pod(restart)
-    restart.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
-    restart.add_argument(
-        "--base",
-        "--lower",
-        dest="lower",
-        metavar="DIR",
-        type=Path,
-        action="append",
-        help="a base directory of the pod, told by what is in it (default: as configured, or as "
-        "archived)",
-    )
-    restart.add_argument(
-        "--replace", action="store_true", help="move other files of the pod on this host aside"
-    )
+    _add_restart(verbs)
 
     remove = verbs.add_parser("rm", help="remove a pod from this host; its base is left alone")
     remove.set_defaults(run=_remove)
@@ -147,6 +132,27 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("host", metavar="HOST")
 
 
+def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    restart = verbs.add_parser("restart", help="let a pod go on from such a file")
+    restart.set_defaults(run=_restart)
+    _add_pod(restart)
+    restart.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
+    restart.add_argument(
+        "--base",
+        "--lower",
+        dest="lower",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        help="a base directory of the pod, told by what is in it (default: as configured, or as "
+        "archived)",
+    )
+    restart.add_argument(
+        "--replace", action="store_true", help="move other files of the pod on this host aside"
+    )
+    commandline.add_tcp(restart)
+
+
 def _add_pod(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pod", metavar="POD", type=commandline.pod)
 
@@ -191,7 +197,11 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
     if not (places.keys() / keys.PRIVATE).exists():
         new_key, _ = keys.ensure(places.keys(), places.trust())
     commands.checkpoint(
-        places, arguments.pod, arguments.file, leave_running=arguments.leave_running
+        places,
+        arguments.pod,
+        arguments.file,
+        leave_running=arguments.leave_running,
+        tcp=arguments.tcp,
     )
     if new_key:
         print(f"signed with this host's new key pair, {new_key[:16]}…, in {places.keys()}")
@@ -207,6 +217,7 @@ def _restart(places: Places, arguments: argparse.Namespace) -> int:
         arguments.file,
         lowers=arguments.lower,
         replace=arguments.replace,
+        tcp=arguments.tcp,
     )
     return 0
 

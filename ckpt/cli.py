@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     dump.add_argument("pod", metavar="POD", type=commandline.pod)
     dump.add_argument("-o", dest="file", metavar="FILE", type=Path, required=True)
     dump.add_argument("--leave-running", action="store_true", help="let the pod go on afterwards")
+    commandline.add_tcp(dump)
 
     restore = verbs.add_parser("restore", help="restart a pod from an archive")
     restore.set_defaults(run=_restore)
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument(
         "--replace", action="store_true", help="move other state of the pod on this host aside"
     )
+    commandline.add_tcp(restore)
 
     verify = verbs.add_parser("verify", help="check signature and every byte of an archive")
     verify.set_defaults(run=_verify)
@@ -83,7 +85,11 @@ def _dump(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
 
     commands.checkpoint(
-        places, arguments.pod, arguments.file, leave_running=arguments.leave_running
+        places,
+        arguments.pod,
+        arguments.file,
+        leave_running=arguments.leave_running,
+        tcp=arguments.tcp,
     )
     return 0
 
@@ -97,6 +103,7 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
         arguments.file,
         lowers=arguments.lower,
         replace=arguments.replace,
+        tcp=arguments.tcp,
     )
     return 0
 

@@ -12,8 +12,12 @@ from launcher.lock import locked
 from launcher.places import Places
 
 
-def checkpoint(places: Places, pod: str, file: Path, *, leave_running: bool) -> None:
+def checkpoint(
+    places: Places, pod: str, file: Path, *, leave_running: bool, tcp: str | None = None
+) -> None:
     """Write pod *pod* to the archive *file*, signed with the host's key.
+
+    *tcp* says what becomes of TCP connections (launcher.config.Network); None: as configured.
 
     Raises:
         NotCheckpointable: the pod has what cannot be checkpointed; nothing was touched.
@@ -29,6 +33,7 @@ def checkpoint(places: Places, pod: str, file: Path, *, leave_running: bool) -> 
             pod,
             file,
             leave_running=leave_running,
+            tcp=tcp,
             key=key,
             progress=progress.for_terminal(),
         )
@@ -41,9 +46,17 @@ def checkpoint(places: Places, pod: str, file: Path, *, leave_running: bool) -> 
 
 
 def restart(
-    places: Places, pod: str, file: Path, *, lowers: Sequence[Path] | None, replace: bool
+    places: Places,
+    pod: str,
+    file: Path,
+    *,
+    lowers: Sequence[Path] | None,
+    replace: bool,
+    tcp: str | None = None,
 ) -> None:
     """Make pod *pod* from the archive *file*, if a trusted key has signed it.
+
+    *tcp* as for checkpoint().
 
     Raises:
         ArchiveError: the archive is refused; nothing was taken from it.
@@ -66,6 +79,7 @@ def restart(
             lowers=lowers,
             replace=replace,
             progress=progress.for_terminal(),
+            tcp=tcp,
             mounting=mounting,
         )
     many = "process" if report.processes == 1 else "processes"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ckpt import abi, collect, layers, plan, procfs
+from ckpt import abi, collect, connections, layers, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
@@ -23,6 +23,7 @@ from ckpt.kinds import memory, registers
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector, Files
 from ckpt.progress import Progress
+from ckpt.wire import Wire
 from launcher import config, enter, network, pods
 from launcher.places import Places
 
@@ -95,8 +96,9 @@ def check(places: Places, pod: str) -> list[Refusal]:
         PodError: the pod is not running.
     """
     running = _running(places, pod)
+    policy = config.load(places, pod).network.tcp
     with _root_of(running) as root_fd:
-        return _check(places, running, root_fd)
+        return _check(places, running, root_fd, policy)
 
 
 def dump(  # noqa: PLR0913 (the command's own choices)
@@ -108,6 +110,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     key: "Ed25519PrivateKey",
     progress: Progress,
     handover: Handover | None = None,
+    tcp: str | None = None,
 ) -> DumpReport:
     """Checkpoint a running pod into the archive *path*.
 
@@ -119,6 +122,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         key: signs the archive.
         progress: is told of the long steps.
         handover: takes the pod over when it ends here.
+        tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
 
     Raises:
         NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
@@ -127,38 +131,42 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     """
     began = time.monotonic_ns()
     running = _running(places, pod)
+    settings = config.load(places, pod)
+    policy = tcp or settings.network.tcp
     with ExitStack() as stack:
         root_fd = stack.enter_context(_root_of(running))
-        _raise_any(_check(places, running, root_fd))
+        _raise_any(_check(places, running, root_fd, policy))
         writer = stack.enter_context(ArchiveWriter(path, key, progress=progress))
         abi.syncfs(root_fd)  # so that little is left to write while the pod stands still
+        wire = stack.enter_context(Wire(running))  # which takes a while to close
         freeze = stack.enter_context(Freeze())
+        stack.callback(wire.open)
         frozen = freeze.stop_all(lambda: enter.pids(running))
-        with _collector(places, running, root_fd, writer.pages.add) as collector:
-            snapshot = _collect(running, frozen, collector, stack)
-        if not snapshot.living:
-            raise pods.PodError(f"no program runs in pod {pod!r}: there is nothing to checkpoint")
+        collector = stack.enter_context(
+            _collector(places, running, root_fd, policy, writer.pages.add, wire)
+        )
+        snapshot = _collect(running, frozen, collector, stack)
         for living in snapshot.living.values():
             _read_while_frozen(living, writer)
         abi.syncfs(root_fd)
         sealed = layers.seal(places, pod)
         if leave_running:
-            _let_go(freeze, snapshot)
+            _let_go(freeze, snapshot, collector, wire)
         frozen_ns = time.monotonic_ns() - freeze.began_ns
         with progress.step("memory"):
             for living in snapshot.living.values():
                 _read_copy(living, writer)
         writer.set_model(_model(pod, snapshot))
-        writer.set_config(config.dump(network.pin(places, config.load(places, pod))).encode())
+        writer.set_config(config.dump(network.pin(places, settings)).encode())
         with progress.step("file system"):
             layers.write_layers(writer, sealed, handover.below if handover else ())
         summary = writer.commit()
         if handover:
             handover.offer()
         if not leave_running:
-            pods.kill(running)
-            freeze.kill_all()
+            _end(running, freeze, collector, wire)
             if handover:
+                network.leave_network(places, pod)
                 handover.release()
             pods.destroy(places, pod)
     total = time.monotonic_ns() - began
@@ -186,22 +194,22 @@ def _root_of(running: pods.Pod) -> Iterator[int]:
         os.close(fd)
 
 
-def _check(places: Places, running: pods.Pod, root_fd: int) -> list[Refusal]:
+def _check(places: Places, running: pods.Pod, root_fd: int, tcp: str) -> list[Refusal]:
     """Look at a pod that runs, and so changes under the look: what counts is found every time."""
-    found = _look(places, running, root_fd)
+    found = _look(places, running, root_fd, tcp)
     for _ in range(_MORE_LOOKS):
         if not found:
             break
         time.sleep(_PAUSE_S)
-        again = _look(places, running, root_fd)
+        again = _look(places, running, root_fd, tcp)
         found = [refusal for refusal in found if refusal in again]
     return found
 
 
-def _look(places: Places, running: pods.Pod, root_fd: int) -> list[Refusal]:
+def _look(places: Places, running: pods.Pod, root_fd: int, tcp: str) -> list[Refusal]:
     host_pids = enter.pids(running)
     found = check_processes(running.init_pid, host_pids)
-    with _collector(places, running, root_fd, None) as collector:
+    with _collector(places, running, root_fd, tcp) as collector:
         for pid in host_pids:
             _add_process(collector, pid)
         found += collector.finish().refusals
@@ -222,13 +230,17 @@ def _collector(
     places: Places,
     running: pods.Pod,
     root_fd: int,
-    store: Callable[[bytes | memoryview], int] | None,
+    tcp: str,
+    store: Callable[[bytes | memoryview], int] | None = None,
+    wire: Wire | None = None,
 ) -> FileCollector:
     return FileCollector(
         pod_root_fd=root_fd,
         init_host_pid=running.init_pid,
         log_path=os.fspath(places.log(running.name)),
         store=store,
+        tcp=tcp,
+        hold_network=wire.hold if wire else lambda: None,
     )
 
 
@@ -239,6 +251,7 @@ def _collect(
 
     Raises:
         NotCheckpointable: something cannot be carried over.
+        PodError: there is no program.
     """
     clocks = Clocks(
         time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
@@ -262,6 +275,10 @@ def _collect(
             stack.callback(state.copy.kill)
     files = collector.finish()
     _raise_any(refusals + files.refusals)
+    if not living:
+        raise pods.PodError(
+            f"no program runs in pod {running.name!r}: there is nothing to checkpoint"
+        )
     return _Snapshot(clocks, frozen, living, files)
 
 
@@ -281,11 +298,22 @@ def _read_copy(living: _Living, writer: ArchiveWriter) -> None:
         copy.kill()
 
 
-def _let_go(freeze: Freeze, snapshot: _Snapshot) -> None:
+def _let_go(freeze: Freeze, snapshot: _Snapshot, collector: FileCollector, wire: Wire) -> None:
+    collector.close()  # what the program closes is to be closed
+    wire.open()
     for living in snapshot.living.values():
         for tracee in living.state.quiet:
             registers.repeat_quietly(tracee)
     freeze.thaw()
+
+
+def _end(running: pods.Pod, freeze: Freeze, collector: FileCollector, wire: Wire) -> None:
+    """End the pod; its connections without a word to their peers, unless they are to be closed."""
+    pods.kill(running)
+    freeze.kill_all()
+    if collector.tcp != "close":
+        wire.keep_closed()
+        connections.silence(collector.sources())
 
 
 # --- the model -------------------------------------------------------------------------------

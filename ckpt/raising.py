@@ -18,6 +18,7 @@ import msgspec
 
 from ckpt import abi, collect, embryo, plan, vdso
 from ckpt.arch import x86_64 as arch
+from ckpt.connections import Connections
 from ckpt.embryo import Embryo
 from ckpt.kinds import memory, registers, thread_signals
 from ckpt.kinds.stages import Stage, Target, name_of
@@ -45,6 +46,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     give_console: Callable[[int, int], None],
     give_listener: Callable[[int], None],
     gate: Callable[[], None],
+    open_network: Callable[[], None],
 ) -> list[str]:
     """Make the processes of *model* in the pod and let them go.
 
@@ -56,6 +58,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         give_console: see ckpt.seed.plant().
         give_listener: takes the listener of a filter, and duplicates it.
         gate: called when all stand, before one is let go; if it raises, none is.
+        open_network: lets packets pass; it is called when everything stands.
 
     Returns:
         What is not quite as it was, and why.
@@ -75,10 +78,15 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     with ExitStack() as stack:
         stack.callback(seed.end)
         enter.join_cgroups(running, seed.host_pid)
+        tcp = stack.enter_context(Connections(model.files, seed.duplicate, load))
         raising = _Raising(model, seed, seed_pid, spare, pages, give_listener)
         stack.callback(raising.kill)
-        raising.run()
+        raising.build()
+        tcp.settle()
         gate()
+        open_network()
+        with enter.network(running):
+            tcp.release()
         raising.release()
     return raising.notes
 
@@ -129,8 +137,8 @@ class _Raising:
             (s.start, s.end) for space in self._spaces.values() for s in space.specials
         ]
 
-    def run(self) -> None:
-        """Build everything and let it go."""
+    def build(self) -> None:
+        """Build everything."""
         self._make_tree()
         for process in self._living:
             self._build(process)

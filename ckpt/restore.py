@@ -5,6 +5,7 @@ the processes are built, and only when all of them stand are the processes let g
 fails, what was made is undone, and the pod's former state on this host is as it was.
 """
 
+import ipaddress
 import pkgutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import kinds, layers, stack
+from ckpt import connections, kinds, layers, stack
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
 from ckpt.model import PAGE_SIZE, Pod
@@ -51,6 +52,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     lowers: Sequence[Path] | None,
     replace: bool,
     progress: Progress,
+    tcp: str | None = None,
     mounting: stack.Mounting | None = None,
     cache: Path | None = None,
     gate: Callable[[], None] = lambda: None,
@@ -65,6 +67,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         lowers: directories to take the lower layers from; see layers.install().
         replace: move other state of the pod on this host aside.
         progress: is told of the long steps.
+        tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
         mounting: from stack.begin_mount(), where the caller could begin earlier.
         cache: sealed layers that the archive only names; see layers.install().
         gate: called when the pod stands, before its processes are let go; if it raises, the restart
@@ -86,10 +89,12 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         model = archive.model()
         _check(archive, pod)
         settings = _config(places, pod, archive)
+        model = connections.apply(model, tcp or settings.network.tcp)
+        walled = _check_addresses(settings, model)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
             failed.callback(_remove_state, places, pod)
-        making = network.begin(places, settings)
+        making = network.begin(places, settings, walled=walled)
         failed.callback(making.undo)
         failed.enter_context(making)
         with progress.step("file system"):
@@ -98,7 +103,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             )
         failed.callback(installed.undo)
         making.finish()
-        running = pods.create(places, settings, clocks=_offsets(model))
+        running = pods.create(places, settings, clocks=_offsets(model), walled=walled)
         failed.callback(pods.destroy, places, pod)
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
             notes = _raise(places, running, model, archive, progress, gate)
@@ -132,6 +137,9 @@ def _raise(
     def give_console(index: int, master_fd: int) -> None:
         holder.give_console(places, running.name, index, master_fd)
 
+    def open_network() -> None:
+        network.open_network(running.places, running.name)
+
     def give_listener(listener_fd: int) -> None:
         with holder.connect(places, running.name) as connection:
             holder.give_listener(connection, listener_fd)
@@ -144,6 +152,7 @@ def _raise(
         give_console=give_console,
         give_listener=give_listener,
         gate=gate,
+        open_network=open_network,
     )
 
 
@@ -167,6 +176,31 @@ def _check(archive: Archive, pod: str) -> None:
         against.append(f"this version does not know its {', '.join(unknown)}")
     if against:
         raise RestoreError(f"pod {pod!r} cannot run here: {'; '.join(against)}")
+
+
+def _check_addresses(settings: config.PodConfig, model: Pod) -> bool:
+    """Are there connections, whose addresses the pod will have?
+
+    Raises:
+        RestoreError: there are, and it will not have them.
+    """
+    used = {_plain(host) for host in connections.addresses(model)}
+    outside = {host for host in used if not (host.is_loopback or host.is_link_local)}
+    network = settings.network
+    wanted = [text for text in (network.address, network.address6) if text is not None]
+    missing = sorted(map(str, outside - {ipaddress.ip_interface(text).ip for text in wanted}))
+    if missing:
+        raise RestoreError(
+            f"the pod has open connections at {', '.join(missing)}, and no such address here",
+            "set network.address to it, or give the connections up: --tcp close",
+        )
+    return bool(used)
+
+
+def _plain(host: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address":
+    """Return the address; IPv4 where it stands in an IPv6 one."""
+    address = ipaddress.ip_address(host)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:

@@ -83,6 +83,14 @@ class Seed:
     _channel: socket.socket
     _workshop_pid: int
 
+    def duplicate(self, file: int) -> int:
+        """Return a descriptor of its open file with OpenFile.id *file*; the caller owns it."""
+        pidfd = os.pidfd_open(self.host_pid)
+        try:
+            return abi.pidfd_getfd(pidfd, self.files[file])
+        finally:
+            os.close(pidfd)
+
     def end(self) -> None:
         """Wait for the workshop, which ends the seed; idempotent."""
         self._channel.close()

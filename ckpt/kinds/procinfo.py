@@ -118,6 +118,28 @@ def parse_groups(igmp: bytes, igmp6: bytes) -> set[str]:
     return {g for g in groups - _AUTOMATIC if not g.startswith(_SOLICITED)}
 
 
+def parse_tcp_peer(table: bytes, inode: int) -> tuple[str, int] | None:
+    """Return the peer of the socket *inode*, address and port; None if it is not listed.
+
+    Args:
+        table: /proc/PID/net/tcp or tcp6: addresses are 32-bit words in hexadecimal.
+        inode: of the socket.
+
+    Source: net/ipv4/tcp_ipv4.c, get_tcp4_sock(); net/ipv6/tcp_ipv6.c, get_tcp6_sock().
+    """
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if int(fields[9]) == inode:
+            words, _, port = fields[2].decode().partition(":")
+            packed = b"".join(
+                int(words[at : at + 8], 16).to_bytes(4, sys.byteorder)
+                for at in range(0, len(words), 8)
+            )
+            family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+            return socket.inet_ntop(family, packed), int(port, 16)
+    return None
+
+
 def view_flags(view: str, link_mode: int) -> int:
     """Return how a file must be opened to be used as *view*: `map_files`, `exe`, `cwd`, `root`.
 

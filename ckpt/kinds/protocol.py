@@ -91,6 +91,13 @@ class Dump(Protocol):
     log_path: str
     """The launcher's log file on the host, which programs have as their output."""
 
+    tcp: str
+    """What is to become of TCP connections: "keep", "close" or "listen-only"."""
+
+    def hold_network(self) -> None:
+        """Build a wall around the pod's network, unless it stands: connections will be read."""
+        ...
+
     def file_id(self, host_pid: int, fd: int) -> int | None:
         """Return the OpenFile.id of descriptor *fd* of *host_pid*; None if it has no such."""
         ...

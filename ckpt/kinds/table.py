@@ -62,7 +62,7 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""
 
-COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, epoll)
+COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, tcp, epoll)
 """Need a second step in the workshop, in this order."""
 
 WATCHING_KINDS: Final[tuple[Completing, ...]] = (inotify,)

@@ -125,7 +125,7 @@ class Pod:
         self.signal(pid)
         assert self.wait_for_match(r"^(ok|fail:.*)$")[1] == "ok", self.log()
 
-    def dump(self, *, leave_running=False):
+    def dump(self, *, leave_running=False, tcp=None):
         key = keys.load_private(self.places.keys() / keys.PRIVATE)
         with locked(self.places, self.name):
             return dump.dump(
@@ -135,9 +135,10 @@ class Pod:
                 leave_running=leave_running,
                 key=key,
                 progress=Silent(),
+                tcp=tcp,
             )
 
-    def restore(self):
+    def restore(self, *, tcp=None):
         with locked(self.places, self.name):
             return restore.restore(
                 self.places,
@@ -147,6 +148,7 @@ class Pod:
                 lowers=None,
                 replace=False,
                 progress=Silent(),
+                tcp=tcp,
             )
 
     def check(self):

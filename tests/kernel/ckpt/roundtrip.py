@@ -14,6 +14,7 @@ import traceback
 
 import msgspec
 
+from ckpt.connections import Connections
 from ckpt.kinds import terminal
 from ckpt.model import Part, Process
 from ckpt.openfiles import FileCollector
@@ -184,6 +185,9 @@ def rebuild(files, pid, pages, log_path=None, give_console=lambda index, fd: Non
     if pod:
         workshop.rebuild_pod(files.pod_parts)
     rebuilt = workshop.rebuild()
+    with Connections(files.files, lambda file: os.dup(rebuilt[file]), pages.load) as connections:
+        connections.settle()
+        connections.release()
     os.close(proc_fd)
     os.close(log_fd)
     assert all(fd >= FLOOR for fd in rebuilt.values())

@@ -31,8 +31,6 @@ sleep 1000
 """
 EXPECTED = {
     "descriptor 1": "its other end is held outside of the pod",
-    "descriptor 4": "it is an established TCP connection from 127.0.0.1 port",
-    "descriptor 5": "it is an established TCP connection from 127.0.0.1 port",
     "descriptor 6": "this kind of file cannot be carried over",
 }
 

@@ -295,18 +295,6 @@ def test_listeners_that_share_a_port():
     roundtrip(setup, check, network=True)
 
 
-def test_established_connection_is_refused():
-    def setup():
-        listener = socket.create_server(("127.0.0.1", 25))
-        put(socket.create_connection(("127.0.0.1", 25)), 10)
-        put(listener.accept()[0], 11)
-
-    found = refusals(setup, network=True)
-    assert [r.what.split()[1] for r in found] == ["10", "11"]
-    assert "established TCP connection from 127.0.0.1 port 25 to port" in found[0].why
-    assert "cannot be carried over yet" in found[0].hint
-
-
 def test_udp_and_multicast():
     def setup():
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -1,0 +1,127 @@
+"""The TCP connections of a pod: what a restart needs more than the workshop, and policies.
+
+The workshop gives each its addresses and sequence numbers and leaves it in repair mode. When all
+processes stand, the queues are filled and repair mode ends, all behind the wall; then packets pass
+again, and what the peers must hear or have sent is made up for. So the clocks of retransmission
+start as late as they can, and no peer ever speaks to a kernel that lacks its connection.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from typing import Final, Self
+
+import msgspec
+
+from ckpt.kinds import sockets, tcp
+from ckpt.kinds.forge import Forge
+from ckpt.kinds.protocol import Source
+from ckpt.kinds.tcprepair import Queue
+from ckpt.model import OpenFile, Part, Pod
+
+KIND: Final = "tcp"
+
+
+def addresses(model: Pod) -> set[str]:
+    """Return the pod's own addresses that connections of *model* have, as text."""
+    return {
+        state.address.host
+        for _, state in _states(model.files)
+        if state.state == "connected" and state.address is not None
+    }
+
+
+def apply(model: Pod, policy: str) -> Pod:
+    """Return *model* with its connections as the policy has them; see launcher.config.Network."""
+    if policy == "keep":
+        return model
+    files = list(model.files)
+    for at, state in _states(model.files):
+        if state.state in {"connected", "connecting"}:
+            over = tcp.ended(state, tell_peer=policy == "close")
+            part = Part(KIND, msgspec.Raw(msgspec.msgpack.encode(over)))
+            files[at] = msgspec.structs.replace(files[at], part=part)
+    return msgspec.structs.replace(model, files=files)
+
+
+def silence(sources: Iterable[Source]) -> None:
+    """Have the connections of a pod that has ended close without a word to their peers.
+
+    Its processes have gone: the duplicates in *sources* are all that holds the sockets.
+    """
+    for source in sources:
+        if source.fd >= 0 and source.link.startswith("socket:["):
+            tcp.silence(source.local_fd)
+
+
+def _states(files: Sequence[OpenFile]) -> list[tuple[int, tcp.State]]:
+    return [
+        (at, msgspec.msgpack.decode(file.part.state, type=tcp.State))
+        for at, file in enumerate(files)
+        if file.part.kind == KIND
+    ]
+
+
+class Connections:
+    """Duplicates of the pod's TCP sockets. Leaving the context closes them.
+
+    If that happens before release(), the sockets end without a word to their peers.
+
+    Args:
+        files: the open files of the pod.
+        duplicate: returns a descriptor of a rebuilt file, by its OpenFile.id.
+        load: returns stored data, by first page and length in bytes.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[OpenFile],
+        duplicate: Callable[[int], int],
+        load: Callable[[int, int], bytes],
+    ) -> None:
+        self._load_pages = load
+        self._sockets: list[tuple[tcp.State, int]] = []
+        self._released = False
+        try:
+            for at, state in _states(files):
+                if state.state in {"connected", "connecting", "ended"}:
+                    self._sockets.append((state, duplicate(files[at].id)))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _state, fd in self._sockets:
+            if not self._released:
+                tcp.silence(fd)
+            os.close(fd)
+        self._sockets.clear()
+
+    def settle(self) -> None:
+        """Fill the queues and end repair mode; no packet passes yet.
+
+        Raises:
+            OSError: as socket(7).
+        """
+        for state, fd in self._sockets:
+            with sockets.borrowed(fd) as s:
+                tcp.settle(state, s, self._load)
+
+    def release(self) -> None:
+        """Have the connections go on: packets pass again. Called in the pod's network namespace.
+
+        Raises:
+            OSError: as socket(7), raw(7).
+        """
+        if self._sockets:
+            with closing(Forge()) as forge:
+                for state, fd in self._sockets:
+                    with sockets.borrowed(fd) as s:
+                        tcp.release(state, s, self._load, forge)
+        self._released = True
+
+    def _load(self, queue: Queue) -> bytes:
+        return self._load_pages(queue.first_page, queue.length) if queue.length else b""

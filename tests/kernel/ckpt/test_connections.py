@@ -1,0 +1,138 @@
+"""Open TCP connections, with peers outside of the pod, through checkpoints and restarts."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ckpt import dump
+from ckpt.seed import RestoreError
+from launcher import network
+from tests.kernel.ckpt import harness, stream
+
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+
+TOML = '[network]\naddress = "10.98.7.10/24"\n'
+ADDRESS = ("10.98.7.10", 4000)
+ENOUGH = 100_000
+
+
+@pytest.fixture
+def pod(places, debian_root):
+    with harness.Pod(places, debian_root, TOML) as pod:
+        yield pod
+
+
+def serve(pod, host="0.0.0.0"):
+    pod.put("/tmp/stream.py", Path(stream.__file__).read_text())
+    pod.start("/usr/bin/python3", "-I", "/tmp/stream.py", host, "4000")
+    pod.wait_for("ready\n")
+
+
+def test_twenty_connections_under_load(pod):
+    serve(pod)
+    with stream.Client(ADDRESS, 20) as client:
+        for _ in range(2):
+            client.run_until(ENOUGH)
+            pod.dump()
+            client.step()  # into the void
+            pod.restore()
+            client.run_until(ENOUGH)
+        with stream.Client(ADDRESS, 1) as another:
+            another.run_until(ENOUGH)
+            another.finish()
+        client.finish()
+
+
+def test_a_pod_that_goes_on_notices_nothing(pod):
+    serve(pod)
+    with stream.Client(ADDRESS, 5) as client:
+        client.run_until(ENOUGH)
+        pod.dump(leave_running=True)
+        client.run_until(ENOUGH)
+        client.finish()
+
+
+def test_a_checkpoint_that_fails_or_is_killed(pod, monkeypatch):
+    """The connections go on: the wall goes with who built it."""
+    serve(pod)
+    with stream.Client(ADDRESS, 5) as client:
+        client.run_until(ENOUGH)
+        monkeypatch.setattr(dump.layers, "seal", fail)
+        with pytest.raises(OSError, match="no space"):
+            pod.dump()
+        client.run_until(ENOUGH)
+        monkeypatch.setattr(dump.layers, "seal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                pod.dump()
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        client.run_until(ENOUGH)
+        client.finish()
+
+
+def fail(*_):
+    raise OSError(28, "no space")
+
+
+def test_a_restart_that_fails_tells_nobody(pod, monkeypatch):
+    """It may be tried again: the peers have heard nothing."""
+    serve(pod)
+    with stream.Client(ADDRESS, 5) as client:
+        client.run_until(ENOUGH)
+        pod.dump()
+        with monkeypatch.context() as patch:
+            patch.setattr(network, "open_network", fail)
+            with pytest.raises(OSError, match="no space"):
+                pod.restore()
+        client.step()
+        pod.restore()
+        client.run_until(ENOUGH)
+        client.finish()
+
+
+def test_an_address_that_is_not_here(pod):
+    serve(pod)
+    with stream.Client(ADDRESS, 1) as client:
+        client.run_until(ENOUGH)
+        pod.dump()
+        pod.places.config(pod.name).write_text(TOML.replace(".10/", ".11/"))
+        with pytest.raises(RestoreError, match=r"open connections at 10\.98\.7\.10") as refusal:
+            pod.restore()
+        assert "--tcp close" in refusal.value.hint
+        pod.restore(tcp="close")
+        pod.dump()
+
+
+@pytest.mark.parametrize("when", ["dump", "restore"])
+@pytest.mark.parametrize("policy", ["close", "listen-only"])
+def test_policies(pod, when, policy):
+    """The peers hear of the end, or nothing; the listener serves on, the program gets an error."""
+    serve(pod)
+    with stream.Client(ADDRESS, 3) as client:
+        client.run_until(ENOUGH)
+        pod.dump(tcp=policy if when == "dump" else None)
+        if policy == "listen-only":
+            client.step()
+        pod.restore(tcp=policy if when == "restore" else None)
+        # Where nobody tells them, their next packet does.
+        harness.poll(lambda: all(is_over(end.socket) for end in client.ends), "end of all")
+        with stream.Client(ADDRESS, 1) as another:
+            another.run_until(ENOUGH)
+            another.finish()
+        assert "Error" not in pod.log()
+
+
+def is_over(s):
+    try:
+        return not s.recv(1 << 16)
+    except BlockingIOError:
+        with contextlib.suppress(BlockingIOError):
+            s.send(b"?")
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,404 @@
+"""TCP connections in each phase in which a checkpoint can find them, both ends in the pod."""
+
+import contextlib
+import os
+import socket
+import struct
+import time
+
+import pytest
+
+from ckpt.kinds import sockets, tcprepair
+from ckpt.kinds.forge import Forge
+from ckpt.kinds.inet import Address
+from launcher import wall
+from tests.kernel.ckpt.roundtrip import refusals, roundtrip
+
+pytestmark = pytest.mark.needs("root", "namespaces")
+
+HOSTS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+FAMILIES = pytest.mark.parametrize("family", HOSTS)
+OURS, THEIRS = 10, 11
+ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 4, 5, 7, 8, 9, 11
+
+
+def put(s, number):
+    os.dup2(s.fileno(), number)
+    s.close()
+
+
+def take(number):
+    s = socket.socket(fileno=number)
+    s.settimeout(10)
+    return s
+
+
+def phase(s):
+    return s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def connect(family, **options):
+    """A connection to ourselves, at descriptors OURS and THEIRS."""
+    with socket.create_server((HOSTS[family], 0), family=family) as listener:
+        for name, value in options.items():
+            listener.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        ours = socket.create_connection(listener.getsockname()[:2])
+        theirs, _ = listener.accept()
+        put(ours, OURS)
+        put(theirs, THEIRS)
+    return take(OURS), take(THEIRS)
+
+
+def nothing_passes():
+    """From now on, what is sent over our loopback is not acknowledged."""
+    with own_network() as fd:
+        wall.build_lasting(fd)
+
+
+def all_passes():
+    with own_network() as fd:
+        wall.remove(fd)
+
+
+@contextlib.contextmanager
+def own_network():
+    fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def keep(*sockets):
+    for s in sockets:
+        s.detach()
+
+
+def read(s, length):
+    data = b""
+    while len(data) < length and (piece := s.recv(length - len(data))):
+        data += piece
+    return data
+
+
+def talk(one, other):
+    """Both directions work, with more than any buffer holds."""
+    for source, target in ((one, other), (other, one)):
+        source.setblocking(False)
+        sent = received = 0
+        while received < 3_000_000:
+            if sent < 3_000_000:
+                with contextlib.suppress(BlockingIOError):
+                    sent += source.send(b"x" * min(100_000, 3_000_000 - sent))
+            data = target.recv(100_000) if sent > received else b""
+            received += len(data)
+        source.settimeout(10)
+
+
+@FAMILIES
+def test_idle(family):
+    def setup():
+        one, other = connect(family)
+        talk(one, other)
+        names = one.getsockname(), other.getsockname()
+        keep(one, other)
+        return names
+
+    def check(names):
+        one, other = take(OURS), take(THEIRS)
+        assert (one.getsockname(), other.getsockname()) == names
+        assert (one.getpeername(), other.getpeername()) == names[::-1]
+        assert phase(one) == phase(other) == ESTABLISHED
+        talk(one, other)
+        one.close()
+        assert other.recv(1) == b""
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+def test_unread_unacknowledged_and_unsent(family):
+    """What fills the buffers of both ends, and the way between them."""
+
+    def setup():
+        one, other = connect(family)
+        one.send(b"unread ")
+        nothing_passes()
+        one.send(b"unacknowledged ")
+        one.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += one.send(b"y" * 10_000)
+        one.setblocking(True)
+        other.send(b"as well")
+        keep(one, other)
+        return sent
+
+    def check(sent):
+        one, other = take(OURS), take(THEIRS)
+        assert read(other, 7) == b"unread "
+        assert read(other, 15) == b"unacknowledged "
+        assert read(other, sent) == b"y" * sent
+        assert read(one, 7) == b"as well"
+        talk(one, other)
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+@pytest.mark.parametrize("data", [b"", b"before the end"])
+def test_one_side_has_ended(family, data):
+    """FIN_WAIT2 and CLOSE_WAIT."""
+
+    def setup():
+        one, other = connect(family)
+        one.send(data)
+        one.shutdown(socket.SHUT_WR)
+        wait_for(lambda: (phase(one), phase(other)) == (FIN_WAIT2, CLOSE_WAIT))
+        keep(one, other)
+
+    def check(_):
+        one, other = take(OURS), take(THEIRS)
+        assert (phase(one), phase(other)) == (FIN_WAIT2, CLOSE_WAIT)
+        assert read(other, 100) == data
+        with pytest.raises(BrokenPipeError):
+            one.send(b"x")
+        other.send(b"answer")
+        assert read(one, 6) == b"answer"
+        other.close()
+        assert one.recv(1) == b""
+        wait_for(lambda: phase(one) == CLOSE)
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+@pytest.mark.parametrize("unsent", [0, 1 << 20])
+def test_the_end_is_not_acknowledged(family, unsent):
+    """FIN_WAIT1, the FIN sent, or behind data that is not."""
+
+    def setup():
+        one, other = connect(family)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        nothing_passes()
+        one.send(b"z" * unsent)
+        one.shutdown(socket.SHUT_WR)
+        assert (phase(one), phase(other)) == (FIN_WAIT1, ESTABLISHED)
+        keep(one, other)
+
+    def check(_):
+        one, other = take(OURS), take(THEIRS)
+        assert read(other, unsent + 1) == b"z" * unsent
+        wait_for(lambda: (phase(one), phase(other)) == (FIN_WAIT2, CLOSE_WAIT))
+        other.close()
+        assert one.recv(1) == b""
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+@pytest.mark.parametrize("unsent", [0, 1 << 20])
+def test_the_last_acknowledgement_is_missing(family, unsent):
+    """LAST_ACK: both have ended; what the second sends is not acknowledged."""
+
+    def setup():
+        one, other = connect(family)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        one.shutdown(socket.SHUT_WR)
+        wait_for(lambda: (phase(one), phase(other)) == (FIN_WAIT2, CLOSE_WAIT))
+        nothing_passes()
+        other.send(b"z" * unsent)
+        other.shutdown(socket.SHUT_WR)
+        assert (phase(one), phase(other)) == (FIN_WAIT2, LAST_ACK)
+        keep(one, other)
+
+    def check(_):
+        one, other = take(OURS), take(THEIRS)
+        assert read(one, unsent + 1) == b"z" * unsent
+        wait_for(lambda: (phase(one), phase(other)) == (CLOSE, CLOSE))
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+def test_both_end_at_once(family):
+    """CLOSING, and the peer has ended, too, but is not acknowledged: FIN_WAIT1."""
+
+    def setup():
+        one, other = connect(family)
+        (seq,) = sequence_numbers(other)
+        (ack,) = sequence_numbers(one)
+        nothing_passes()
+        one.shutdown(socket.SHUT_WR)
+        other.shutdown(socket.SHUT_WR)
+        all_passes()
+        forge = Forge()
+        forge.finish(address(other), address(one), seq, ack)
+        nothing_passes()
+        forge.close()
+        assert (phase(one), phase(other)) == (CLOSING, FIN_WAIT1)
+        keep(one, other)
+
+    def check(_):
+        one, other = take(OURS), take(THEIRS)
+        assert one.recv(1) == other.recv(1) == b""
+        wait_for(lambda: (phase(one), phase(other)) == (CLOSE, CLOSE))
+
+    roundtrip(setup, check, network=True)
+
+
+@FAMILIES
+def test_ended(family):
+    """Of a connection that is over, what was not read stays, and the error that was not told."""
+
+    def setup():
+        one, other = connect(family)
+        other.send(b"the last")
+        wait_for(lambda: sockets.is_readable(one))
+        one.shutdown(socket.SHUT_WR)
+        other.close()
+        wait_for(lambda: phase(one) == CLOSE)
+        os.dup2(one.detach(), 13)
+        reset, peer = connect(family)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        wait_for(lambda: phase(reset) == CLOSE)
+        os.dup2(reset.detach(), 12)
+
+    def check(_):
+        one, reset = take(13), take(12)
+        assert (phase(one), phase(reset)) == (CLOSE, CLOSE)
+        assert read(one, 100) == b"the last"
+        with pytest.raises(ConnectionResetError):
+            reset.recv(1)
+        assert reset.recv(1) == b""
+
+    roundtrip(setup, check, network=True)
+
+
+def test_options():
+    def setup():
+        one, other = connect(socket.AF_INET, SO_KEEPALIVE=1)
+        for s in (one, other):
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 12345)
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 77)
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            s.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        one.setblocking(False)
+        other.setblocking(True)
+        values = [options(s) for s in (one, other)]
+        keep(one, other)
+        return values
+
+    def check(values):
+        ends = one, other = socket.socket(fileno=OURS), socket.socket(fileno=THEIRS)
+        for now, before in zip(map(options, ends), values, strict=True):
+            assert {k: (now[k], v) for k, v in before.items() if v != now[k]} == {}
+        assert one.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b"lo\0"
+        assert [os.get_blocking(s.fileno()) for s in ends] == [False, True]
+        talk(one, other)
+
+    roundtrip(setup, check, network=True)
+
+
+def options(s):
+    tcp = {n: v for n, v in vars(socket).items() if n.startswith("TCP_")}
+    # What the kernel adapts all the time.
+    changing = {"TCP_INFO", "TCP_CC_INFO", "TCP_MAXSEG", "TCP_WINDOW_CLAMP"}
+    values = {}
+    for name, number in tcp.items():
+        if name not in changing:
+            with contextlib.suppress(OSError):
+                values[name] = s.getsockopt(socket.IPPROTO_TCP, number, 32)
+    for name in ("SO_KEEPALIVE", "SO_REUSEADDR", "SO_LINGER", "SO_RCVBUF", "SO_SNDBUF"):
+        values[name] = s.getsockopt(socket.SOL_SOCKET, getattr(socket, name), 8)
+    values["IP_TOS"] = s.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
+    agreed = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    values["agreed"] = agreed[5] & 7, agreed[6]
+    return values
+
+
+def test_corked():
+    """What is corked stays so."""
+
+    def setup():
+        one, other = connect(socket.AF_INET)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        one.send(b"not a full segment")
+        keep(one, other)
+
+    def check(_):
+        one, other = take(OURS), take(THEIRS)
+        assert not sockets.is_readable(other)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        assert read(other, 18) == b"not a full segment"
+
+    roundtrip(setup, check, network=True)
+
+
+def test_beside_a_listener():
+    """An accepted connection has the listener's port; the listener need not share it."""
+
+    def setup():
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 25))
+        listener.listen()
+        put(socket.create_connection(("127.0.0.1", 25)), OURS)
+        put(listener.accept()[0], THEIRS)
+        put(listener, 12)
+
+    def check(_):
+        talk(take(OURS), take(THEIRS))
+        socket.create_connection(("127.0.0.1", 25)).close()
+
+    roundtrip(setup, check, network=True)
+
+
+def test_urgent_data_is_refused():
+    def setup():
+        one, other = connect(socket.AF_INET)
+        one.send(b"before")
+        one.send(b"!", socket.MSG_OOB)
+        wait_for(lambda: sockets.is_readable(other))
+        keep(one, other)
+
+    (refusal,) = refusals(setup, network=True, look=False)
+    assert refusal.why == "urgent data waits to be read from it (MSG_OOB)"
+
+
+def test_a_look_changes_nothing():
+    """Repair mode leaves no trace; a checkpoint of a running pod reads and goes on."""
+
+    def setup():
+        one, other = connect(socket.AF_INET)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        before = options(one), options(other)
+        for s in (one, other):
+            tcprepair.read(s, "established", lambda data: 0)
+        assert (options(one), options(other)) == before
+        talk(one, other)
+        keep(one, other)
+
+    roundtrip(setup, lambda _: None, network=True)
+
+
+def sequence_numbers(s):
+    connection = tcprepair.read(s, "established", lambda data: 0)
+    return (connection.send_sequence,)
+
+
+def address(s):
+    return Address(*s.getsockname()[:2])
+
+
+def wait_for(predicate):
+    deadline = time.monotonic() + 5
+    while not predicate():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
