@@ -181,11 +181,9 @@ def _add(places: Places, arguments: argparse.Namespace) -> int:
 
 
 def _addproc(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands, config
+    from launcher import commands
 
-    program, given = arguments.program, arguments.arguments
-    known = config.load(places, arguments.pod)
-    commands.start(places, arguments.pod, [program, *(given or known.arguments.get(program, ()))])
+    commands.start(places, arguments.pod, [arguments.program, *arguments.arguments])
     return 0
 
 

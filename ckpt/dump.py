@@ -24,7 +24,7 @@ from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Proc
 from ckpt.openfiles import FileCollector, Files
 from ckpt.progress import Progress
 from ckpt.wire import Wire
-from launcher import config, enter, network, pods
+from launcher import config, enter, holder, network, pods
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         if handover:
             handover.offer()
         if not leave_running:
+            holder.leave(places, pod)  # what is killed now is not to be started again
             _end(running, freeze, collector, wire)
             if handover:
                 network.leave_network(places, pod)

@@ -109,6 +109,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             notes = _raise(places, running, model, archive, progress, gate)
         if not places.config(pod).exists():
             config.save(places, settings)
+        if settings.service.restart != "no":
+            holder.keep(places, pod, start=False).close()
         failed.pop_all()
     if installed.replaced is not None:
         notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]

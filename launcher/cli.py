@@ -20,7 +20,7 @@ _START = """\
 Start PROGRAM in POD in the background; return when it runs.
 
 The pod is made if it is not running. The program's output goes to the pod's log (`launcher logs
-POD`), its parent is the pod's init.
+POD`). Without PROGRAM it is the pod's service, as configured.
 """
 
 _RUN = """\
@@ -32,6 +32,8 @@ that time. Where stdin is a terminal, the program gets one of the pod's own.
 Exit status: the program's; 128+N if signal N killed it; 125 the launcher failed, 126 the program
 cannot be executed, 127 it is not there.
 """
+
+_PROGRAM = "its path inside the pod"
 
 _EXEC = "Run PROGRAM in POD, which must be running; otherwise as `launcher run`."
 
@@ -131,7 +133,8 @@ def _add_programs(verb: _Verb) -> None:
         )
     for parser in (start, run, exec_):
         _add_pod(parser)
-        parser.add_argument("program", metavar="PROGRAM", help="its path inside the pod")
+        nargs = "?" if parser is start else None
+        parser.add_argument("program", metavar="PROGRAM", nargs=nargs, help=_PROGRAM)
         rest = parser.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
         rest.required = False  # else it is named where PROGRAM alone is missing
 
@@ -149,8 +152,7 @@ def _add_lives(verb: _Verb) -> None:
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=10.0,
-        help="until it is killed (default: %(default)g)",
+        help="until it is killed (default: as configured, or 10)",
     )
 
 
@@ -178,7 +180,8 @@ def _start(places: Places, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print("\n".join(commands.describe(places, arguments.pod)))
     else:
-        commands.start(places, arguments.pod, [arguments.program, *arguments.arguments])
+        given = [arguments.program, *arguments.arguments] if arguments.program else []
+        commands.start(places, arguments.pod, given)
     return 0
 
 

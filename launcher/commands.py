@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher import config as configuration
-from launcher import enter, hosts, pods, program, terminal
+from launcher import enter, holder, hosts, pods, program, terminal
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -34,10 +34,18 @@ def describe(places: Places, name: str) -> list[str]:
 
 
 def start(places: Places, name: str, argv: list[str]) -> None:
-    """Start a program in pod *name*, in the background, making the pod if it is not running."""
+    """Start a program in pod *name*, in the background, making the pod if it is not running.
+
+    Without *argv* it is the pod's service. A program that is to be started again when it ends is
+    left to the pod's keeper.
+    """
     config = configuration.load(places, name)
+    argv = program.command_line(config, argv or _service(config))
     with locked(places, name), _running(places, config):
         pod = _found(places, name)
+        if config.service.restart != "no" and argv == program.service(config):
+            holder.keep(places, name, start=True).close()
+            return
         log_fd = program.open_log(places, name)
         variables = program.environment(config)
         program.execute(
@@ -77,6 +85,13 @@ def _report(e: SpawnFailed) -> int:
     return _NOT_EXECUTABLE if e.errno in (errno.EACCES, errno.ENOEXEC) else 125
 
 
+def _service(config: PodConfig) -> list[str]:
+    if config.service.program is None:
+        hint = "name a program, or set service.program in the pod's configuration"
+        raise PodError(f"pod {config.name!r} has no service to start", hint)
+    return [config.service.program]
+
+
 @contextmanager
 def _running(places: Places, config: PodConfig) -> Iterator[None]:
     """Make the pod if it is not running; end it again if what follows fails."""
@@ -111,12 +126,18 @@ def _end_if_empty(places: Places, name: str) -> None:
             pods.destroy(places, name)
 
 
-def stop(places: Places, name: str, timeout: float) -> None:
-    """End pod *name*: SIGTERM to all, wait up to *timeout* seconds, kill what is left."""
+def stop(places: Places, name: str, timeout: float | None) -> None:
+    """End pod *name*: SIGTERM to all, wait up to *timeout* seconds, kill what is left.
+
+    None: as long as its configuration says.
+    """
     _check_known(places, name)
+    if timeout is None:
+        timeout = configuration.load(places, name).service.stop_timeout
     with locked(places, name):
         pod = pods.find(places, name)
         if pod is not None:
+            holder.leave(places, name)
             _terminate(pod, time.monotonic() + timeout)
         pods.destroy(places, name)
 

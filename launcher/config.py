@@ -16,7 +16,7 @@ from launcher.netconfig import Network
 from launcher.places import Places, check_pod_name
 from launcher.toml import ConfigError, Table, reject
 
-__all__ = ["ConfigError", "Limits", "Network", "PodConfig", "Privileges", "Root"]
+__all__ = ["ConfigError", "Limits", "Network", "PodConfig", "Privileges", "Root", "Service"]
 
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
@@ -128,6 +128,27 @@ class Limits(Table, frozen=True):
         return int(size[1]) << 10 * " KMGT".index(size[2] or " ")
 
 
+class Service(Table, frozen=True):
+    """What the pod is for: `launcher start POD` starts it, and so does the host when it boots.
+
+    Attributes:
+        program: its path in the pod; `arguments` has its arguments.
+        restart: is it started again when it has ended: "no"; "on-failure": unless its exit status
+            was 0; "always". A daemon that goes to the background fails when its last process ends.
+        stop_timeout: seconds from SIGTERM to SIGKILL when the pod is stopped.
+    """
+
+    program: str | None = None
+    restart: Literal["no", "on-failure", "always"] = "no"
+    stop_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.restart != "no" and self.program is None:
+            reject("restart", self.restart, "needs a program beside it")
+        if not 0 <= self.stop_timeout <= 86400:
+            reject("stop_timeout", self.stop_timeout, "must be 0 to 86400 seconds")
+
+
 class PodConfig(Table, frozen=True):
     """All of it. *name* is the file's name and does not stand in the file.
 
@@ -144,6 +165,7 @@ class PodConfig(Table, frozen=True):
     network: Network = Network()
     privileges: Privileges = Privileges()
     limits: Limits = Limits()
+    service: Service = Service()
     environment: dict[str, str] = {}  # noqa: RUF012 (msgspec copies it)
     arguments: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 

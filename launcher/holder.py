@@ -26,8 +26,9 @@ _PACKET: Final = 2 * SCROLLBACK
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a client wants.
 
-    To "give" the master of terminal *index*, to "attach" to one (None: any), or to give a
-    "listener".
+    To "give" the master of terminal *index*, to "attach" to one (None: any), to give a
+    "listener"; to have the service kept that is to be "start"ed or is there already ("keep"), as
+    long as the connection tells, or not any more ("leave").
     """
 
     op: str
@@ -76,6 +77,32 @@ def give_listener(connection: socket.socket, listener_fd: int) -> None:
         PodError: the holder has ended.
     """
     _ask(connection, Request("listener"), [listener_fd])
+
+
+def keep(places: Places, pod_name: str, *, start: bool) -> socket.socket:
+    """Have the pod's service kept (launcher.keeper), and started if *start*.
+
+    Returns:
+        A connection that ends when the service is over. The caller owns it.
+
+    Raises:
+        PodError: it cannot be started.
+    """
+    connection = connect(places, pod_name)
+    try:
+        _ask(connection, Request("start" if start else "keep"), [])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def leave(places: Places, pod_name: str) -> None:
+    """Have the pod's service not kept any more, because it is to end."""
+    connection = _connect(places, pod_name)
+    if connection is not None:
+        with connection, contextlib.suppress(PodError, ConnectionError):
+            _ask(connection, Request("leave"), [])
 
 
 def wait_for_end(places: Places, pod_name: str, timeout_s: float) -> None:

@@ -10,6 +10,8 @@ The listeners of its filters: calls that are to be answered fail with ENOSYS whe
 descriptor of their listener is closed. So the monitor, which answers them (launcher.monitor), may
 die: the holder starts a new one and gives it the listeners again, and calls wait meanwhile.
 
+And the pod's service, if it has one that is to be started again: launcher.keeper.
+
 One per pod, started when there is something to hold; ends with the pod. One thread, no trio: it
 forks the monitor's hands (launcher.mounter).
 """
@@ -27,6 +29,7 @@ import msgspec
 from launcher import enter, holder, listener, pods
 from launcher.crew import Crew
 from launcher.holder import SCROLLBACK, Reply, Request
+from launcher.keeper import Keeper
 from launcher.places import Places
 
 
@@ -47,17 +50,20 @@ class _Holder:
         self._listeners: dict[int, int] = {}  # slot -> descriptor
         self._next_slot = 0
         self._crew = Crew(name, pod_fd)
+        self._keeper = Keeper(name, pod_fd)
 
     def run(self) -> None:
         """Serve until the pod has ended."""
         while True:
-            ready = {fd for fd, _ in self._poll().poll(self._crew.patience_ms(self._listeners))}
+            ready = {fd for fd, _ in self._poll().poll(self._patience_ms())}
             if self._pod_fd in ready:
                 self._crew.end()
+                self._keeper.leave()
                 return
             for slot in [n for n, fd in self._listeners.items() if fd in ready]:
                 os.close(self._listeners.pop(slot))
             self._crew.tend(self._listeners)
+            self._keeper.tend(ready)
             for index, console in list(self._consoles.items()):
                 self._tend(index, console, ready)
             for visitor in [v for v in self._visitors if v.fileno() in ready]:
@@ -66,11 +72,15 @@ class _Holder:
             if self._door.fileno() in ready:
                 self._visitors.append(self._door.accept()[0])
 
+    def _patience_ms(self) -> float | None:
+        both = (self._crew.patience_ms(self._listeners), self._keeper.patience_ms())
+        return min((ms for ms in both if ms is not None), default=None)
+
     def _poll(self) -> select.poll:
         poll = select.poll()
         sources = [self._door.fileno(), self._pod_fd, *(v.fileno() for v in self._visitors)]
         sources += [c.client.fileno() if c.client else c.master_fd for c in self._consoles.values()]
-        for fd in (*sources, *self._crew.pidfds):
+        for fd in (*sources, *self._crew.pidfds, *self._keeper.fds):
             poll.register(fd, select.POLLIN)
         for fd in self._listeners.values():
             poll.register(fd, 0)  # that it hangs up is all that matters here
@@ -100,6 +110,12 @@ class _Holder:
                 visitor.send(msgspec.json.encode(Reply()))
             elif request.op == "listener" and fds:
                 self._listen(fds.pop())
+                visitor.send(msgspec.json.encode(Reply()))
+            elif request.op in {"start", "keep"}:
+                self._keeper.ask(visitor, start=request.op == "start")
+                return
+            elif request.op == "leave":
+                self._keeper.leave()
                 visitor.send(msgspec.json.encode(Reply()))
             elif request.op == "attach" and self._attach(visitor, request.index):
                 return

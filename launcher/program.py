@@ -78,6 +78,11 @@ def command_line(config: PodConfig, argv: list[str]) -> list[str]:
     return argv if len(argv) > 1 else [*argv, *config.arguments.get(argv[0], ())]
 
 
+def service(config: PodConfig) -> list[str]:
+    """Return the command line of the pod's service, which it has."""
+    return command_line(config, [config.service.program or ""])
+
+
 def open_log(places: Places, name: str) -> int:
     """Return the log file of pod *name*, open for appending; made if it is missing."""
     places.states().mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from launcher import addresses, enter, pods
+from launcher import addresses, config, enter, pods
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
+from launcher.toml import ConfigError
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -61,8 +62,13 @@ def _pod_row(places: Places, name: str) -> PodRow:
 
 
 def _address(places: Places, name: str) -> str | None:
+    """Return what the pod has, or will have where its configuration says so."""
     found = addresses.identity_of(places, name)
-    return None if found is None else found.address or found.address6
+    if found is None:
+        with suppress(ConfigError):
+            return config.load(places, name).network.address
+        return None
+    return found.address or found.address6
 
 
 def processes(places: Places, name: str) -> list[ProcessRow]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -165,6 +166,26 @@ def test_addresses_come_along(host, debian_root, archive, config):
 
     assert len(before[1]) == 2
     assert shown() == before
+
+
+def test_a_service_is_kept_after_a_restart(host, debian_root, archive):
+    host.configure(
+        "one",
+        '[service]\nprogram = "/bin/sh"\nrestart = "on-failure"\n'
+        '[arguments]\n"/bin/sh" = ["-c", "echo begun; exec sleep 1000"]\n',
+    )
+    host.run("autopod", "add", "one", "--base", debian_root)
+    host.run("launcher", "start", "one")
+    wait_until(lambda: host.log("one") == "begun\n", "the service")
+    host.run("autopod", "checkpoint", "one", "-o", archive)
+    assert host.log("one") == "begun\n", "a checkpoint is no failure"
+    host.run("autopod", "restart", "one", "-i", archive)
+    [row] = host.processes("one").values()
+    assert row["command"] == "sleep 1000"
+
+    os.kill(row["host_pid"], signal.SIGKILL)
+
+    wait_until(lambda: host.log("one").count("begun") == 2, "the service again")
 
 
 def test_another_base_is_refused(counters, archive, exim_root):

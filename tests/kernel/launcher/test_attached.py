@@ -303,7 +303,7 @@ def test_configuration_errors_name_the_place(pod):
 
 def test_usage_errors(pod):
     for argv, message in [
-        (("start",), "the following arguments are required: POD, PROGRAM"),
+        (("run",), "the following arguments are required: POD, PROGRAM"),
         (("nosuch",), "argument COMMAND: invalid choice: 'nosuch'"),
         (("kill", "../x"), "argument POD: '../x' cannot name a pod"),
     ]:

@@ -42,7 +42,7 @@ def umount(target, flags=0):
         return errno.errorcode[ctypes.get_errno()]
     return "ok"
 def mounted():
-    return [line.split()[1:4] for line in open("/proc/self/mounts") if line.startswith("pod ")]
+    return [line.split()[1:4] for line in open("/proc/self/mounts") if line.startswith("(pod) ")]
 """
 
 
@@ -63,8 +63,9 @@ def test_tmpfs_and_proc_are_mounted_with_options_forced_upon_them(debian):
     )
 
     assert out.splitlines() == [
-        "pod /srv/t tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,nr_inodes=65536,mode=750 0 0",
-        "pod /srv/p proc rw,nosuid,nodev,noexec,relatime,subset=pid 0 0",
+        "(pod) /srv/t tmpfs rw,nosuid,nodev,noexec,relatime,size=1024k,nr_inodes=65536,mode=750"
+        " 0 0",
+        "(pod) /srv/p proc rw,nosuid,nodev,noexec,relatime,subset=pid 0 0",
         "750",
         "self",
         "thread-self",
