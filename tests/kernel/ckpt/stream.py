@@ -13,7 +13,8 @@ import time
 
 PERIOD = 65521  # a prime: a piece that is lost, doubled or moved shows
 PATTERN = bytes((i * 7 + (i >> 8) * 13) & 255 for i in range(PERIOD)) * 3
-PIECE = 40000
+PIECE = 5000
+PAUSE_S = 0.005  # both sides are to leave something of the processors to others
 TRAILER = struct.Struct("=QQ")
 
 
@@ -53,8 +54,9 @@ class Server:
 
     def __init__(self, host, port):
         self.selector = selectors.DefaultSelector()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=100
+            (host, port), family=family, backlog=100, dualstack_ipv6=family == socket.AF_INET6
         )
         self.selector.register(self.listener, selectors.EVENT_READ)
 
@@ -72,7 +74,7 @@ class Server:
                     except OSError:
                         self.selector.unregister(key.fileobj)
                         key.fileobj.close()
-            time.sleep(0.001)
+            time.sleep(PAUSE_S)
 
     def step(self, end, events):
         if events & selectors.EVENT_WRITE:
@@ -93,7 +95,8 @@ class Client:
     A context manager that closes them.
     """
 
-    def __init__(self, address, count, family=socket.AF_INET):
+    def __init__(self, address, count):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.ends = []
         self.longest_gap = 0.0
         self.last = time.monotonic()
@@ -133,7 +136,7 @@ class Client:
             waiting = [end.received - goal for end, goal in zip(self.ends, goals, strict=True)]
             assert time.monotonic() < deadline, f"nothing comes: {waiting}"
             self.step()
-            time.sleep(0.001)
+            time.sleep(PAUSE_S)
 
     def finish(self):
         """End all connections and compare what both sides have counted."""
