@@ -43,6 +43,7 @@ def checkpoint(
         f"total {report.total_ns / 1e6:.0f} ms, "
         f"{show.size(report.archive_bytes)} of {show.size(report.raw_bytes)} (1:{ratio:.1f})\n"
     )
+    _write_notes(pod, report.notes)
 
 
 def restart(
@@ -84,5 +85,9 @@ def restart(
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")
-    for note in report.notes:
+    _write_notes(pod, report.notes)
+
+
+def _write_notes(pod: str, notes: Sequence[str]) -> None:
+    for note in notes:
         sys.stdout.write(f"pod {pod}: note: {note}\n")

@@ -45,6 +45,7 @@ class DumpReport:
         total_ns: of the whole dump.
         archive_bytes: size of the archive.
         raw_bytes: what is in it, uncompressed.
+        notes: what is not in it, and why.
     """
 
     frozen_ns: int
@@ -52,6 +53,7 @@ class DumpReport:
     total_ns: int
     archive_bytes: int
     raw_bytes: int
+    notes: list[str]
 
 
 class Handover(Protocol):
@@ -138,7 +140,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         _raise_any(_check(places, running, root_fd, policy))
         writer = stack.enter_context(ArchiveWriter(path, key, progress=progress))
         abi.syncfs(root_fd)  # so that little is left to write while the pod stands still
-        wire = stack.enter_context(Wire(running))  # which takes a while to close
+        wire = stack.enter_context(Wire(running))  # entering and leaving it takes a while
         freeze = stack.enter_context(Freeze())
         stack.callback(wire.open)
         frozen = freeze.stop_all(lambda: enter.pids(running))
@@ -146,6 +148,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
             _collector(places, running, root_fd, policy, writer.pages.add, wire)
         )
         snapshot = _collect(running, frozen, collector, stack)
+        wire.have_read()
         for living in snapshot.living.values():
             _read_while_frozen(living, writer)
         abi.syncfs(root_fd)
@@ -171,7 +174,9 @@ def dump(  # noqa: PLR0913 (the command's own choices)
                 handover.release()
             pods.destroy(places, pod)
     total = time.monotonic_ns() - began
-    return DumpReport(frozen_ns, freeze.began_ns, total, summary.bytes, summary.raw_bytes)
+    return DumpReport(
+        frozen_ns, freeze.began_ns, total, summary.bytes, summary.raw_bytes, wire.lost
+    )
 
 
 def _raise_any(refusals: list[Refusal]) -> None:
@@ -241,7 +246,7 @@ def _collector(
         log_path=os.fspath(places.log(running.name)),
         store=store,
         tcp=tcp,
-        hold_network=wire.hold if wire else lambda: None,
+        hold_network=wire.hold if wire else lambda _fd: None,
     )
 
 

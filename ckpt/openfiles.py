@@ -73,8 +73,7 @@ class FileCollector:
         init_host_pid: the pod's init.
         log_path: the launcher's log of the pod.
         store: puts bulk data into the archive and returns its first page; None only looks.
-        tcp: see protocol.Dump.
-        hold_network: builds the wall; it is called when the first connection is to be read.
+        tcp, hold_network: see protocol.Dump.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class FileCollector:
         log_path: str,
         store: Callable[[bytes | memoryview], int] | None,
         tcp: str = "keep",
-        hold_network: Callable[[], None] = lambda: None,
+        hold_network: Callable[[int], None] = lambda _fd: None,
     ) -> None:
         self.tcp = tcp
-        self._hold_network = hold_network
+        self.hold_network = hold_network
         self.pod_root_fd = pod_root_fd
         self.init_host_pid = init_host_pid
         self.log_path = log_path
@@ -250,10 +249,6 @@ class FileCollector:
         if name not in self._memory:
             self._memory[name] = make()
         return cast(T, self._memory[name])
-
-    def hold_network(self) -> None:
-        """See protocol.Dump."""
-        self.once("wall", self._hold_network)
 
     def mounts(self) -> Mapping[int, Mount]:
         """See protocol.Dump."""

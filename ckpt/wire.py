@@ -1,36 +1,92 @@
 """The pod's network while it is checkpointed."""
 
 import os
-from typing import Self
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
 
+from ckpt.keeper import Keeper
+from ckpt.kinds import procinfo
 from launcher import pods, wall
+
+_PATIENCE_S: Final = 0.2
+_PAUSE_S: Final = 0.005
 
 
 class Wire:
     """Holds the pod's packets back while its connections are read. Leaving the context cleans up.
 
-    If this process is killed, packets pass again.
+    Entered while the pod runs.
+
+    If this process is killed, packets pass again, and the connections go on.
+
+    Attributes:
+        lost: in words, which connections could not be read.
     """
 
     def __init__(self, running: pods.Pod) -> None:
+        self._init_pid = running.init_pid
         self._netns_fd = os.open(f"/proc/{running.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.lost: list[str] = []
         self._wall: wall.Wall | None = None
+        self._keeper: Keeper | None = None
 
     def __enter__(self) -> Self:
+        self._wait()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._netns_fd)
         if self._wall is not None:
             self._wall.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
-    def hold(self) -> None:
-        """Hold packets back, from now until open().
+    def _wait(self) -> None:
+        """Give the pod, which runs, a moment for the connections that would be lost.
+
+        Its programs may accept them, and the kernel may deliver what they have left behind.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while any(self._unowned()) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+
+    def _lost(self) -> list[str]:
+        waiting, leaving = self._unowned()
+        notes = []
+        if waiting:
+            notes.append(f"{waiting} TCP connections that nobody has accepted yet are not in it")
+        if leaving:
+            notes.append(f"{leaving} closed TCP connections, not yet delivered, are not in it")
+        return notes
+
+    def _unowned(self) -> tuple[int, int]:
+        found = [(0, 0)]
+        for name in ("tcp", "tcp6"):
+            with suppress(FileNotFoundError):  # a kernel without that family
+                table = Path(f"/proc/{self._init_pid}/net/{name}").read_bytes()
+                found.append(procinfo.parse_tcp_unowned(table))
+        return sum(waiting for waiting, _ in found), sum(leaving for _, leaving in found)
+
+    def hold(self, fd: int) -> None:
+        """Hold packets back, from now until open(): the connected socket *fd* will be read.
 
         Raises:
             OSError: as netlink(7).
         """
-        self._wall = wall.build(self._netns_fd)
+        if self._wall is None:
+            self._wall = wall.build(self._netns_fd)
+        if self._keeper is None:
+            self._keeper = Keeper()
+        self._keeper.watch(fd)
+
+    def have_read(self) -> None:
+        """Note that the pod's connections, all that there were, have been read."""
+        self.lost = self._lost()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
 
     def open(self) -> None:
         """Let packets pass, if they were held back."""

@@ -16,6 +16,9 @@ from ckpt.kinds.protocol import Mount
 
 _FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
 # All hosts, all routers, all snoopers; and what solicited-node addresses begin with.
+# include/net/tcp_states.h
+_TCP_ACCEPTABLE: Final = {1, 8}  # ESTABLISHED, CLOSE_WAIT
+_TCP_LEAVING: Final = {4, 9, 11}  # FIN_WAIT1, LAST_ACK, CLOSING
 _AUTOMATIC: Final = {
     "224.0.0.1", "224.0.0.2", "224.0.0.106", "ff01::1", "ff01::2", "ff02::1", "ff02::2",
     "ff02::6a", "ff05::2",
@@ -138,6 +141,26 @@ def parse_tcp_peer(table: bytes, inode: int) -> tuple[str, int] | None:
             family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
             return socket.inet_ntop(family, packed), int(port, 16)
     return None
+
+
+def parse_tcp_unowned(table: bytes) -> tuple[int, int]:
+    """Return how many connections nobody has accepted yet, and how many nobody has open any more.
+
+    Of the latter, those count that still have something to deliver.
+
+    Args:
+        table: /proc/PID/net/tcp or tcp6; the inode is 0 where no process has the socket.
+
+    Source: net/ipv4/tcp_ipv4.c, get_tcp4_sock(): the fifth field begins with SND.NXT - SND.UNA.
+    """
+    waiting = leaving = 0
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if fields[9] == b"0":
+            state, unsent = int(fields[3], 16), int(fields[4].partition(b":")[0], 16)
+            waiting += state in _TCP_ACCEPTABLE
+            leaving += state in _TCP_LEAVING and unsent > 0
+    return waiting, leaving
 
 
 def view_flags(view: str, link_mode: int) -> int:

@@ -94,8 +94,11 @@ class Dump(Protocol):
     tcp: str
     """What is to become of TCP connections: "keep", "close" or "listen-only"."""
 
-    def hold_network(self) -> None:
-        """Build a wall around the pod's network, unless it stands: connections will be read."""
+    def hold_network(self, fd: int) -> None:
+        """Let no packet pass, for *fd*, our duplicate of a connected socket, is about to be read.
+
+        If this process is killed, packets pass again, and the socket leaves TCP's repair mode.
+        """
         ...
 
     def file_id(self, host_pid: int, fd: int) -> int | None:

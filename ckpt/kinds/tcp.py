@@ -145,7 +145,7 @@ def _collect_connection(
     if _ulp(s):
         raise NotPortable(f"the kernel processes it ({_ulp(s)}, TCP_ULP)")
     if dump.tcp != "close" and not dump.looking_only:
-        dump.hold_network()
+        dump.hold_network(source.local_fd)
     if dump.tcp != "keep":
         return ended(state)
     connection = None if dump.looking_only else tcprepair.read(s, phase, dump.store)

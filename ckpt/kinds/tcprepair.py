@@ -168,20 +168,25 @@ def silence(s: socket.socket) -> None:
     _set(s, _TCP_REPAIR, _REPAIR_ON)
 
 
+def leave(s: socket.socket, reuse: int) -> None:
+    """End repair mode, without a word to the peer; *reuse* is the former SO_REUSEADDR.
+
+    Source: net/ipv4/tcp.c, TCP_REPAIR: it overwrites that.
+    """
+    _choose(s, _NO_QUEUE)
+    _set(s, _TCP_REPAIR, _REPAIR_OFF_NO_WP)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
 @contextmanager
 def _repairing(s: socket.socket) -> Iterator[None]:
-    """Put *s* into repair mode for a moment, and leave no trace of it.
-
-    Source: net/ipv4/tcp.c, TCP_REPAIR: it overwrites SO_REUSEADDR.
-    """
+    """Put *s* into repair mode for a moment, and leave no trace of it."""
     reuse = s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
     _set(s, _TCP_REPAIR, _REPAIR_ON)
     try:
         yield
     finally:
-        _set(s, _TCP_REPAIR_QUEUE, _NO_QUEUE)
-        _set(s, _TCP_REPAIR, _REPAIR_OFF_NO_WP)
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        leave(s, reuse)
 
 
 @contextmanager

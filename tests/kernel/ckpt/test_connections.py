@@ -3,11 +3,13 @@
 import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
 from ckpt import dump
+from ckpt.kinds import tcprepair
 from ckpt.seed import RestoreError
 from launcher import network
 from tests.kernel.ckpt import harness, stream
@@ -65,12 +67,28 @@ def test_a_checkpoint_that_fails_or_is_killed(pod, monkeypatch):
             pod.dump()
         client.run_until(ENOUGH)
         monkeypatch.setattr(dump.layers, "seal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                pod.dump()
-            os._exit(1)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        dump_in_child(pod)
+        client.run_until(ENOUGH)
+        client.finish()
+
+
+def dump_in_child(pod):
+    """Checkpoint the pod in a process that is killed."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            pod.dump()
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def test_a_checkpoint_that_is_killed_in_repair_mode(pod, monkeypatch):
+    """A socket would stay in that mode, and neither send nor receive."""
+    serve(pod)
+    monkeypatch.setattr(tcprepair, "_options", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with stream.Client(ADDRESS, 2) as client:
+        client.run_until(ENOUGH)
+        dump_in_child(pod)
         client.run_until(ENOUGH)
         client.finish()
 
@@ -136,3 +154,39 @@ def is_over(s):
         return False
     except OSError:
         return True
+
+
+RELUCTANT = """
+import socket, time
+with socket.create_server(("0.0.0.0", 4001)) as once:
+    print("ready", flush=True)
+    s, _ = once.accept()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    s.sendall(b"z" * (4 << 20))
+    s.close()  # the kernel has it now
+listener = socket.create_server(("0.0.0.0", 4000))
+print("listens", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_what_is_lost_is_told(pod):
+    """Connections that nobody has accepted, or that nobody has open any more."""
+    pod.put("/tmp/reluctant.py", RELUCTANT)
+    pod.start("/usr/bin/python3", "-I", "/tmp/reluctant.py")
+    pod.wait_for("ready")
+    with contextlib.ExitStack() as stack:
+        closed = stack.enter_context(socket.socket())
+        closed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        closed.connect((ADDRESS[0], 4001))
+        pod.wait_for("listens")
+        waiting = [stack.enter_context(socket.create_connection(ADDRESS)) for _ in range(2)]
+        assert pod.dump().notes == [
+            "2 TCP connections that nobody has accepted yet are not in it",
+            "1 closed TCP connections, not yet delivered, are not in it",
+        ]
+        pod.restore()
+        for s in waiting:
+            s.settimeout(20)
+            with pytest.raises(ConnectionResetError):
+                s.recv(1)

@@ -115,3 +115,27 @@ def test_multicast_groups_that_programs_joined():
     )
     assert procinfo.parse_groups(igmp, igmp6) == {"224.0.0.251", "ff02::fb"}
     assert procinfo.parse_groups(b"", b"") == set()
+
+
+TCP = b"""\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0A07620A:0FA0 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 17 1 0
+   1: 0A07620A:0FA0 0107620A:9C40 01 00000000:00000005 00:00000000 00000000     0        0 18 1 0
+   2: 0A07620A:0FA0 0107620A:9C41 01 00000000:00000000 00:00000000 00000000     0        0 0 1 0
+   3: 0A07620A:0FA0 0107620A:9C42 08 00000000:00000000 00:00000000 00000000     0        0 0 1 0
+   4: 0A07620A:0FA0 0107620A:9C43 04 00000001:00000000 01:00000014 00000000     0        0 0 3 0
+   5: 0A07620A:0FA0 0107620A:9C44 05 00000000:00000000 00:00000000 00000000     0        0 0 3 0
+   6: 0A07620A:0FA0 0107620A:9C45 06 00000000:00000000 03:00000CE4 00000000     0        0 0 3 0
+"""
+
+
+def test_tcp_connections_that_no_process_has():
+    assert procinfo.parse_tcp_unowned(TCP) == (2, 1)
+    assert procinfo.parse_tcp_unowned(TCP.splitlines()[0]) == (0, 0)
+
+
+def test_the_peer_of_a_tcp_socket():
+    assert procinfo.parse_tcp_peer(TCP, 18) == ("10.98.7.1", 40000)
+    assert procinfo.parse_tcp_peer(TCP, 19) is None
+    six = b"head\n 0: 0:1 000080FE00000000FF005450DDCCBBAA:0050 02 0:0 0:0 0 0 0 19 1\n"
+    assert procinfo.parse_tcp_peer(six, 19) == ("fe80::5054:ff:aabb:ccdd", 80)
