@@ -32,6 +32,11 @@ PROT_WRITE = 2
 MAP_SHARED = 1
 FUSE_NOTIFY_RESEND = 7
 FICLONE = 0x40049409
+SYNC_FILE_RANGE_WAIT_BEFORE = 1
+SYNC_FILE_RANGE_WRITE = 2
+SYNC_FILE_RANGE_WAIT_AFTER = 4
+EXT4_SUPER_MAGIC = 0xEF53
+XFS_SUPER_MAGIC = 0x58465342
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
 LO_FLAGS_READ_ONLY = 1
@@ -56,6 +61,7 @@ _libc.renameat2.argtypes = (
 )
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.syncfs.argtypes = (ctypes.c_int,)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _libc.mount.argtypes = (*[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
 _libc.mmap.restype = ctypes.c_void_p
@@ -230,6 +236,24 @@ def fsconfig(fd: int, cmd: int, key: bytes | None = None, value: bytes | None = 
         ctypes.c_int(0),
     )
     _checked(result, "fsconfig")
+
+
+def sync_file_range(fd: int, offset: int, nbytes: int, flags: int) -> None:
+    """Write a file's dirty pages to the device; to the end where *nbytes* is 0.
+
+    Source: sync_file_range(2).
+    """
+    _checked(_libc.sync_file_range(fd, offset, nbytes, flags), "sync_file_range")
+
+
+def fstatfs_type(fd: int) -> int:
+    """Return the magic number of the type of the file system that a file is on.
+
+    Source: fstatfs(2), f_type.
+    """
+    buffer = ctypes.create_string_buffer(256)  # struct statfs has 120 bytes
+    _checked(_libc.fstatfs(ctypes.c_int(fd), buffer), "fstatfs")
+    return ctypes.c_long.from_buffer(buffer).value
 
 
 def loop_ctl_get_free(fd: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stackfs.copyup import copy_up
 from stackfs.inodes import Directory, Node
-from stackfs.layers import whiteout
+from stackfs.layers import copying, whiteout
 from stackfs.tree import Tree
 
 
@@ -140,13 +140,18 @@ def _changed(node: Node) -> None:
 
 
 def sync(tree: Tree, node: Node, fd: int, *, data_only: bool) -> None:
-    """Write a file out, and its directory where the name is new."""
-    if data_only:
+    """Write a file out, and its name where that is new.
+
+    With the file, one journal writes out all that happened before: the name, too, and those of
+    the directories above. What of it fdatasync(2) leaves out, fsync(2) does not.
+    """
+    if data_only and not node.name_unsynced:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
     if node.name_unsynced and node.parent is not None and node.fd < 0:
-        sync_directory(tree, node.parent)
+        if not copying.is_ordered(fd):
+            sync_directory(tree, node.parent)
         node.name_unsynced = False
 
 

@@ -1,16 +1,22 @@
 """Copying a big file up while other requests go on."""
 
+import functools
 import os
 import stat
+from typing import Final
 
 import trio
 
 from stackfs import loop
 from stackfs.copyup import copy_up
 from stackfs.inodes import Node
-from stackfs.layers.copying import fill, sync
+from stackfs.layers.copying import fill
 from stackfs.layers.work import remove
 from stackfs.tree import Tree
+
+_BIG: Final = 1 << 18
+"""Bytes from which on others shall not wait for the copying: a thread costs about as much as
+copying a quarter of this."""
 
 
 class Copier:
@@ -26,7 +32,7 @@ class Copier:
         The file in the read-only layer cannot change meanwhile; all that follows the copying
         happens in one go.
         """
-        if contents and not node.layer.writable and _has_contents(node):
+        if contents and not node.layer.writable and _is_big(node):
             if (under_way := self._under_way.get(node.attr.st_ino)) is not None:
                 loop.yield_reader()
                 await under_way.wait()
@@ -43,7 +49,8 @@ class Copier:
             source = tree.open_backing(node, os.O_RDONLY)
             size = os.fstat(source).st_size
             loop.yield_reader()
-            await trio.to_thread.run_sync(_copy_and_sync, source, tree.work.fd, name, size)
+            work = functools.partial(fill, source, tree.work.fd, name, size, lasting=True)
+            await trio.to_thread.run_sync(work)
             if node.layer.writable:  # truncated, and copied up, meanwhile
                 remove(tree.work.fd, name)
             else:
@@ -56,11 +63,5 @@ class Copier:
             done.set()
 
 
-def _copy_and_sync(source: int, work_fd: int, name: bytes, size: int) -> None:
-    """Copy and write out; what follows needs no more than the order that the journal keeps."""
-    fill(source, work_fd, name, size)
-    sync(work_fd, name)
-
-
-def _has_contents(node: Node) -> bool:
-    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size > 0
+def _is_big(node: Node) -> bool:
+    return stat.S_ISREG(node.attr.st_mode) and node.attr.st_size > _BIG

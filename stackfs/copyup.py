@@ -90,7 +90,7 @@ def _copy_up_file(
 def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
     """Copy a file up that programs hold though it has lost its last name."""
     with tree.work.temporary() as name:
-        _make_copy(tree, node, name, contents=contents)
+        _make_copy(tree, node, name, contents=contents, lasting=False)
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, dir_fd=tree.work.fd)
     node.layer = tree.limbo
@@ -98,20 +98,20 @@ def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
     switch_handles(tree, node)
 
 
-def _make_copy(tree: Tree, node: Node, name: bytes, *, contents: bool) -> None:
-    """Make the copy of a file as *name* in the work directory."""
+def _make_copy(
+    tree: Tree, node: Node, name: bytes, *, contents: bool, lasting: bool = True
+) -> None:
+    """Make the copy of a file as *name* in the work directory, *lasting* as in copying.fill()."""
     work_fd = tree.work.fd
     status = tree.status(node)
     target = tree.readlink(node) if stat.S_ISLNK(status.st_mode) else b""
     copying.make_like(work_fd, name, status, target)
     prepared = contents and tree.work.take_prepared(node.attr.st_ino, name)
-    filled = contents and stat.S_ISREG(status.st_mode) and status.st_size > 0 and not prepared
-    if filled:
-        copying.fill(tree.open_backing(node, os.O_RDONLY), work_fd, name, status.st_size)
+    if contents and stat.S_ISREG(status.st_mode) and status.st_size > 0 and not prepared:
+        source = tree.open_backing(node, os.O_RDONLY)
+        copying.fill(source, work_fd, name, status.st_size, lasting=lasting)
     copying.set_number(work_fd, name, node.attr.st_ino)
     copying.copy_attributes(work_fd, name, status, tree.xattrs(node))
-    if filled:
-        copying.sync(work_fd, name)
 
 
 def _names(tree: Tree, node: Node) -> list[tuple[Directory, bytes]]:

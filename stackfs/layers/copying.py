@@ -10,30 +10,81 @@ from stackfs import abi
 from stackfs.layers import whiteout
 
 _CHUNK = 1 << 24
+_WRITE_AND_WAIT = (
+    abi.SYNC_FILE_RANGE_WAIT_BEFORE | abi.SYNC_FILE_RANGE_WRITE | abi.SYNC_FILE_RANGE_WAIT_AFTER
+)
 
 
-def copy_contents(source: int, target: int, size: int) -> None:
+def copy_contents(source: int, target: int, size: int) -> bool:
     """Fill the empty file *target* with the first *size* bytes of *source*; holes stay holes.
 
-    Shares the blocks where the file system can (ioctl_ficlone(2)).
+    Shares the blocks where the file system can (ioctl_ficlone(2)), and tells whether it did.
     """
     try:
         fcntl.ioctl(target, abi.FICLONE, source)
     except OSError:
         os.ftruncate(target, size)
         _copy_data(source, target, size)
+        return False
+    return True
 
 
-def fill(source: int, dir_fd: int, name: bytes, size: int) -> None:
-    """Fill the empty file *name* from *source*, which is closed afterwards."""
+def fill(source: int, dir_fd: int, name: bytes, size: int, *, lasting: bool = False) -> None:
+    """Fill the empty file *name* from *source*, which is closed afterwards.
+
+    With *lasting*, a name that the file gets afterwards never outlives its contents in a power
+    loss (`_write_out`). Shared blocks are on the disk, and the journal has them before the name.
+    """
     try:
         target = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
-            copy_contents(source, target, size)
+            if not copy_contents(source, target, size) and lasting:
+                _write_out(target)
         finally:
             os.close(target)
     finally:
         os.close(source)
+
+
+def _write_out(fd: int) -> None:
+    """Write out the contents of a file so that they are on the disk before what is done next.
+
+    Where one journal holds sizes, extents and names in the order in which they came, it is enough
+    to wait for the data: when that is written, the size and the extents are in the journal, and a
+    commit flushes the disk first. That takes a twentieth of the time of fsync(2), which commits.
+
+    Source: fs/ext4/page-io.c, ext4_end_io_end(); fs/xfs/xfs_aops.c, xfs_end_ioend(), v6.12: both
+    before the pages are no longer under write-back.
+    """
+    if is_ordered(fd):
+        abi.sync_file_range(fd, 0, 0, _WRITE_AND_WAIT)
+    else:
+        os.fsync(fd)
+
+
+_ordered: dict[int, bool] = {}
+
+
+def is_ordered(fd: int) -> bool:
+    """Tell whether the file system of a file keeps the order of all changes in one journal.
+
+    xfs does, and ext4 with a journal of its own.
+
+    Source: fs/jbd2/journal.c, jbd2_journal_init_inode(): the name in /proc/fs/jbd2 of a journal
+    that is in the file system itself.
+    """
+    device = os.fstat(fd).st_dev
+    if (known := _ordered.get(device)) is not None:
+        return known
+    kind = abi.fstatfs_type(fd)
+    ordered = kind == abi.XFS_SUPER_MAGIC
+    if kind == abi.EXT4_SUPER_MAGIC:
+        with contextlib.suppress(OSError):
+            disk = os.readlink(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+            journals = os.listdir("/proc/fs/jbd2")
+            ordered = any(at.startswith(f"{os.path.basename(disk)}-") for at in journals)
+    _ordered[device] = ordered
+    return ordered
 
 
 def _copy_data(source: int, target: int, size: int) -> None:
@@ -112,12 +163,3 @@ def set_number(dir_fd: int, name: bytes, number: int) -> None:
     with contextlib.suppress(OSError):
         path = whiteout.inside(dir_fd, name)
         os.setxattr(path, whiteout.NUMBER, b"%d" % number, follow_symlinks=False)
-
-
-def sync(dir_fd: int, name: bytes) -> None:
-    """Write a regular file out, so that it never hides a good one with half of its contents."""
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

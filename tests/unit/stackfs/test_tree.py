@@ -161,7 +161,7 @@ def test_a_copy_that_fails_leaves_everything_as_it_was(stacked, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stackfs.copyup.copying.sync", full)
+    monkeypatch.setattr("stackfs.layers.copying._write_out", full)
     node = stacked.at("d/f")
     with pytest.raises(OSError, match="No space"):
         attributes.change(tree, node, attributes.Change(mode=0o600))
