@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from ckpt.keeper import Keeper
 from ckpt.kinds import procinfo
-from launcher import pods, wall
+from launcher import cgroups, pods, wall
 
 _PATIENCE_S: Final = 0.2
 _PAUSE_S: Final = 0.005
@@ -27,6 +27,7 @@ class Wire:
 
     def __init__(self, running: pods.Pod) -> None:
         self._init_pid = running.init_pid
+        self._freezer = cgroups.freezer(running.cgroups)
         self._netns_fd = os.open(f"/proc/{running.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.lost: list[str] = []
         self._wall: wall.Wall | None = None
@@ -40,8 +41,12 @@ class Wire:
         os.close(self._netns_fd)
         if self._wall is not None:
             self._wall.close()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         if self._keeper is not None:
             self._keeper.close()
+            self._keeper = None
 
     def _wait(self) -> None:
         """Give the pod, which runs, a moment for the connections that would be lost.
@@ -75,21 +80,19 @@ class Wire:
         Raises:
             OSError: as netlink(7).
         """
-        if self._wall is None:
-            self._wall = wall.build(self._netns_fd)
         if self._keeper is None:
-            self._keeper = Keeper()
+            self._wall = wall.build(self._netns_fd)
+            self._keeper = Keeper(self._freezer)
         self._keeper.watch(fd)
 
     def have_read(self) -> None:
         """Note that the pod's connections, all that there were, have been read."""
         self.lost = self._lost()
-        if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
+        self._dismiss()
 
     def open(self) -> None:
         """Let packets pass, if they were held back."""
+        self._dismiss()
         if self._wall is not None:
             self._wall.open()
 

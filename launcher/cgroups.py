@@ -191,6 +191,16 @@ def kill(paths: Sequence[Path]) -> None:
                 (path / "cgroup.kill").write_text("1")
 
 
+def freezer(paths: Sequence[Path]) -> Path | None:
+    """Return the file that stops (1) and resumes (0) what is in *paths*; None without cgroup2.
+
+    Source: Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze, since Linux v5.2.
+    """
+    return next(
+        (path / "cgroup.freeze" for path in paths if (path / "cgroup.freeze").exists()), None
+    )
+
+
 def leftovers(places: Places, name: str) -> list[Path]:
     """Return every group that was ever made for pod *name* and is still there."""
     parent = _parent(places)
