@@ -208,7 +208,8 @@ class Packing:
     """A layer being packed as an OCI layer tar, which is read within a `with` block, to its end."""
 
     def __init__(self, places: Places, directory: str | Path) -> None:
-        self._command = _Command(places, "pack", os.fspath(directory), stdout=subprocess.PIPE)
+        arguments = ("pack", "--redirects", os.fspath(directory))
+        self._command = _Command(places, *arguments, stdout=subprocess.PIPE)
 
     def __enter__(self) -> BinaryIO:
         return cast(BinaryIO, self._command.stdout)

@@ -149,6 +149,12 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
 
 def _add_layer_verbs(verbs: Any) -> None:  # noqa: ANN401
     pack = verbs.add_parser("pack", help="write a layer as an OCI layer tar to standard output")
+    pack.add_argument(
+        "--redirects",
+        action="store_true",
+        help="write also what an OCI layer cannot say, a directory that was moved without its "
+        "files, for stackfs unpack",
+    )
     unpack = verbs.add_parser("unpack", help="make a layer from an OCI layer tar at standard input")
     unpack.add_argument(
         "--below",
@@ -276,7 +282,7 @@ def _check(places: Places, asked: argparse.Namespace) -> None:
 def _pack(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.oci import pack
 
-    pack(asked.directory, sys.stdout.buffer)
+    pack(asked.directory, sys.stdout.buffer, redirects=asked.redirects)
 
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 from stackfs.inodes import Directory, Node
 from stackfs.layers import copying
+from stackfs.layers.layer import lift
+from stackfs.layers.redirect import Path
 from stackfs.layers.union import Entry
 from stackfs.tree import Tree
 
@@ -61,6 +63,7 @@ def _copy_up_directory(tree: Tree, node: Directory) -> None:
         _make_copy(tree, node, name, contents=False)
         _move_in(tree, name, parent, node.name)
     node.layers.insert(0, tree.upper)
+    node.redirect = None  # that was of the layer below
     node.layer = tree.upper
     node.backing = None
     node.stale = node.name_unsynced = True
@@ -119,11 +122,12 @@ def _names(tree: Tree, node: Node) -> list[tuple[Directory, bytes]]:
     status = tree.status(node)
     if status.st_nlink == 1 and node.fd < 0:
         return [(_parent(node), node.name)]
-    found = [_resolve(tree, path) for path in node.layer.links(status)]
+    above = tree.root.layers[: tree.root.layers.index(node.layer)]
+    found = [_resolve(tree, lift(path, above)) for path in node.layer.links(status)]
     return [place for place in found if place is not None and tree.child(*place) is node]
 
 
-def _resolve(tree: Tree, path: tuple[bytes, ...]) -> tuple[Directory, bytes] | None:
+def _resolve(tree: Tree, path: Path) -> tuple[Directory, bytes] | None:
     """Return the directory that a path leads to, and the last name, if it is visible."""
     at = tree.root
     for name in path[:-1]:

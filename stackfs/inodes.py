@@ -18,7 +18,9 @@ from stackfs.journal import Journal, Pin, Place
 from stackfs.layers import whiteout
 from stackfs.layers.layer import DIRECTORY, Layer
 from stackfs.layers.numbers import BARRIER, ROOT, next_number
+from stackfs.layers.redirect import Path
 from stackfs.layers.union import Entry
+from stackfs.layers.walk import open_beneath
 
 FOREVER: Final = 1_000_000
 """Seconds for which the kernel may keep what it was told: only requests change anything."""
@@ -102,10 +104,12 @@ class Directory(Node):
         layers: those whose directories merge into it, top first; the first holds its attributes.
         entries: what is visible in it, None where it has not been listed.
         fds: its O_PATH descriptors by layer, opened when they are needed.
+        moved: where it is in layers in which its parent does not have it under its name.
+        redirect: where it is in what the layers below *layer* show, if its place does not tell.
         subdirectories: how many of its entries are directories, None where not counted.
     """
 
-    __slots__ = ("entries", "fds", "layers", "subdirectories")
+    __slots__ = ("entries", "fds", "layers", "moved", "redirect", "subdirectories")
 
     def __init__(
         self, ino: int, layers: list[Layer], parent: "Directory | None", name: bytes
@@ -115,6 +119,8 @@ class Directory(Node):
         self.entries: dict[bytes, Entry[Layer]] | None = None
         self.subdirectories: int | None = None
         self.fds: dict[Layer, int] = {}
+        self.moved: dict[Layer, Path] = {}
+        self.redirect: Path | None = None
 
 
 MAX_IDLE: Final = 150_000
@@ -163,15 +169,23 @@ class Inodes:
         """Return an inode of the table by number."""
         return self._nodes.get(ino)
 
-    def claim(self, ino: int, backing: tuple[int, int]) -> tuple[int, Node | None]:
+    def claim(
+        self, ino: int, backing: tuple[int, int], place: tuple[Directory, bytes] | None = None
+    ) -> tuple[int, Node | None]:
         """Return the number for a file that says it is *ino*, and its inode if there is one.
 
         Two different files can claim one number, where a hard link was copied up by halves or
-        an archive is hostile; the second one gets another.
+        a layer is hostile; the second one gets another.
+
+        Args:
+            ino: what it says.
+            backing: (st_dev, st_ino) of it.
+            place: where a directory is: what is seen at two places are two directories.
         """
         claimed, ino = ino, self.aliases.get((ino, *backing), ino)
         while (node := self._nodes.get(ino)) is not None or ino in (BARRIER, ROOT):
-            if node is not None and self._backing(node) == backing:
+            here = node is not None and place in (None, (node.parent, node.name))
+            if node is not None and here and self._backing(node) == backing:
                 return ino, node
             ino = next_number(ino)
         if ino != claimed:
@@ -207,11 +221,26 @@ class Inodes:
             missing.append(at)
             if at.parent is None:
                 raise RuntimeError(f"the root has no descriptor in {layer.path}")
-            at = at.parent
+            at = self.root if layer in at.moved else at.parent
         for at in reversed(missing):
-            fd = at.fds[layer] = os.open(at.name, DIRECTORY, dir_fd=fd)
+            path = at.moved.get(layer)
+            if path is None:
+                fd = at.fds[layer] = os.open(at.name, DIRECTORY, dir_fd=fd)
+            else:
+                fd = at.fds[layer] = open_beneath(layer.fd, path)
             self._open[at, layer] = None
         return fd
+
+    def path_in(self, directory: Directory, layer: Layer) -> Path:
+        """Return where a directory is in a layer, from the root of that."""
+        names: list[bytes] = []
+        while directory.parent is not None:
+            place = directory.moved.get(layer)
+            if place is not None:
+                return place + tuple(reversed(names))
+            names.append(directory.name)
+            directory = directory.parent
+        return tuple(reversed(names))
 
     def place(self, node: Node) -> tuple[bytes, int | None, bool]:
         """Return where the file of *node* is: path, directory descriptor, follow_symlinks."""
@@ -373,12 +402,10 @@ class Inodes:
             os.close(fd)
         directory.fds.clear()
 
-    def drop_below(self, directory: Directory, layer: Layer) -> None:
-        """Let a directory be in *layer* alone."""
-        directory.layers = [layer]
-        for other in [at for at in directory.fds if at is not layer]:
-            self._open.pop((directory, other), None)
-            os.close(directory.fds.pop(other))
+    def moved(self) -> list[Directory]:
+        """Return the directories that some layer has elsewhere, one before those in it."""
+        found = [node for node in self._nodes.values() if isinstance(node, Directory)]
+        return sorted((node for node in found if node.moved), key=_depth)
 
     def replace(self, old: Collection[Layer], new: Layer) -> None:
         """Let a layer take the place of those that were merged into it."""
@@ -394,6 +421,8 @@ class Inodes:
         merged = [layer for layer in directory.layers if layer in old]
         if not merged:
             return
+        for layer in merged:
+            directory.moved.pop(layer, None)
         layers = [new if layer is merged[0] else layer for layer in directory.layers]
         directory.layers = [layer for layer in layers if layer not in old]
         if directory.linked:
@@ -425,6 +454,13 @@ class Inodes:
                 os.close(fd)
             if isinstance(node, Directory) and node is not self.root:
                 self.close_directory(node)
+
+
+def _depth(node: Node) -> int:
+    depth = 0
+    while node.parent is not None:
+        node, depth = node.parent, depth + 1
+    return depth
 
 
 def _ignore() -> None:

@@ -1,9 +1,7 @@
 """Moving names.
 
-A directory that is not wholly in the upper layer is copied up with all that is in it, and moves
-then; one too big for that is refused with EXDEV, as the kernel's overlayfs refuses all of them,
-and programs such as mv(1) copy it themselves. There are no redirects: a path is the same in every
-layer, and a layer can be written as an OCI layer.
+A directory that is not wholly in the upper layer moves without the files in it: a redirect says
+where the layers below have them (layers/redirect.py).
 """
 
 import errno
@@ -17,10 +15,6 @@ from stackfs.layers import whiteout
 from stackfs.layers.union import Entry
 from stackfs.names import hollow, lost, prepare_loss
 from stackfs.tree import NAME_MAX, Tree
-
-MAX_ENTRIES = 1000
-MAX_BYTES = 64 << 20
-"""Of a directory that is copied up to be renamed; more would stop the pod for too long."""
 
 
 def rename(
@@ -73,7 +67,7 @@ def _move(
     new_fd = tree.inodes.directory_fd(new_parent, tree.upper)
     flags = abi.RENAME_WHITEOUT if tree.shows_below(parent, name) else 0
     if isinstance(node, Directory):
-        if tree.shows_below(new_parent, new_name):
+        if node.layers == [tree.upper] and tree.shows_below(new_parent, new_name):
             whiteout.set_opaque(old_fd, name)
         if _is_covered(new_fd, new_name):
             # A directory cannot replace a device node: the whiteout changes places with it, and
@@ -98,10 +92,19 @@ def _note_move(
     tree: Tree, source: tuple[Directory, bytes, Node], new_parent: Directory, new_name: bytes
 ) -> None:
     parent, name, node = source
+    if isinstance(node, Directory):
+        _note_directory(tree, (parent, name), (new_parent, new_name), exchange=False)
     if tree.entries(parent).pop(name).directory:
         parent.subdirectories = None
     _note_place(tree, node, new_parent, new_name)
     parent.stale = True
+
+
+def _note_directory(
+    tree: Tree, old: tuple[Directory, bytes], new: tuple[Directory, bytes], *, exchange: bool
+) -> None:
+    paths = ((*tree.inodes.path_in(at, tree.upper), name) for at, name in (old, new))
+    tree.upper.note_rename(*paths, exchange=exchange)
 
 
 def _note_place(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
@@ -132,53 +135,18 @@ def _exchange(
     copy_up(tree, new_parent)
     old_fd = tree.inodes.directory_fd(parent, tree.upper)
     new_fd = tree.inodes.directory_fd(new_parent, tree.upper)
-    if isinstance(node, Directory):
+    if isinstance(node, Directory) and node.layers == [tree.upper]:
         whiteout.set_opaque(old_fd, name)
-    if isinstance(other, Directory):
+    if isinstance(other, Directory) and other.layers == [tree.upper]:
         whiteout.set_opaque(new_fd, new_name)
     abi.renameat2(old_fd, name, new_fd, new_name, abi.RENAME_EXCHANGE)
+    _note_directory(tree, (parent, name), (new_parent, new_name), exchange=True)
     _note_place(tree, node, new_parent, new_name)
     _note_place(tree, other, parent, name)
 
 
 def _ascend(tree: Tree, node: Node) -> None:
-    """Bring *node* into the upper layer, a directory with everything in it."""
-    if not isinstance(node, Directory):
-        copy_up(tree, node)
-    elif node.layers != [tree.upper]:
-        _check_size(tree, node)
-        _ascend_directory(tree, node)
-
-
-def _check_size(tree: Tree, directory: Directory) -> None:
-    """Refuse a directory that would take too long to copy."""
-    entries = size = 0
-    pending = [directory]
-    while pending:
-        at = pending.pop()
-        for name in list(tree.entries(at)):
-            child = tree.existing(at, name)
-            if isinstance(child, Directory):
-                if child.layers != [tree.upper]:
-                    pending.append(child)
-            elif not child.layer.writable:
-                size += child.attr.st_size
-            entries += 1
-            if entries > MAX_ENTRIES or size > MAX_BYTES:
-                raise OSError(errno.EXDEV, "the directory is in a read-only layer")
-
-
-def _ascend_directory(tree: Tree, directory: Directory) -> None:
-    """Copy up a directory with everything in it, and make it hide what is below."""
-    copy_up(tree, directory)
-    for name in list(tree.entries(directory)):
-        child = tree.existing(directory, name)
-        if not isinstance(child, Directory):
-            copy_up(tree, child)
-        elif child.layers != [tree.upper]:
-            _ascend_directory(tree, child)
-    if len(directory.layers) > 1 and directory.parent is not None:
-        parent_fd = tree.inodes.directory_fd(directory.parent, tree.upper)
-        whiteout.set_opaque(parent_fd, directory.name)
-        tree.inodes.drop_below(directory, tree.upper)
-        directory.stale = True
+    """Bring *node* into the upper layer; a directory without what is in it, which stays below."""
+    copy_up(tree, node)
+    if isinstance(node, Directory):
+        tree.redirect(node)

@@ -292,6 +292,7 @@ def _open_upper(spec: Spec, base_fd: int, number: int) -> Layer:
     found = _mark(fd, whiteout.LAYER_NUMBER)
     if found is None:  # a directory that was given, not made here
         os.setxattr(whiteout.inside(fd, b"."), whiteout.LAYER_NUMBER, b"%d" % number)
+        os.setxattr(whiteout.inside(fd, b"."), whiteout.MOVED, b"y")  # as far as is known
     return Layer(spec.upper, fd, int(found or number), numbered=True, writable=True)
 
 

@@ -13,9 +13,10 @@ import pyfuse3
 
 from stackfs.inodes import Directory, Inodes, Node
 from stackfs.journal import Journal
-from stackfs.layers import copying, whiteout
-from stackfs.layers.layer import Layer, listing
+from stackfs.layers import copying, redirect, whiteout
+from stackfs.layers.layer import Layer, lift, listing
 from stackfs.layers.numbers import ROOT
+from stackfs.layers.redirect import Path, Way
 from stackfs.layers.union import Entry, merge
 from stackfs.layers.walk import open_beneath
 from stackfs.layers.work import Work
@@ -46,7 +47,9 @@ class Tree:
         self.upper = upper
         self.work = work
         self.limbo = Layer(upper.path, upper.fd, upper.number, writable=True)
-        self.root = Directory(ROOT, _until_opaque([upper, *below]), None, b".")
+        stack = [upper, *below]
+        visible = redirect.until_opaque([layer.fd for layer in stack])
+        self.root = Directory(ROOT, stack[: len(visible)], None, b".")
         self.root.fds = {layer: layer.fd for layer in (upper, *below)}
         self.root.stale = True
         self.written: set[Node] = set()
@@ -118,7 +121,8 @@ class Tree:
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         backing = (status.st_dev, status.st_ino)
         ino = layer.inode_number(status, whiteout.inside(dir_fd, name) if layer.numbered else None)
-        entry.ino, node = self.inodes.claim(ino, backing)
+        place = (parent, name) if entry.directory else None
+        entry.ino, node = self.inodes.claim(ino, backing, place)
         if node is None:
             node = self._new(parent, name, entry)
             node.fill(status)
@@ -131,12 +135,76 @@ class Tree:
     def _new(self, parent: Directory, name: bytes, entry: Entry[Layer]) -> Node:
         if not entry.directory:
             return Node(entry.ino, entry.layers[0], parent, name)
-        layers = list(entry.layers)
-        for index, layer in enumerate(layers[:-1]):
-            if whiteout.opacity(self.inodes.directory_fd(parent, layer), name) == b"y":
-                del layers[index + 1 :]
-                break
-        return Directory(entry.ino, layers, parent, name)
+        directory = Directory(entry.ino, [entry.layers[0]], parent, name)
+        self._find_layers(directory, parent, entry.layers)
+        return directory
+
+    def _find_layers(
+        self, directory: Directory, parent: Directory, named: tuple[Layer, ...]
+    ) -> None:
+        """Find what merges into a directory, given the layers in which its parent has the name."""
+        name = directory.name
+        directory.layers, directory.moved, directory.redirect = [], {}, None
+        for layer in named:
+            directory.layers.append(layer)
+            if layer is self.root.layers[-1]:
+                return
+            way = Way((name,))
+            way.turn(self.inodes.directory_fd(parent, layer), name)
+            if way.absolute or way.path != (name,):
+                self._follow(directory, parent, way)
+                return
+            if way.ended:
+                return
+
+    def _follow(self, directory: Directory, parent: Directory, way: Way) -> None:
+        """Find what merges into a directory below the layer that has a redirect of it."""
+        at = directory.layers[-1]
+        if at is directory.layer:
+            above = () if way.absolute else self.below(parent)
+            directory.redirect = above + way.path
+        for layer in self.root.layers[self.root.layers.index(at) + 1 :]:
+            if way.ended:
+                return
+            if way.absolute:
+                above, start = (), layer.fd
+            elif layer in parent.layers:
+                above = self.inodes.path_in(parent, layer)
+                start = self.inodes.directory_fd(parent, layer)
+            else:
+                continue
+            asked = above + way.path
+            fd = way.step(start)
+            if fd >= 0:
+                os.close(fd)
+                directory.layers.append(layer)
+                directory.moved[layer] = asked
+
+    def below(self, directory: Directory) -> Path:
+        """Return the path of a directory in what the layers below its topmost one show."""
+        names: list[bytes] = []
+        while directory.parent is not None:
+            if directory.redirect is not None and directory.layer is self.upper:
+                return directory.redirect + tuple(reversed(names))
+            names.append(directory.name)
+            directory = directory.parent
+        return tuple(reversed(names))
+
+    def redirect(self, directory: Directory) -> None:
+        """Write where the layers below have what is in a directory of the upper one.
+
+        Raises:
+            OSError: EXDEV, the path is too long for that.
+        """
+        parent = directory.parent
+        if parent is None or directory.layers == [self.upper] or directory.redirect is not None:
+            return
+        former = self.below(directory)
+        places = {at: self.inodes.path_in(directory, at) for at in directory.layers[1:]}
+        self.upper.note_redirect(former, self.inodes.path_in(directory, self.upper))
+        dir_fd = self.inodes.directory_fd(parent, self.upper)
+        whiteout.set_redirect(dir_fd, directory.name, redirect.encode(former))
+        directory.redirect, directory.moved = former, places
 
     def made(self, parent: Directory, name: bytes, status: os.stat_result) -> Node:
         """Take into the table what was just made in the upper layer."""
@@ -250,13 +318,29 @@ class Tree:
         it is found in the new layer by one of those.
         """
         pinned = [node for node in self.inodes.pinned() if node.linked and node.layer in old]
-        others = [node.layer.links(self.status(node)) for node in pinned]
+        others = [self._paths(node, old) for node in pinned]
+        moved = self.inodes.moved()
         self.inodes.replace(old, new)
         self.root.fds[new] = new.fd
+        for directory in moved:
+            self._find_again(directory)
         for node, paths in zip(pinned, others, strict=True):
             self._pin_in(new, node, paths)
 
-    def _pin_in(self, layer: Layer, node: Node, paths: list[tuple[bytes, ...]]) -> None:
+    def _paths(self, node: Node, merged: list[Layer]) -> list[Path]:
+        """Return the paths of a file of one of these layers in what they show together."""
+        above = merged[: merged.index(node.layer)]
+        return [lift(path, above) for path in node.layer.links(self.status(node))]
+
+    def _find_again(self, directory: Directory) -> None:
+        parent = directory.parent
+        if parent is not None and directory.linked:
+            self.inodes.close_directory(directory)
+            named = self.entries(parent)[directory.name].layers
+            self._find_layers(directory, parent, named)
+            directory.entries = None
+
+    def _pin_in(self, layer: Layer, node: Node, paths: list[Path]) -> None:
         for *above, name in paths:
             try:
                 dir_fd = open_beneath(layer.fd, tuple(above))
@@ -280,13 +364,6 @@ class Tree:
     def close(self) -> None:
         """Close every descriptor but those of the layers; the journal ends."""
         self.inodes.close()
-
-
-def _until_opaque(layers: list[Layer]) -> list[Layer]:
-    for index, layer in enumerate(layers):
-        if whiteout.opacity(layer.fd) == b"y":
-            return layers[: index + 1]
-    return layers
 
 
 def _hides(dir_fd: int, name: bytes, status: os.stat_result) -> bool:

@@ -8,15 +8,13 @@ can be removed afterwards one by one, whatever interrupts that.
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from stackfs.layers import copying, whiteout
+from stackfs.layers import copying, redirect, whiteout
 from stackfs.layers.layer import DIRECTORY, Layer, listing
-from stackfs.layers.union import Entry, Kind, merge
+from stackfs.layers.redirect import Way
+from stackfs.layers.union import Kind, merge
 from stackfs.layers.walk import exists
-
-Place = tuple[Layer, int]
-"""A directory in a layer, by its O_PATH descriptor."""
 
 
 @dataclass(slots=True)
@@ -25,24 +23,22 @@ class _Level:
 
     Attributes:
         name: its name in the directory above.
-        places: where it is in the merged layers, top first.
-        below: its descriptors in the layers below those.
-        opaque: whether nothing of those shows in it.
+        places: its descriptors in the layers of the stack that have it, top first.
+        mark: what it says of the layers below: the name and value of an extended attribute.
         fd: of the directory that is being made.
-        directories: what is still to be done in it; with each, whether a name that is no
-            directory ends it below.
+        directories: names of what is still to be done in it.
     """
 
     name: bytes
-    places: list[Place]
-    below: list[int]
-    opaque: bool
-    fd: int
-    directories: list[tuple[bytes, Entry[Place], bool]]
+    places: dict[int, int]
+    mark: tuple[str, bytes] | None = None
+    fd: int = -1
+    directories: list[bytes] = field(default_factory=list)
 
     def close(self) -> None:
-        for fd in (*(fd for _, fd in self.places), *self.below, self.fd):
-            os.close(fd)
+        redirect.close(self.places)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def flatten(merged: Sequence[Layer], below: Sequence[int], dir_fd: int, name: bytes) -> None:
@@ -62,7 +58,7 @@ def flatten(merged: Sequence[Layer], below: Sequence[int], dir_fd: int, name: by
     os.mkdir(links, 0o700, dir_fd=dir_fd)
     links_fd = os.open(links, DIRECTORY, dir_fd=dir_fd)
     try:
-        _Flattening(dir_fd, links_fd).run(name, merged, below)
+        _Flattening(merged, below, dir_fd, links_fd).run(name)
     finally:
         os.close(links_fd)
 
@@ -70,76 +66,96 @@ def flatten(merged: Sequence[Layer], below: Sequence[int], dir_fd: int, name: by
 class _Flattening:
     """What is remembered: another name of each file that has several, by what it is a copy of."""
 
-    def __init__(self, dir_fd: int, links_fd: int) -> None:
+    def __init__(
+        self, merged: Sequence[Layer], below: Sequence[int], dir_fd: int, links_fd: int
+    ) -> None:
+        self._merged = merged
+        self._roots = redirect.until_opaque([*(layer.fd for layer in merged), *below])
         self._dir_fd = dir_fd
         self._links_fd = links_fd
         self._linked: dict[tuple[int, int], bytes] = {}
+        self._redirects = False
 
-    def run(self, name: bytes, merged: Sequence[Layer], below: Sequence[int]) -> None:
-        alone = Entry(tuple((layer, layer.fd) for layer in merged), directory=True)
-        levels = [self._enter(self._dir_fd, list(below), name, alone, b".")]
+    def run(self, name: bytes) -> None:
+        places = {at: os.open(b".", DIRECTORY, dir_fd=fd) for at, fd in enumerate(self._roots)}
+        root = _Level(name, places)
+        if whiteout.opacity(self._roots[-1]) == b"y" and len(places) <= len(self._merged):
+            root.mark = (whiteout.OPAQUE, b"y")
+        levels = [root]
         try:
+            self._make(self._dir_fd, root)
             while levels:
                 level = levels[-1]
                 if level.directories:
-                    at, entry, cut = level.directories.pop()
-                    below = [] if level.opaque or cut else level.below
-                    levels.append(self._enter(level.fd, below, at, entry, at, opaque=cut))
+                    below = self._find(level, level.directories.pop())
+                    levels.append(below)
+                    self._make(level.fd, below)
                 else:
                     levels.pop()
-                    _finish(levels[-1].fd if levels else self._dir_fd, level, root=not levels)
+                    self._finish(levels[-1].fd if levels else self._dir_fd, level, root)
         finally:
             for level in levels:
                 level.close()
+        if self._redirects:
+            os.setxattr(whiteout.inside(self._dir_fd, name), whiteout.MOVED, b"y")
 
-    def _enter(
-        self,
-        dir_fd: int,
-        below: Sequence[int],
-        name: bytes,
-        entry: Entry[Place],
-        source: bytes,
-        *,
-        opaque: bool = False,
-    ) -> _Level:
-        """Make a directory and the files in it."""
-        places: list[Place] = []
-        for layer, fd in entry.layers:
-            places.append((layer, os.open(source, DIRECTORY, dir_fd=fd)))
-            if whiteout.opacity(places[-1][1]) == b"y":
-                opaque = True
-                break
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
-        fd = os.open(name, DIRECTORY, dir_fd=dir_fd)
-        level = _Level(name, places, [] if opaque else _open_all(below, source), opaque, fd, [])
+    def _find(self, above: _Level, name: bytes) -> _Level:
+        """Find a directory in all layers."""
+        way = Way((name,))
+        count = len(self._merged)
+        layers = range(len(self._roots))
+        level = _Level(name, way.descend(self._roots, above.places, layers[:count]))
+        if way.ended:
+            level.mark = (whiteout.OPAQUE, b"y")
+        elif way.absolute or way.path != (name,):
+            level.mark = (whiteout.REDIRECT, way.redirect)
+            self._redirects = True
         try:
-            self._fill(level)
+            level.places |= way.descend(self._roots, above.places, layers[count:])
         except BaseException:
             level.close()
             raise
         return level
 
-    def _fill(self, level: _Level) -> None:
-        listings = [(place, listing(place[1])) for place in level.places]
-        visible = merge(listings)
+    def _make(self, dir_fd: int, level: _Level) -> None:
+        """Make a directory and the files in it."""
+        os.mkdir(level.name, 0o700, dir_fd=dir_fd)
+        level.fd = os.open(level.name, DIRECTORY, dir_fd=dir_fd)
+        if level.mark is not None:
+            os.setxattr(whiteout.inside(level.fd, b"."), *level.mark)
+        count = len(self._merged)
+        listings = {at: listing(fd) for at, fd in level.places.items() if at < count}
+        visible = merge(listings.items())
         for name, entry in visible.items():
             if entry.directory:
-                cut = any(
-                    names.get(name, Kind.DIRECTORY) != Kind.DIRECTORY for _, names in listings
-                )
-                level.directories.append((name, entry, cut))
+                level.directories.append(name)
             else:
-                self._copy(entry.layers[0], name, level.fd)
-        if level.opaque:
-            whiteout.set_opaque(level.fd, b".")
+                at = entry.layers[0]
+                self._copy((self._merged[at], level.places[at]), name, level.fd)
+        if level.mark == (whiteout.OPAQUE, b"y"):
             return
-        for name in {name for _, names in listings for name in names} - visible.keys():
-            kinds = (names.get(name, Kind.WHITEOUT) for _, names in listings)
+        below = [fd for at, fd in level.places.items() if at >= count]
+        for name in {name for names in listings.values() for name in names} - visible.keys():
+            kinds = (names.get(name, Kind.WHITEOUT) for names in listings.values())
             hides = any(kind is not Kind.WHITEOUT for kind in kinds)
-            if hides or any(exists(fd, name) for fd in level.below):
+            if hides or any(exists(fd, name) for fd in below):
                 whiteout.make(level.fd, name)
 
-    def _copy(self, place: Place, name: bytes, dir_fd: int) -> None:
+    def _finish(self, dir_fd: int, level: _Level, root: _Level) -> None:
+        """Give a directory its attributes, now that nothing is made in it any more."""
+        at, fd = next(iter(level.places.items()))
+        try:
+            status = os.stat(b".", dir_fd=fd)
+            path = whiteout.inside(fd, b".")
+            if level is not root:
+                number = self._merged[at].inode_number(status, path)
+                copying.set_number(dir_fd, level.name, number)
+            xattrs = copying.read_xattrs(path, follow=False)
+            copying.copy_attributes(dir_fd, level.name, status, xattrs)
+        finally:
+            level.close()
+
+    def _copy(self, place: tuple[Layer, int], name: bytes, dir_fd: int) -> None:
         source_fd = place[1]
         status = os.stat(name, dir_fd=source_fd, follow_symlinks=False)
         key = (status.st_dev, status.st_ino)
@@ -159,37 +175,14 @@ class _Flattening:
             _link(dir_fd, name, self._links_fd, self._linked[key])
 
 
-def _finish(dir_fd: int, level: _Level, *, root: bool) -> None:
-    """Give a directory its attributes, now that nothing is made in it any more."""
-    layer, fd = level.places[0]
-    try:
-        status = os.stat(b".", dir_fd=fd)
-        path = whiteout.inside(fd, b".")
-        if not root:
-            copying.set_number(dir_fd, level.name, layer.inode_number(status, path))
-        xattrs = copying.read_xattrs(path, follow=False)
-        copying.copy_attributes(dir_fd, level.name, status, xattrs)
-    finally:
-        level.close()
-
-
-def _finish_file(dir_fd: int, name: bytes, status: os.stat_result, place: Place) -> None:
+def _finish_file(
+    dir_fd: int, name: bytes, status: os.stat_result, place: tuple[Layer, int]
+) -> None:
     layer, source_fd = place
     path = whiteout.inside(source_fd, name)
     copying.set_number(dir_fd, name, layer.inode_number(status, path))
     xattrs = copying.read_xattrs(path, follow=False)
     copying.copy_attributes(dir_fd, name, status, xattrs)
-
-
-def _open_all(fds: Sequence[int], name: bytes) -> list[int]:
-    """Open a directory in each of the layers below that has one of that name."""
-    found = []
-    for fd in fds:
-        try:
-            found.append(os.open(name, DIRECTORY, dir_fd=fd))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return found
 
 
 def _link(source_fd: int, source: bytes, dir_fd: int, name: bytes) -> None:

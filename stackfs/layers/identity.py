@@ -139,7 +139,7 @@ def _digest(found: Found) -> bytes:
     elif stat.S_ISLNK(found.status.st_mode):
         digest.update(os.readlink(found.name, dir_fd=found.dir_fd))
     for key in sorted(whiteout.attribute_names(found.proc_path)):
-        if not whiteout.is_private(key):
+        if key in whiteout.SHOWING or not whiteout.is_private(key):
             value = os.getxattr(found.proc_path, key, follow_symlinks=False)
             digest.update(struct.pack("<I", len(key)) + os.fsencode(key))
             digest.update(struct.pack("<I", len(value)) + value)

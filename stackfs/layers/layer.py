@@ -2,13 +2,14 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stackfs import abi
-from stackfs.layers import whiteout
+from stackfs.layers import redirect, whiteout
 from stackfs.layers.numbers import inode_number
+from stackfs.layers.redirect import Path as Names
 from stackfs.layers.union import Kind
 from stackfs.layers.walk import walk
 
@@ -37,7 +38,8 @@ class Layer:
     id: str | None = None
     image: os.stat_result | None = None
     device: int = field(init=False)
-    _links: dict[tuple[int, int], list[tuple[bytes, ...]]] | None = field(init=False, default=None)
+    _links: dict[tuple[int, int], list[Names]] | None = field(init=False, default=None)
+    _moved: dict[Names, Names] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.device = os.fstat(self.fd).st_dev
@@ -56,7 +58,7 @@ class Layer:
         same = status.st_dev == self.device
         return inode_number(self.number, None if same else status.st_dev, status.st_ino)
 
-    def links(self, status: os.stat_result) -> list[tuple[bytes, ...]]:
+    def links(self, status: os.stat_result) -> list[Names]:
         """Return every path in this sealed layer that leads to one file.
 
         To be asked about a file with several links, or one whose name is not known. The first
@@ -73,12 +75,63 @@ class Layer:
                     self._links.setdefault(key, []).append(path)
         return self._links.get(wanted, [])
 
-    def _files(self) -> Iterator[tuple[tuple[int, int], int, tuple[bytes, ...]]]:
+    def lift(self, path: Names) -> Names:
+        """Return where a file of the layers below is seen through this one, if nothing hides it.
+
+        The first call walks a layer in which directories may have moved.
+        """
+        return redirect.lift(self._known_moves(), path)
+
+    def _known_moves(self) -> dict[Names, Names]:
+        if self._moved is None:
+            self._moved = redirect.moved(self.fd) if self._may_have_moves() else {}
+        return self._moved
+
+    def _may_have_moves(self) -> bool:
+        marked = whiteout.attribute(whiteout.inside(self.fd, b"."), whiteout.MOVED) is not None
+        return marked or not self.numbered
+
+    def note_redirect(self, former: Names, path: Names) -> None:
+        """Note that the directory at *path* is about to be moved without its files.
+
+        Args:
+            former: its path in what the layers below show.
+            path: in this layer, which is the writable one.
+        """
+        if not self._may_have_moves():
+            os.setxattr(whiteout.inside(self.fd, b"."), whiteout.MOVED, b"y")
+        if self._moved is not None:
+            self._moved[former] = path
+
+    def note_rename(self, old: Names, new: Names, *, exchange: bool) -> None:
+        """Note that a directory of this layer was renamed."""
+
+        def renamed(path: Names) -> Names:
+            if path[: len(old)] == old:
+                return new + path[len(old) :]
+            return old + path[len(new) :] if exchange and path[: len(new)] == new else path
+
+        if self._moved:
+            self._moved = {former: renamed(path) for former, path in self._moved.items()}
+
+    def _files(self) -> Iterator[tuple[tuple[int, int], int, Names]]:
         """Yield device and inode number, number of links, and path of what is no directory."""
         for found in walk(self.fd):
             at = found.status
             if not stat.S_ISDIR(at.st_mode):
                 yield (at.st_dev, at.st_ino), at.st_nlink, tuple(found.path.split(b"/"))
+
+
+def lift(path: Names, above: Sequence[Layer]) -> Names:
+    """Return where a file of a layer is seen, if nothing hides it.
+
+    Args:
+        path: in its layer.
+        above: the layers above that, top first.
+    """
+    for layer in reversed(above):
+        path = layer.lift(path)
+    return path
 
 
 def clone(path: str | Path, *, read_only: bool) -> int:

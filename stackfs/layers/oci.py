@@ -5,6 +5,9 @@ are empty files named `.wh.NAME` and `.wh..wh..opq`. Extended attributes and ACL
 `SCHILY.xattr.NAME` records, an inode's number in the stack among them, whether the layer holds it
 or its place tells it: in the unpacked layer files have other inode numbers of their own.
 
+That a directory was moved without its files, an OCI layer cannot say; on request the redirect goes
+along as it is on disk.
+
 Source: OCI image specification v1.1, layer.md, "Whiteouts".
 """
 
@@ -12,11 +15,11 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from stackfs.layers import tar, whiteout
+from stackfs.layers import redirect, tar, whiteout
 from stackfs.layers.copying import read_xattrs
 from stackfs.layers.numbers import inode_number
 from stackfs.layers.tar import Member, TarError
@@ -26,11 +29,13 @@ from stackfs.layers.work import remove
 PREFIX: Final = b".wh."
 OPAQUE: Final = b".wh..wh..opq"
 _ZEROS: Final = bytes(1 << 16)
-_OWN = {
-    whiteout.NUMBER: re.compile(rb"[0-9]{1,19}"),
-    whiteout.LAYER_NUMBER: re.compile(rb"[0-9]{1,5}"),
-    whiteout.LAYER_ID: re.compile(rb"[0-9a-f]{32}"),
+_OWN: Final[dict[str, Callable[[bytes], object]]] = {
+    whiteout.NUMBER: re.compile(rb"[0-9]{1,19}").fullmatch,
+    whiteout.LAYER_NUMBER: re.compile(rb"[0-9]{1,5}").fullmatch,
+    whiteout.LAYER_ID: re.compile(rb"[0-9a-f]{32}").fullmatch,
+    whiteout.REDIRECT: redirect.is_valid,
 }
+"""The layers' own extended attributes that go along; with each, what tells a well-formed one."""
 
 
 class LayerError(TarError):
@@ -40,17 +45,23 @@ class LayerError(TarError):
 # --- packing ---------------------------------------------------------------------------------
 
 
-def pack(directory: str, output: BinaryIO) -> None:
+def pack(directory: str, output: BinaryIO, *, redirects: bool = False) -> None:
     """Write a layer directory to *output* as an OCI layer tar, in the same order every time.
 
+    Args:
+        directory: the layer.
+        output: a stream.
+        redirects: take redirects along, which `unpack` alone understands.
+
     Raises:
-        LayerError: a name begins with `.wh.`, or the layer is just being merged into another.
+        LayerError: a name begins with `.wh.`, a directory was moved without its files and not
+            *redirects*, or the layer is just being merged into another.
         OSError: something cannot be read, or *output* not be written.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        _Packer(fd, output).run()
+        _Packer(fd, output, redirects).run()
     except BlockingIOError as e:
         raise LayerError(f"{directory} is being merged into another layer") from e
     finally:
@@ -60,7 +71,8 @@ def pack(directory: str, output: BinaryIO) -> None:
 class _Packer:
     """What packing remembers: the layer's number, and the first path of each linked file."""
 
-    def __init__(self, fd: int, output: BinaryIO) -> None:
+    def __init__(self, fd: int, output: BinaryIO, redirects: bool) -> None:
+        self._redirects = redirects
         self._fd = fd
         self._output = output
         self._device = os.fstat(fd).st_dev
@@ -81,6 +93,12 @@ class _Packer:
             name: os.getxattr(found.proc_path, name, follow_symlinks=False)
             for name in os.listxattr(found.proc_path, follow_symlinks=False)
         }
+        if whiteout.REDIRECT in xattrs and not self._redirects:
+            former = os.fsdecode(xattrs[whiteout.REDIRECT])
+            raise LayerError(
+                f"{os.fsdecode(found.path)} was moved from {former} without the files in it, which "
+                "an OCI layer cannot say; for stackfs unpack: --redirects"
+            )
         status = found.status
         if whiteout.is_whiteout(status) or whiteout.WHITEOUT in xattrs:
             parent, _, name = found.path.rpartition(b"/")
@@ -217,6 +235,8 @@ class _Unpacker:
         try:
             for member in tar.members(self._archive):
                 self._unpack(member)
+            if any(whiteout.REDIRECT in at.xattrs for at in self._directories.values()):
+                os.setxattr(whiteout.inside(self._fd, b"."), whiteout.MOVED, b"y")
             for path in sorted(self._directories, key=len, reverse=True):
                 self._finish_directory(path, self._directories[path])
         finally:
@@ -374,7 +394,7 @@ def _set_attributes(dir_fd: int, name: bytes, member: Member) -> None:
         os.chmod(name, member.mode, dir_fd=dir_fd)
     path = whiteout.inside(dir_fd, name)
     for key, value in member.xattrs.items():
-        if key in _OWN and _OWN[key].fullmatch(value) is None:
+        if key in _OWN and not _OWN[key](value):
             raise LayerError(f"{member.path!r} has a malformed attribute {key}")
         if key in _OWN or not whiteout.is_private(key):
             os.setxattr(path, key, value, follow_symlinks=False)

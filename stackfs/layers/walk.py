@@ -37,7 +37,7 @@ class Found:
         return os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.dir_fd)
 
 
-def walk(root_fd: int) -> Iterator[Found]:
+def walk(root_fd: int, *, directories_only: bool = False) -> Iterator[Found]:
     """Yield everything in a layer: a directory before what is in it, names in their byte order."""
     yield Found(b".", root_fd, b".")
     pending = [b""]
@@ -46,7 +46,7 @@ def walk(root_fd: int) -> Iterator[Found]:
         fd = os.open(prefix or b".", DIRECTORY, dir_fd=root_fd)
         try:
             directories = []
-            for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
+            for name in sorted(_names(fd, directories_only=directories_only)):
                 found = Found(prefix + name, fd, name)
                 yield found
                 if stat.S_ISDIR(found.status.st_mode):
@@ -54,6 +54,13 @@ def walk(root_fd: int) -> Iterator[Found]:
         finally:
             os.close(fd)
         pending.extend(reversed(directories))
+
+
+def _names(fd: int, *, directories_only: bool) -> list[bytes]:
+    if not directories_only:
+        return [os.fsencode(name) for name in os.listdir(fd)]
+    with os.scandir(fd) as entries:
+        return [os.fsencode(at.name) for at in entries if at.is_dir(follow_symlinks=False)]
 
 
 def open_beneath(fd: int, path: tuple[bytes, ...]) -> int:

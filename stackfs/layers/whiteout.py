@@ -10,8 +10,14 @@ import stat
 OPAQUE = "trusted.overlay.opaque"
 """On a directory: "y" hides the layers below; "x" says that xattr whiteouts are in it."""
 
+REDIRECT = "trusted.overlay.redirect"
+"""On a directory that was moved: where the layers below have it (redirect.py)."""
+
 WHITEOUT = "trusted.overlay.whiteout"
 """On an empty regular file in a directory marked "x": a whiteout without device node."""
+
+SHOWING = (OPAQUE, REDIRECT, WHITEOUT)
+"""What decides, beside names and types, what a layer lets be seen of those below."""
 
 DEVICE = os.makedev(0, 0)
 """A whiteout is a character device with this number."""
@@ -28,6 +34,10 @@ LAYER_NUMBER = "trusted.stackfs.number"
 COVERS = "trusted.stackfs.covers"
 """On a sealed layer's directory: the number of the lowest of the layers that were merged into it,
 which take no part in the stack any more."""
+
+MOVED = "trusted.stackfs.moved"
+"""On the directory of a layer made here: directories in it may have REDIRECT. It spares looking
+for them."""
 
 LAYER_ID = "trusted.stackfs.id"
 """On the directory of a sealed layer: 32 hexadecimal digits."""
@@ -78,6 +88,28 @@ def opacity(dir_fd: int, name: bytes = b".") -> bytes:
     return attribute(inside(dir_fd, name), OPAQUE) or b""
 
 
+def marks(dir_fd: int, name: bytes) -> tuple[bool, bytes | None]:
+    """Return whether a directory is opaque, and its redirect."""
+    path = inside(dir_fd, name)
+    names = attribute_names(path)
+    opaque = OPAQUE in names and attribute(path, OPAQUE) == b"y"
+    return opaque, attribute(path, REDIRECT) if REDIRECT in names else None
+
+
 def set_opaque(dir_fd: int, name: bytes) -> None:
     """Hide what the layers below have in this directory."""
     os.setxattr(inside(dir_fd, name), OPAQUE, b"y", follow_symlinks=False)
+
+
+def set_redirect(dir_fd: int, name: bytes, value: bytes) -> None:
+    """Write where the layers below have what is in this directory.
+
+    Raises:
+        OSError: EXDEV, the file system cannot hold a path of that length.
+    """
+    try:
+        os.setxattr(inside(dir_fd, name), REDIRECT, value, follow_symlinks=False)
+    except OSError as e:
+        if e.errno in (errno.E2BIG, errno.ENOSPC, errno.ERANGE):
+            raise OSError(errno.EXDEV, "the path is too long for a redirect") from e
+        raise

@@ -44,8 +44,15 @@ PATHS = [
     "d/b",
     "d/b/a",
     "a/a",
+    "e/a",
+    "e/b",
+    "e/e/l",
+    "b/e/f",
+    "d/e/a",
+    "d/f/g",
 ]
 paths = st.sampled_from(PATHS)
+directories = st.sampled_from(["b", "d", "b/b", "d/b", "e", "e/e", "b/e", "e/b", "e/e/a", "e/e/f"])
 data = st.binary(min_size=1, max_size=40)
 flags = st.sampled_from([0, 0, 0, abi.RENAME_NOREPLACE, abi.RENAME_EXCHANGE])
 
@@ -53,11 +60,15 @@ flags = st.sampled_from([0, 0, 0, abi.RENAME_NOREPLACE, abi.RENAME_EXCHANGE])
 def populate(at):
     """What a sequence begins with."""
     (at / "b/b").mkdir(parents=True)
+    (at / "e/e/f").mkdir(parents=True)
+    (at / "e/e/a").write_text("in e/e")
+    (at / "e/e/f/g").write_text("in e/e/f")
     (at / "a").write_text("the file a\n")
     (at / "b/a").write_text("another\n")
     (at / "b/b/c").write_bytes(b"deep" * 2000)
     os.link(at / "a", at / "c")
     os.link(at / "a", at / "b/d")
+    os.link(at / "a", at / "e/e/f/l")
     (at / "b/c").symlink_to("a")
     os.mkfifo(at / "b/b/d", 0o640)
     os.setxattr(at / "b/a", "user.mark", b"lower")
@@ -194,6 +205,16 @@ class Stacked(RuleBasedStateMachine):
 
         self.both(make_anew, path)
 
+    @rule(path=directories, new=directories, how=st.sampled_from([0, 0, abi.RENAME_EXCHANGE]))
+    def rename_directory(self, path, new, how):
+        """Of a lower layer, mostly; what is in it moves along."""
+
+        def rename(at, to):
+            if at.is_dir() or to.is_dir():
+                abi.renameat2(-100, os.fsencode(at), -100, os.fsencode(to), how)
+
+        self.both(rename, path, new)
+
     @rule(path=st.sampled_from(["b", "b/b", "d"]), new=st.sampled_from(["b", "b/b", "d"]))
     def move_directory(self, path, new):
         def move(at, to):
@@ -266,10 +287,14 @@ class Stacked(RuleBasedStateMachine):
             ends = [outcome(os.pread, fd, 1 << 16, 0) for fd in pair]
             assert ends[0] == ends[1]
 
-    @rule(what=st.sampled_from(["snapshot", "restart", "", "", "", "", ""]))
+    @rule(what=st.sampled_from(["snapshot", "snapshot", "flatten", "restart", "kill", *[""] * 12]))
     def disturb(self, what):
         if what == "snapshot":
             self.host.request("snapshot")
+        elif what == "flatten":
+            self.host.stackfs("flatten", "pod")
+        elif what == "kill":
+            self.host.kill_daemon()
         elif what == "restart" and not self.files:
             self.host.stackfs("umount", "pod")
             self.host.stackfs("mount", "pod")

@@ -1,5 +1,6 @@
 """The tree without a mount: what the kernel's references keep, and what they do not."""
 
+import errno
 import os
 import stat
 
@@ -8,6 +9,7 @@ import pytest
 from stackfs import abi, attributes, names
 from stackfs.inodes import Directory
 from stackfs.layers import whiteout
+from stackfs.layers.layer import DIRECTORY
 from stackfs.layers.work import remove
 from stackfs.names import Owner
 from stackfs.rename import rename
@@ -251,3 +253,39 @@ def test_a_rename_over_a_directory_that_stops_half_way(stacked, monkeypatch):
     tree = reopened(stacked)
     assert set(tree.entries(tree.root)) == {b"source", b"target"}
     assert tree.entries(stacked.at("target")) == {}
+
+
+@pytest.mark.parametrize("flags", [0, abi.RENAME_EXCHANGE])
+def test_a_directory_whose_rename_stops_half_way(stacked, monkeypatch, flags):
+    """It has a redirect to its own place, and nothing has moved; then it moves again."""
+    for name in ("one", "two"):
+        (stacked.lower / name).mkdir()
+        (stacked.lower / name / f"in-{name}").write_text("")
+    tree = stacked.open()
+    new = b"two" if flags else b"new"
+
+    def stopping(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(abi, "renameat2", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            rename(tree, tree.root, b"one", tree.root, new, flags)
+    tree = reopened(stacked)
+    assert whiteout.marks(tree.upper.fd, b"one") == (False, b"/one")
+    assert set(tree.entries(tree.root)) == {b"one", b"two"}
+    assert list(tree.entries(stacked.at("one"))) == [b"in-one"]
+    rename(tree, tree.root, b"one", tree.root, new, flags)
+    tree = reopened(stacked)
+    assert list(tree.entries(stacked.at(new.decode()))) == [b"in-one"]
+    assert set(tree.entries(tree.root)) == ({b"one", b"two"} if flags else {b"new", b"two"})
+
+
+def test_a_path_too_long_for_a_redirect(tmp_path):
+    fd = os.open(tmp_path, DIRECTORY)
+    try:
+        with pytest.raises(OSError, match="too long") as failed:
+            whiteout.set_redirect(fd, b".", b"/" + b"n" * 100_000)
+    finally:
+        os.close(fd)
+    assert failed.value.errno == errno.EXDEV
