@@ -56,7 +56,7 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
-bench: PACKAGES += fuse-overlayfs unionfs-fuse
+bench: PACKAGES += bubblewrap crun fuse-overlayfs runc systemd-container unionfs-fuse wrk
 bench: setup
 	@.venv/bin/python -m bench $(BENCH_ARGS)
 

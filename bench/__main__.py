@@ -7,7 +7,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from bench import calls, checkpoints, files, starts
+from bench import calls, checkpoints, files, peers, starts, web
 from bench.host import host
 from bench.measure import RUNS, aligned, table
 
@@ -28,6 +28,11 @@ def main() -> int:
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
+        say("starts beside crun, runc, bubblewrap, systemd-nspawn")
+        parts.append(f"## Starts beside others\n\n{aligned(peers.measure(here, debian))}")
+        say("a web server")
+        apache = here.build("from examples.apache import build; print(build.build())")
+        parts.append(f"## A web server\n\n{aligned(web.measure(here, apache))}")
         say("system calls")
         rows = calls.measure(here, debian)
         parts.append(section("System calls", "", ("in a pod", "", "goal", "outside"), rows))
