@@ -111,6 +111,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             config.save(places, settings)
         if settings.service.restart != "no":
             holder.keep(places, pod, start=False).close()
+        elif settings.log.size is not None:
+            holder.connect(places, pod).close()  # it cuts the log
         failed.pop_all()
     if installed.replaced is not None:
         notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]

@@ -43,6 +43,13 @@ Attach to a terminal of POD again: /dev/pts/PTS, or the only one.
 Three times Ctrl-] detaches; the program goes on.
 """
 
+_SERVE = """\
+Start the service of POD, as configured; return when it is over. SIGTERM stops the pod.
+
+For a service manager: tells it when the service runs (sd_notify(3)). If it is killed the pod goes
+on, and the next `launcher serve` watches it again.
+"""
+
 _POLICY = """\
 Print what POD's programs cannot ask of the kernel, a system call per line.
 
@@ -141,11 +148,12 @@ def _add_programs(verb: _Verb) -> None:
 
 def _add_lives(verb: _Verb) -> None:
     attach = verb("attach", _attach, _ATTACH, "attach to a terminal of a pod again")
+    serve = verb("serve", _serve, _SERVE, "run a pod's service, for systemd")
     stop = verb(
         "stop", _stop, "End POD: SIGTERM to every process, wait, kill what is left.", "end a pod"
     )
     kill = verb("kill", _kill, "Kill POD and all its processes at once.", "kill a pod")
-    for parser in (attach, stop, kill):
+    for parser in (attach, serve, stop, kill):
         _add_pod(parser)
     attach.add_argument("pts", metavar="PTS", type=int, nargs="?")
     stop.add_argument(
@@ -196,6 +204,13 @@ def _attach(places: Places, arguments: argparse.Namespace) -> int:
     from launcher import commands
 
     commands.attach(places, arguments.pod, arguments.pts)
+    return 0
+
+
+def _serve(places: Places, arguments: argparse.Namespace) -> int:
+    from launcher import commands
+
+    commands.serve(places, arguments.pod)
     return 0
 
 

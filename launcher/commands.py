@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher import config as configuration
-from launcher import enter, holder, hosts, pods, program, terminal
+from launcher import enter, holder, hosts, logfile, pods, program, terminal
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -43,6 +44,9 @@ def start(places: Places, name: str, argv: list[str]) -> None:
     argv = program.command_line(config, argv or _service(config))
     with locked(places, name), _running(places, config):
         pod = _found(places, name)
+        if config.log.size is not None:
+            logfile.rotate(places, name, config.log)
+            holder.connect(places, name).close()  # it cuts the log from now on
         if config.service.restart != "no" and argv == program.service(config):
             holder.keep(places, name, start=True).close()
             return
@@ -83,6 +87,20 @@ def _report(e: SpawnFailed) -> int:
     if e.errno in (errno.ENOENT, errno.ENOTDIR):
         return _NOT_FOUND
     return _NOT_EXECUTABLE if e.errno in (errno.EACCES, errno.ENOEXEC) else 125
+
+
+def serve(places: Places, name: str) -> None:
+    """Start the pod's service, or find it running; return when it is over and the pod has ended."""
+    from launcher import serve as serving
+
+    def begin() -> socket.socket:
+        config = configuration.load(places, name)
+        _service(config)
+        with locked(places, name), _running(places, config):
+            return holder.keep(places, name, start=not enter.pids(_found(places, name)))
+
+    if serving.serve(places, name, begin):
+        stop(places, name, None)
 
 
 def _service(config: PodConfig) -> list[str]:
@@ -184,8 +202,10 @@ def logs(places: Places, name: str, *, follow: bool) -> None:
     path = places.log(check_pod_name(name))
     if not path.exists():
         raise PodError(f"pod {name!r} has no log", f"launcher start {name} PROGRAM")
+    for part in logfile.parts(places, name)[: -1 if follow else None]:
+        with suppress(FileNotFoundError), part.open("rb") as file:  # it may have been cut meanwhile
+            while os.sendfile(1, file.fileno(), None, 1 << 20):
+                pass
     if follow:
-        os.execvp("tail", ["tail", "-n", "+1", "-F", "--", os.fspath(path)])  # noqa: S606
-    with path.open("rb") as file:
-        while os.sendfile(1, file.fileno(), None, 1 << 20):
-            pass
+        for text in logfile.follow(places, name):
+            os.write(1, text)

@@ -16,11 +16,21 @@ from launcher.netconfig import Network
 from launcher.places import Places, check_pod_name
 from launcher.toml import ConfigError, Table, reject
 
-__all__ = ["ConfigError", "Limits", "Network", "PodConfig", "Privileges", "Root", "Service"]
+__all__ = ["ConfigError", "Limits", "Log", "Network", "PodConfig", "Privileges", "Root", "Service"]
 
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _bytes(key: str, value: int | str | None) -> int | None:
+    """Return the number of bytes that *value* of *key* means: 512M."""
+    if value is None or isinstance(value, int):
+        return value
+    size = _SIZE.fullmatch(value)
+    if size is None:
+        reject(key, value, "must be like 512M")
+    return int(size[1]) << 10 * " KMGT".index(size[2] or " ")
 
 
 class Root(Table, frozen=True):
@@ -96,6 +106,29 @@ class Privileges(Table, frozen=True):
         return policy.rules(self.profile, self.allow, self.deny)
 
 
+class Log(Table, frozen=True):
+    """How much is kept of what the pod's programs write.
+
+    Attributes:
+        size: when the log is cut: bytes, or as limits.memory; None: never.
+        keep: how many older parts of that size are kept.
+    """
+
+    size: int | str | None = None
+    keep: int = 4
+
+    def __post_init__(self) -> None:
+        if self.size_bytes is not None and self.size_bytes < 1 << 16:
+            reject("size", self.size, "is less than 64K")
+        if not 1 <= self.keep <= 99:
+            reject("keep", self.keep, "must be 1 to 99")
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size in bytes."""
+        return _bytes("size", self.size)
+
+
 class Limits(Table, frozen=True):
     """Upper bounds by control groups; None: no bound.
 
@@ -120,12 +153,7 @@ class Limits(Table, frozen=True):
     @property
     def memory_bytes(self) -> int | None:
         """The limit of memory in bytes."""
-        if self.memory is None or isinstance(self.memory, int):
-            return self.memory
-        size = _SIZE.fullmatch(self.memory)
-        if size is None:
-            raise ValueError(f"memory = {self.memory!r}: must be like 512M")
-        return int(size[1]) << 10 * " KMGT".index(size[2] or " ")
+        return _bytes("memory", self.memory)
 
 
 class Service(Table, frozen=True):
@@ -166,6 +194,7 @@ class PodConfig(Table, frozen=True):
     privileges: Privileges = Privileges()
     limits: Limits = Limits()
     service: Service = Service()
+    log: Log = Log()
     environment: dict[str, str] = {}  # noqa: RUF012 (msgspec copies it)
     arguments: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 

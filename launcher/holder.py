@@ -83,7 +83,7 @@ def keep(places: Places, pod_name: str, *, start: bool) -> socket.socket:
     """Have the pod's service kept (launcher.keeper), and started if *start*.
 
     Returns:
-        A connection that ends when the service is over. The caller owns it.
+        A connection on which a Reply comes when the service is over. The caller owns it.
 
     Raises:
         PodError: it cannot be started.

@@ -10,7 +10,8 @@ The listeners of its filters: calls that are to be answered fail with ENOSYS whe
 descriptor of their listener is closed. So the monitor, which answers them (launcher.monitor), may
 die: the holder starts a new one and gives it the listeners again, and calls wait meanwhile.
 
-And the pod's service, if it has one that is to be started again: launcher.keeper.
+It cuts the pod's log, if that has a size (launcher.logfile), and sees to the pod's service, if it
+has one that is to be started again (launcher.keeper).
 
 One per pod, started when there is something to hold; ends with the pod. One thread, no trio: it
 forks the monitor's hands (launcher.mounter).
@@ -23,14 +24,19 @@ import select
 import socket
 import sys
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from launcher import enter, holder, listener, pods
+from launcher import config as configuration
+from launcher import enter, holder, listener, logfile, pods
 from launcher.crew import Crew
 from launcher.holder import SCROLLBACK, Reply, Request
 from launcher.keeper import Keeper
 from launcher.places import Places
+
+_LOG_MS: Final = 2000.0
+"""How often the log is looked at."""
 
 
 @dataclass(slots=True)
@@ -43,7 +49,7 @@ class _Console:
 class _Holder:
     """State and loop of the holder."""
 
-    def __init__(self, name: str, door: socket.socket, pod_fd: int) -> None:
+    def __init__(self, places: Places, name: str, door: socket.socket, pod_fd: int) -> None:
         self._door, self._pod_fd = door, pod_fd
         self._consoles: dict[int, _Console] = {}
         self._visitors: list[socket.socket] = []
@@ -51,6 +57,8 @@ class _Holder:
         self._next_slot = 0
         self._crew = Crew(name, pod_fd)
         self._keeper = Keeper(name, pod_fd)
+        self._log = configuration.load(places, name).log
+        self._places, self._name = places, name
 
     def run(self) -> None:
         """Serve until the pod has ended."""
@@ -64,6 +72,7 @@ class _Holder:
                 os.close(self._listeners.pop(slot))
             self._crew.tend(self._listeners)
             self._keeper.tend(ready)
+            self._tend_log()
             for index, console in list(self._consoles.items()):
                 self._tend(index, console, ready)
             for visitor in [v for v in self._visitors if v.fileno() in ready]:
@@ -73,8 +82,19 @@ class _Holder:
                 self._visitors.append(self._door.accept()[0])
 
     def _patience_ms(self) -> float | None:
-        both = (self._crew.patience_ms(self._listeners), self._keeper.patience_ms())
-        return min((ms for ms in both if ms is not None), default=None)
+        every = (
+            self._crew.patience_ms(self._listeners),
+            self._keeper.patience_ms(),
+            None if self._log.size is None else _LOG_MS,
+        )
+        return min((ms for ms in every if ms is not None), default=None)
+
+    def _tend_log(self) -> None:
+        if self._log.size is not None:
+            try:
+                logfile.rotate(self._places, self._name, self._log)
+            except OSError as e:  # a full disk: programs go on, and it is tried again
+                sys.stderr.write(f"the log cannot be cut: {e}\n")
 
     def _poll(self) -> select.poll:
         poll = select.poll()
@@ -184,7 +204,7 @@ def _main(name: str, ready: str) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.write(int(ready), b"1")
     os.close(int(ready))
-    _Holder(name, door, pod_fd).run()
+    _Holder(places, name, door, pod_fd).run()
     return 0
 
 

@@ -34,6 +34,8 @@ _STEADY_S: Final = 10.0
 """Who has run so long has not failed at once."""
 _FIRST_S, _LONGEST_S = 0.1, 60.0
 _AGAIN_S: Final = 0.5
+_OVER, _FAILED = 0, 3
+"""Exit statuses of the keeper, where the service is over; with others it is replaced."""
 
 
 def again(policy: str, status: int | None) -> bool:
@@ -57,6 +59,7 @@ class Keeper:
         self._pid, self._pidfd = 0, -1
         self._visitors: list[socket.socket] = []
         self._again_at: float | None = None
+        self._verdict: Reply | None = None  # how the service has ended, if it is over
 
     @property
     def fds(self) -> list[int]:
@@ -68,17 +71,19 @@ class Keeper:
         return None if self._again_at is None else _ms_until(self._again_at)
 
     def ask(self, visitor: socket.socket, *, start: bool) -> None:
-        """Keep the service from now on; *visitor* is answered, and closed when it is over.
+        """Keep the service from now on; *visitor* is answered, and told when it is over.
 
         Args:
             visitor: a connection; taken over.
             start: the service does not run yet.
         """
-        if self._pid or self._again_at is not None:
-            visitor.send(msgspec.json.encode(Reply()))
-        else:
-            self._fork(visitor, start=start)
         self._visitors.append(visitor)
+        if not (self._pid or self._again_at is not None or (self._verdict and not start)):
+            self._fork(visitor, start=start)
+            return
+        visitor.send(msgspec.json.encode(Reply()))
+        if self._verdict and not self._pid:
+            self._part(self._verdict)
 
     def tend(self, ready: Iterable[int]) -> None:
         """See to what became readable, and to what is due."""
@@ -88,10 +93,12 @@ class Keeper:
         if self._pid and self._pidfd in ready:
             _, status = os.waitpid(self._pid, 0)
             self._gone()
-            if status:
-                self._again_at = time.monotonic() + _AGAIN_S
+            code = os.waitstatus_to_exitcode(status)
+            if code in {_OVER, _FAILED}:
+                self._verdict = Reply(error="the pod's service has failed" if code else None)
+                self._part(self._verdict)
             else:
-                self._close_visitors()
+                self._again_at = time.monotonic() + _AGAIN_S
         if self._again_at is not None and _ms_until(self._again_at) == 0:
             self._again_at = None
             self._fork(None, start=False)
@@ -103,18 +110,21 @@ class Keeper:
             os.waitpid(self._pid, 0)
             self._gone()
         self._again_at = None
-        self._close_visitors()
+        self._part(Reply())
 
     def _gone(self) -> None:
         os.close(self._pidfd)
         self._pid, self._pidfd = 0, -1
 
-    def _close_visitors(self) -> None:
+    def _part(self, reply: Reply) -> None:
+        """Tell the visitors how it ended, and close them."""
         while self._visitors:
-            self._visitors.pop().close()
+            with self._visitors.pop() as visitor, suppress(OSError):
+                visitor.send(msgspec.json.encode(reply), socket.MSG_DONTWAIT)
 
     def _fork(self, visitor: socket.socket | None, *, start: bool) -> None:
         holder_pid = os.getpid()
+        self._verdict = None
         self._pid = os.fork()
         if not self._pid:
             keep = {self._pod_fd, *(() if visitor is None else (visitor.fileno(),))}
@@ -137,8 +147,8 @@ def _become(name: str, keep: set[int], visitor: socket.socket | None, *, start: 
             if int(text) > 2 and int(text) not in keep:
                 with suppress(OSError):  # that of the listing
                     os.close(int(text))
-        _run(Places.from_environment(), name, visitor, start=start)
-        status = 0
+        has_failed = _run(Places.from_environment(), name, visitor, start=start)
+        status = _FAILED if has_failed else _OVER
     finally:
         if (error := sys.exc_info()[1]) is not None:
             sys.excepthook(type(error), error, error.__traceback__)
@@ -149,20 +159,20 @@ def _become(name: str, keep: set[int], visitor: socket.socket | None, *, start: 
 # --- in the process of its own -------------------------------------------------------------
 
 
-def _run(places: Places, name: str, visitor: socket.socket | None, *, start: bool) -> None:
-    """Keep the service until it is over, or the pod."""
+def _run(places: Places, name: str, visitor: socket.socket | None, *, start: bool) -> bool:
+    """Keep the service until it is over, or the pod; has it failed?"""
     pod = pods.find(places, name)
     if pod is None:
-        return
+        return False
     with closing(_Service(places, pod, configuration.load(places, name))) as service:
         if start:
             try:
                 service.start()
             except (PodError, OSError) as e:
                 _answer(visitor, Reply(error=str(e)))
-                return
+                return True
         _answer(visitor, Reply())
-        service.keep()
+        return service.keep()
 
 
 def _answer(visitor: socket.socket | None, reply: Reply) -> None:
@@ -195,18 +205,20 @@ class _Service:
         finally:
             os.close(log_fd)
 
-    def keep(self) -> None:
-        """Return when the service is over, or the pod."""
+    def keep(self) -> bool:
+        """Return when the service is over, or the pod; has it failed?"""
         failures = 0
         while True:
             began = time.monotonic()
             status = self._wait()
-            if self._has_ended(0) or not again(self._config.service.restart, status):
-                return
+            if self._has_ended(0):
+                return False
+            if not again(self._config.service.restart, status):
+                return bool(status)
             failures = 0 if time.monotonic() - began > _STEADY_S else failures + 1
             self._say(f"{_how(status)}; started again in {delay(failures):g} s")
             if self._has_ended(delay(failures)) or not self._start_again():
-                return
+                return False
 
     def _start_again(self) -> bool:
         """Start the program anew; False if the pod has ended. One that cannot start has failed."""
