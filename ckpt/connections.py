@@ -9,17 +9,15 @@ start as late as they can, and no peer ever speaks to a kernel that lacks its co
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from typing import Final, Self
+from typing import Self
 
 import msgspec
 
-from ckpt.kinds import sockets, tcp
+from ckpt.kinds import sockets, tcp, udp
 from ckpt.kinds.forge import Forge
-from ckpt.kinds.protocol import Source
-from ckpt.kinds.tcprepair import Queue
+from ckpt.kinds.protocol import Loader, Source
+from ckpt.kinds.table import name
 from ckpt.model import OpenFile, Part, Pod
-
-KIND: Final = "tcp"
 
 
 def addresses(model: Pod) -> set[str]:
@@ -39,7 +37,7 @@ def apply(model: Pod, policy: str) -> Pod:
     for at, state in _states(model.files):
         if state.state in {"connected", "connecting"}:
             over = tcp.ended(state, tell_peer=policy == "close")
-            part = Part(KIND, msgspec.Raw(msgspec.msgpack.encode(over)))
+            part = Part(name(tcp), msgspec.Raw(msgspec.msgpack.encode(over)))
             files[at] = msgspec.structs.replace(files[at], part=part)
     return msgspec.structs.replace(model, files=files)
 
@@ -58,14 +56,15 @@ def _states(files: Sequence[OpenFile]) -> list[tuple[int, tcp.State]]:
     return [
         (at, msgspec.msgpack.decode(file.part.state, type=tcp.State))
         for at, file in enumerate(files)
-        if file.part.kind == KIND
+        if file.part.kind == name(tcp)
     ]
 
 
 class Connections:
-    """Duplicates of the pod's TCP sockets. Leaving the context closes them.
+    """Duplicates of the pod's Internet sockets with something to be made up for.
 
-    If that happens before release(), the sockets end without a word to their peers.
+    Leaving the context closes them. If that happens before release(), TCP connections end without
+    a word to their peers.
 
     Args:
         files: the open files of the pod.
@@ -74,18 +73,22 @@ class Connections:
     """
 
     def __init__(
-        self,
-        files: Sequence[OpenFile],
-        duplicate: Callable[[int], int],
-        load: Callable[[int, int], bytes],
+        self, files: Sequence[OpenFile], duplicate: Callable[[int], int], load: Loader
     ) -> None:
-        self._load_pages = load
-        self._sockets: list[tuple[tcp.State, int]] = []
+        self._load = load
+        self._tcp: list[tuple[tcp.State, int]] = []
+        self._udp: list[tuple[udp.State, int]] = []
         self._released = False
         try:
-            for at, state in _states(files):
-                if state.state in {"connected", "connecting", "ended"}:
-                    self._sockets.append((state, duplicate(files[at].id)))
+            for file in files:
+                if file.part.kind == name(tcp):
+                    state = msgspec.msgpack.decode(file.part.state, type=tcp.State)
+                    if tcp.is_late(state):
+                        self._tcp.append((state, duplicate(file.id)))
+                elif file.part.kind == name(udp):
+                    datagrams = msgspec.msgpack.decode(file.part.state, type=udp.State)
+                    if udp.is_late(datagrams):
+                        self._udp.append((datagrams, duplicate(file.id)))
         except BaseException:
             self.__exit__()
             raise
@@ -94,34 +97,37 @@ class Connections:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _state, fd in self._sockets:
+        for _state, fd in self._tcp:
             if not self._released:
                 tcp.silence(fd)
             os.close(fd)
-        self._sockets.clear()
+        for _datagrams, fd in self._udp:
+            os.close(fd)
+        self._tcp.clear()
+        self._udp.clear()
 
     def settle(self) -> None:
-        """Fill the queues and end repair mode; no packet passes yet.
+        """Fill the queues of TCP connections and end repair mode; no packet passes yet.
 
         Raises:
             OSError: as socket(7).
         """
-        for state, fd in self._sockets:
+        for state, fd in self._tcp:
             with sockets.borrowed(fd) as s:
                 tcp.settle(state, s, self._load)
 
     def release(self) -> None:
-        """Have the connections go on: packets pass again. Called in the pod's network namespace.
+        """Have all go on: packets pass again. Called in the pod's network namespace.
 
         Raises:
             OSError: as socket(7), raw(7).
         """
-        if self._sockets:
+        if self._tcp or self._udp:
             with closing(Forge()) as forge:
-                for state, fd in self._sockets:
+                for state, fd in self._tcp:
                     with sockets.borrowed(fd) as s:
                         tcp.release(state, s, self._load, forge)
+                for datagrams, fd in self._udp:
+                    with sockets.borrowed(fd) as s:
+                        udp.release(datagrams, s, self._load, forge)
         self._released = True
-
-    def _load(self, queue: Queue) -> bytes:
-        return self._load_pages(queue.first_page, queue.length) if queue.length else b""

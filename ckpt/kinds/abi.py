@@ -264,6 +264,16 @@ def attach_filter(fd: int, program: bytes) -> None:
     _checked("setsockopt", result)
 
 
+def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:
+    """Return an option that is asked for with a *value*, and answered in its place.
+
+    Source: getsockopt(2).
+    """
+    buffer, length = ctypes.create_string_buffer(value, len(value)), c_uint(len(value))
+    _checked("getsockopt", _libc.getsockopt(fd, level, option, buffer, byref(length)))
+    return buffer.raw[: length.value]
+
+
 def prctl(option: int, argument: int = 0) -> int:
     """Read or change an attribute of the calling process.
 

@@ -6,14 +6,17 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ckpt.kinds import sockets
 from ckpt.kinds.protocol import Dump, Source
 
-FAMILIES: Final[Mapping[int, str]] = {socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
+NAMES: Final[Mapping[int, Literal["inet", "inet6"]]] = {
+    socket.AF_INET: "inet",
+    socket.AF_INET6: "inet6",
+}
 _SIOCGIFNAME: Final = 0x8910
 _IP_FREEBIND: Final = 15
 
@@ -40,7 +43,7 @@ def number(family: str) -> int:
     Raises:
         ValueError: it is unknown.
     """
-    for value, name in FAMILIES.items():
+    for value, name in NAMES.items():
         if name == family:
             return value
     raise ValueError(f"unknown address family {family!r}")
@@ -48,14 +51,14 @@ def number(family: str) -> int:
 
 def own_address(s: socket.socket) -> Address | None:
     """Return what *s* is bound to; None if it is not."""
-    address = _address(s, s.getsockname())
-    return None if not address.port and address.host in {"0.0.0.0", "::"} else address  # noqa: S104
+    own = address(s, s.getsockname())
+    return None if not own.port and own.host in {"0.0.0.0", "::"} else own  # noqa: S104
 
 
 def peer_address(s: socket.socket) -> Address | None:
     """Return what *s* is connected to; None if it is not."""
     try:
-        return _address(s, s.getpeername())
+        return address(s, s.getpeername())
     except OSError as e:
         if e.errno != errno.ENOTCONN:
             raise
@@ -71,24 +74,25 @@ def collect_common(source: Source, table: sockets.Table, dump: Dump) -> sockets.
         return None
 
 
-def bind(s: socket.socket, address: Address | None, common: sockets.Common) -> None:
-    """Bind *s* to *address*, which need not be up yet (an IPv6 address takes a second)."""
-    if address is None:
+def bind(s: socket.socket, to: Address | None, common: sockets.Common) -> None:
+    """Bind *s* to the address *to*, which need not be up yet (an IPv6 one takes a second)."""
+    if to is None:
         return
     s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-    s.bind(sockaddr(s, address))
+    s.bind(sockaddr(s, to))
     s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, common.options.get("ip_freebind", [0])[0])
 
 
-def sockaddr(s: socket.socket, address: Address) -> tuple[Any, ...]:
-    """Return *address* as the socket module takes it."""
+def sockaddr(s: socket.socket, to: Address) -> tuple[Any, ...]:
+    """Return *to* as the socket module takes it."""
     if s.family == socket.AF_INET:
-        return address.host, address.port
-    scope = socket.if_nametoindex(address.interface) if address.interface else 0
-    return address.host, address.port, address.flow, scope
+        return to.host, to.port
+    scope = socket.if_nametoindex(to.interface) if to.interface else 0
+    return to.host, to.port, to.flow, scope
 
 
-def _address(s: socket.socket, name: Any) -> Address:  # noqa: ANN401 (as the socket module has it)
+def address(s: socket.socket, name: Any) -> Address:  # noqa: ANN401 (as the socket module has it)
+    """Return *name*, a socket's as the socket module has it; scopes are of the namespace of *s*."""
     if s.family == socket.AF_INET:
         return Address(name[0], name[1])
     interface = _interface(s, name[3]) if name[3] else ""

@@ -15,15 +15,11 @@ import msgspec
 from ckpt.kinds.protocol import Mount
 
 _FDINFO: Final = re.compile(rb"pos:\t(\d+)\nflags:\t0(\d*)\nmnt_id:\t(\d+)\n(?:ino:\t(\d+)\n)?")
-# All hosts, all routers, all snoopers; and what solicited-node addresses begin with.
 # include/net/tcp_states.h
 _TCP_ACCEPTABLE: Final = {1, 8}  # ESTABLISHED, CLOSE_WAIT
 _TCP_LEAVING: Final = {4, 9, 11}  # FIN_WAIT1, LAST_ACK, CLOSING
-_AUTOMATIC: Final = {
-    "224.0.0.1", "224.0.0.2", "224.0.0.106", "ff01::1", "ff01::2", "ff02::1", "ff02::2",
-    "ff02::6a", "ff05::2",
-}  # fmt: skip
 _SOLICITED: Final = "ff02::1:ff"
+"""What groups begin with that the kernel itself joins for each IPv6 address: RFC 4291, 2.7.1."""
 
 
 class FdInfo(msgspec.Struct, frozen=True):
@@ -104,28 +100,44 @@ def parse_terminal(stat: bytes) -> tuple[int, int, int]:
     return int(fields[3]), int(fields[4]), int(fields[5])
 
 
-def parse_groups(igmp: bytes, igmp6: bytes) -> set[str]:
-    """Return the multicast groups that programs have joined, as text.
+class Group(msgspec.Struct, frozen=True):
+    """A multicast group at an interface: its index and name, and the group's address."""
+
+    index: int
+    interface: str
+    address: str
+
+
+def parse_groups(igmp: bytes, igmp6: bytes) -> list[Group]:
+    """Return the multicast groups that are joined, but for those of IPv6 addresses.
 
     Args:
-        igmp: /proc/PID/net/igmp, where groups are 32-bit words in hexadecimal.
-        igmp6: /proc/PID/net/igmp6, where the third column has the address.
+        igmp: /proc/PID/net/igmp: for each interface a line, then one for each of its groups, which
+            are 32-bit words in hexadecimal.
+        igmp6: /proc/PID/net/igmp6: interface and address are the second and third column.
 
     Source: net/ipv4/igmp.c, igmp_mc_seq_show(); net/ipv6/mcast.c, igmp6_mc_seq_show().
     """
-    words = re.findall(rb"^\t{4}([0-9A-F]{8}) ", igmp, re.MULTILINE)
-    four = [int(word, 16).to_bytes(4, sys.byteorder) for word in words]
-    six = [bytes.fromhex(line.split()[2].decode()) for line in igmp6.splitlines()]
-    groups = {socket.inet_ntop(socket.AF_INET, group) for group in four}
-    groups |= {socket.inet_ntop(socket.AF_INET6, group) for group in six}
-    return {g for g in groups - _AUTOMATIC if not g.startswith(_SOLICITED)}
+    groups, index, interface = [], 0, ""
+    for line in igmp.decode().splitlines()[1:]:
+        fields = line.split()
+        if line.startswith("\t"):
+            packed = int(fields[0], 16).to_bytes(4, sys.byteorder)
+            groups.append(Group(index, interface, socket.inet_ntop(socket.AF_INET, packed)))
+        else:
+            index, interface = int(fields[0]), fields[1].rstrip(":")
+    for line in igmp6.decode().splitlines():
+        number, name, address, *_ = line.split()
+        group = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+        groups.append(Group(int(number), name, group))
+    return [group for group in groups if not group.address.startswith(_SOLICITED)]
 
 
-def parse_tcp_peer(table: bytes, inode: int) -> tuple[str, int] | None:
+def parse_peer(table: bytes, inode: int) -> tuple[str, int] | None:
     """Return the peer of the socket *inode*, address and port; None if it is not listed.
 
     Args:
-        table: /proc/PID/net/tcp or tcp6: addresses are 32-bit words in hexadecimal.
+        table: /proc/PID/net/tcp, raw, icmp, tcp6, …: addresses are 32-bit words in hexadecimal.
         inode: of the socket.
 
     Source: net/ipv4/tcp_ipv4.c, get_tcp4_sock(); net/ipv6/tcp_ipv6.c, get_tcp6_sock().

@@ -20,6 +20,9 @@ from ckpt.model import OpenFile
 
 T = TypeVar("T")
 
+Loader = Callable[[int, int], bytes]
+"""Returns bytes that Dump.store() put into the archive: first page, length."""
+
 
 class Source(msgspec.Struct, frozen=True):
     """An open file description of the frozen pod, as a collector sees it.

@@ -133,6 +133,11 @@ UDP: Final[Table] = _table(
     udp_segment=103,
     udp_gro=104,
 )
+# <linux/in.h>, <linux/in6.h>
+RAW: Final[Table] = {
+    **_table(socket.IPPROTO_IP, _INT, ip_hdrincl=3),
+    **_table(255, _INT, ipv6_checksum=7),  # SOL_RAW
+}
 # <linux/netlink.h>
 _SOL_NETLINK: Final = 270
 NETLINK: Final[Table] = _table(
@@ -255,7 +260,7 @@ def adopt(s: socket.socket, common: Common) -> None:
 
 def set_options(s: socket.socket, options: Mapping[str, list[int]]) -> None:
     """Set the options that differ from what *s* has."""
-    known = {**TABLES[s.family], **TCP, **UDP}
+    known = {**TABLES[s.family], **TCP, **UDP, **RAW}
     for name, value in options.items():
         if name not in known:
             raise ValueError(f"unknown socket option {name!r}")

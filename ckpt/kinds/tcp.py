@@ -20,7 +20,7 @@ import msgspec
 
 from ckpt.kinds import inet, procinfo, sockets, tcprepair
 from ckpt.kinds.forge import Forge
-from ckpt.kinds.protocol import Dump, Source, Workshop
+from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
 from ckpt.kinds.tcprepair import Connection, NotPortable, Queue
 from ckpt.model import OpenFile
 
@@ -46,10 +46,6 @@ _PLAIN: Final[dict[str, Literal["closed", "listen", "connecting"]]] = {
     "closed": "closed",
     "listen": "listen",
     "connecting": "connecting",
-}
-_FAMILIES: Final[dict[int, Literal["inet", "inet6"]]] = {
-    socket.AF_INET: "inet",
-    socket.AF_INET6: "inet6",
 }
 _NOT_SET_AGAIN: Final = {"tcp_maxseg", "tcp_window_clamp", "tcp_save_syn"}
 """Options that a connected socket shows otherwise than the program has set them."""
@@ -94,7 +90,7 @@ class State(msgspec.Struct, frozen=True):
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
     domain, kind, protocol = sockets.family(source)
-    return domain in inet.FAMILIES and kind == socket.SOCK_STREAM and protocol == socket.IPPROTO_TCP
+    return domain in inet.NAMES and kind == socket.SOCK_STREAM and protocol == socket.IPPROTO_TCP
 
 
 # --- checkpoint ------------------------------------------------------------------------------
@@ -112,7 +108,7 @@ def collect(source: Source, dump: Dump) -> State | None:
             dump.refuse(source, "it is a TCP connection on its way up", "try again in a moment")
             return None
         state = State(
-            family=_FAMILIES[s.family],
+            family=inet.NAMES[s.family],
             state=_PLAIN.get(phase, "connected"),
             address=inet.own_address(s),
             backlog=int.from_bytes(info[_BACKLOG_OFFSET : _BACKLOG_OFFSET + 4], "little")
@@ -210,7 +206,12 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
             s.connect(_SOMEWHERE[s.family])
 
 
-def settle(state: State, s: socket.socket, load: Callable[[Queue], bytes]) -> None:
+def is_late(state: State) -> bool:
+    """Is there something for settle() and release() to do?"""
+    return state.state in {"connected", "connecting", "ended"}
+
+
+def settle(state: State, s: socket.socket, load: Loader) -> None:
     """Give a connection its queues, and take it out of repair mode; no packet passes yet."""
     if state.state == "connected" and state.connection is not None:
         tcprepair.fill(s, state.connection, load)
@@ -219,7 +220,7 @@ def settle(state: State, s: socket.socket, load: Callable[[Queue], bytes]) -> No
         tcprepair.fill(s, msgspec.structs.replace(_NOTHING, receiving=unread), load)
 
 
-def release(state: State, s: socket.socket, load: Callable[[Queue], bytes], forge: Forge) -> None:
+def release(state: State, s: socket.socket, load: Loader, forge: Forge) -> None:
     """Have a connection go on: packets pass again."""
     connection = state.connection
     late = {k: v for k, v in state.common.options.items() if k in _LAST}
@@ -242,7 +243,7 @@ def _go_on(
     peer: inet.Address,
     connection: Connection,
     s: socket.socket,
-    load: Callable[[Queue], bytes],
+    load: Loader,
     forge: Forge,
 ) -> None:
     tcprepair.probe(s)
@@ -330,7 +331,7 @@ def _called(source: Source, s: socket.socket, dump: Dump) -> inet.Address | None
     """Return what a socket is connecting to: getpeername(2) tells only when it is connected."""
     name = "tcp6" if s.family == socket.AF_INET6 else "tcp"
     with open(f"/proc/{dump.init_host_pid}/net/{name}", "rb") as f:
-        peer = procinfo.parse_tcp_peer(f.read(), source.stat.st_ino)
+        peer = procinfo.parse_peer(f.read(), source.stat.st_ino)
     own = inet.own_address(s)
     interface = own.interface if own and peer and peer[0].startswith("fe80:") else ""
     return inet.Address(peer[0], peer[1], interface=interface) if peer else None

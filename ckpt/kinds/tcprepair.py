@@ -19,6 +19,8 @@ from typing import Annotated, Final, Literal, cast
 
 import msgspec
 
+from ckpt.kinds.protocol import Loader
+
 # <linux/tcp.h>
 _TCP_MAXSEG: Final = 2
 _TCP_INFO: Final = 11
@@ -275,14 +277,14 @@ def agree(s: socket.socket, connection: Connection) -> None:
         s.setsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP, stamp)
 
 
-def fill(s: socket.socket, connection: Connection, load: Callable[[Queue], bytes]) -> None:
+def fill(s: socket.socket, connection: Connection, load: Loader) -> None:
     """Fill the queues of *s* and end repair mode, without a word to the peer."""
     with _roomy(s):
         _choose(s, _RECV_QUEUE)
-        _push(s, load(connection.receiving))
+        _push(s, _load(load, connection.receiving))
         _choose(s, _SEND_QUEUE)
         sent = connection.sending.length - connection.unsent
-        _push(s, load(connection.sending)[:sent])
+        _push(s, _load(load, connection.sending)[:sent])
         if connection.phase in WE_ENDED and not _ends_later(connection):
             s.shutdown(socket.SHUT_WR)
     _choose(s, _NO_QUEUE)
@@ -296,11 +298,11 @@ def probe(s: socket.socket) -> None:
     _set(s, _TCP_REPAIR, _REPAIR_OFF)
 
 
-def send_rest(s: socket.socket, connection: Connection, load: Callable[[Queue], bytes]) -> None:
+def send_rest(s: socket.socket, connection: Connection, load: Loader) -> None:
     """Send what was not sent yet, up to our FIN. If the peer has ended, its FIN came before."""
     if connection.unsent:
         with _roomy(s):
-            _push(s, load(connection.sending)[-connection.unsent :])
+            _push(s, _load(load, connection.sending)[-connection.unsent :])
     if connection.phase in WE_ENDED and _ends_later(connection):
         if connection.fin_unsent:
             s.shutdown(socket.SHUT_WR)
@@ -366,6 +368,10 @@ def _roomy(s: socket.socket) -> Iterator[None]:
         yield
         s.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, sizes[0] // 2)
         s.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, sizes[1] // 2)
+
+
+def _load(load: Loader, queue: Queue) -> bytes:
+    return load(queue.first_page, queue.length) if queue.length else b""
 
 
 def _push(s: socket.socket, data: bytes) -> None:

@@ -1,12 +1,40 @@
-"""UDP sockets: udp(7). Datagrams that wait in them are lost, as they may be in any network."""
+"""UDP sockets: udp(7). What waits in them comes again, from its sender, when the pod goes on."""
 
+import contextlib
+import ipaddress
 import socket
+from collections.abc import Iterator
+from typing import Any, Final
 
 import msgspec
 
-from ckpt.kinds import inet, procinfo, sockets
-from ckpt.kinds.protocol import Dump, Source, Workshop
+from ckpt.kinds import inet, multicast, sockets
+from ckpt.kinds.forge import Forge
+from ckpt.kinds.multicast import Multicast
+from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
 from ckpt.model import OpenFile
+
+_UDP_CORK: Final = 1
+_SO_PEEK_OFF: Final = 42
+_LARGEST: Final = 1 << 16
+_IP_RECVORIGDSTADDR: Final = 20
+_IPV6_RECVORIGDSTADDR: Final = 74
+_NOBODY: Final = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+class Datagram(msgspec.Struct, frozen=True):
+    """A datagram that waits to be read.
+
+    Attributes:
+        sender: whom it is from.
+        target: the address of the pod that it was sent to.
+        first_page, length: what is in it.
+    """
+
+    sender: inet.Address
+    target: str
+    first_page: int
+    length: int
 
 
 class State(msgspec.Struct, frozen=True):
@@ -17,18 +45,22 @@ class State(msgspec.Struct, frozen=True):
         address: its own, if it is bound.
         peer: what it is connected to, if it is.
         common: options and owner.
+        multicast: its groups.
+        waiting: in the order in which they came.
     """
 
     family: str
     address: inet.Address | None
     peer: inet.Address | None
     common: sockets.Common
+    multicast: Multicast = Multicast()
+    waiting: list[Datagram] = []
 
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
     domain, kind, protocol = sockets.family(source)
-    return domain in inet.FAMILIES and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP
+    return domain in inet.NAMES and kind == socket.SOCK_DGRAM and protocol == socket.IPPROTO_UDP
 
 
 def collect(source: Source, dump: Dump) -> State | None:
@@ -37,19 +69,16 @@ def collect(source: Source, dump: Dump) -> State | None:
         common = inet.collect_common(source, {**sockets.TABLES[s.family], **sockets.UDP}, dump)
         if common is None:
             return None
-        groups = dump.once("multicast", lambda: _groups(dump.init_host_pid))
-        if groups:
-            # The kernel tells which are joined, but not by which socket.
-            dump.refuse(source, f"programs have joined multicast groups ({', '.join(groups)})")
-            return None
-        if s.getsockopt(socket.IPPROTO_UDP, 1):  # UDP_CORK
+        if s.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
             dump.refuse(source, "it is corked: a datagram is being put together")
             return None
         return State(
-            family=inet.FAMILIES[s.family],
+            family=inet.NAMES[s.family],
             address=inet.own_address(s),
             peer=inet.peer_address(s),
             common=common,
+            multicast=multicast.collect(s, dump),
+            waiting=[] if dump.looking_only else list(_waiting(s, dump)),
         )
 
 
@@ -57,19 +86,87 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
     s = sockets.make(inet.number(state.family), socket.SOCK_DGRAM, 0, state.common)
     inet.bind(s, state.address, state.common)
-    if state.peer is not None:
-        s.connect(inet.sockaddr(s, state.peer))
+    multicast.rebuild(s, state.multicast)
+    if not _has_strangers(state):
+        _connect(state, s)
     return sockets.set_status(s, file)
 
 
-def _groups(host_pid: int) -> list[str]:
-    """Return the multicast groups that programs of the pod have joined."""
-    return sorted(procinfo.parse_groups(*(_read(host_pid, name) for name in ("igmp", "igmp6"))))
+def release(state: State, s: socket.socket, load: Loader, forge: Forge) -> None:
+    """Have the datagrams come again: packets pass."""
+    for datagram in state.waiting:
+        if state.address is not None:
+            target = inet.Address(_deliverable(s, datagram.target), state.address.port)
+            data = load(datagram.first_page, datagram.length) if datagram.length else b""
+            forge.datagram(datagram.sender, target, data)
+    if _has_strangers(state):
+        _connect(state, s)
 
 
-def _read(host_pid: int, name: str) -> bytes:
+def is_late(state: State) -> bool:
+    """Is there something for release() to do?"""
+    return bool(state.waiting)
+
+
+def _has_strangers(state: State) -> bool:
+    """Does something wait that is not from the peer? It came before the socket was connected."""
+    return any(datagram.sender != state.peer for datagram in state.waiting)
+
+
+def _connect(state: State, s: socket.socket) -> None:
+    if state.peer is not None:
+        s.connect(inet.sockaddr(s, state.peer))
+
+
+def _deliverable(s: socket.socket, target: str) -> str:
+    """Return an address to which loopback delivers: not that of a group, nor of everybody."""
+    host = ipaddress.ip_address(target)
+    if host.is_multicast or host == ipaddress.IPv4Address("255.255.255.255"):
+        return _NOBODY[s.family]
+    return target
+
+
+def _waiting(s: socket.socket, dump: Dump) -> Iterator[Datagram]:
+    """Return all that waits, without taking it."""
+    if not sockets.is_readable(s):
+        return
+    with _seeing_all(s), contextlib.suppress(BlockingIOError):
+        while True:
+            data, control, _, sender = s.recvmsg(
+                _LARGEST, 512, socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
+            yield Datagram(
+                sender=inet.address(s, sender),
+                target=_target(control) or _NOBODY[s.family],
+                first_page=dump.store(data) if data else 0,
+                length=len(data),
+            )
+
+
+@contextlib.contextmanager
+def _seeing_all(s: socket.socket) -> Iterator[None]:
+    """Have each look see the next datagram, and what address it was sent to."""
+    options = [
+        (socket.SOL_SOCKET, _SO_PEEK_OFF, 0),
+        (socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1),
+    ]
+    if s.family == socket.AF_INET6:
+        options.append((socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1))
+    before = [s.getsockopt(level, option) for level, option, _ in options]
+    for level, option, value in options:
+        s.setsockopt(level, option, value)
     try:
-        with open(f"/proc/{host_pid}/net/{name}", "rb") as f:
-            return f.read()
-    except FileNotFoundError:  # a kernel without that family
-        return b""
+        yield
+    finally:
+        for (level, option, _), value in zip(options, before, strict=True):
+            s.setsockopt(level, option, value)
+
+
+def _target(control: list[tuple[int, int, Any]]) -> str:
+    """Return the address that IP_ORIGDSTADDR or IPV6_ORIGDSTADDR tells; or ""."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_RECVORIGDSTADDR):
+            return socket.inet_ntoa(data[4:8])
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR):
+            return socket.inet_ntop(socket.AF_INET6, data[8:24])
+    return ""

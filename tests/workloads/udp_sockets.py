@@ -1,4 +1,4 @@
-"""UDP sockets: bound, connected, with options."""
+"""UDP sockets: bound, connected, with options, groups, and datagrams that wait."""
 
 import signal
 import socket
@@ -17,6 +17,16 @@ name = client.getsockname()
 six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 six.bind(("::1", 54))
 
+waiting = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+waiting.bind(("::", 55))
+for number in range(20):
+    six.sendto(b"%d" % number, ("::1", 55))
+    server.sendto(b"four %d" % number, ("127.0.0.1", 55))
+group = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
+member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+member.bind(("", 56))
+member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 
@@ -29,5 +39,15 @@ assert (data, sender) == (b"query", name)
 server.sendto(b"answer", sender)
 assert client.recv(100) == b"answer"
 assert six.getsockname()[1] == 54
+waiting.settimeout(5)
+got = [waiting.recvfrom(100) for _ in range(40)]
+assert [data for data, whom in got if whom[0] == "::1"] == [b"%d" % n for n in range(20)]
+assert [d for d, whom in got if whom[:2] == ("::ffff:127.0.0.1", 53)] == [
+    b"four %d" % n for n in range(20)
+]
+member.settimeout(5)
+server.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+server.sendto(b"to all", ("239.1.2.3", 56))
+assert member.recv(100) == b"to all"
 
 print("ok", flush=True)

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from ckpt.kinds import sockdiag
+from ckpt.kinds import multicast, sockdiag
 from tests.kernel.ckpt.roundtrip import refusals, roundtrip
 
 pytestmark = pytest.mark.needs("root")
@@ -295,35 +295,120 @@ def test_listeners_that_share_a_port():
     roundtrip(setup, check, network=True)
 
 
-def test_udp_and_multicast():
+FAMILIES = {socket.AF_INET: ["127.0.0.1", "127.0.0.2"], socket.AF_INET6: ["::1", "::1"]}
+
+
+@pytest.mark.parametrize("bound", ["to an address", "to all", "connected"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_datagrams_that_wait(family, bound):
+    """They come again, each from its sender, also those that are empty."""
+    own, other = FAMILIES[family]
+    senders = [(other, 1001), (own, 1002)]
+
     def setup():
-        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        s.bind(("127.0.0.1", 5353))
+        s = socket.socket(family, socket.SOCK_DGRAM)
+        s.bind(("" if bound == "to all" else own, 5353))
+        for at, sender in enumerate(senders):
+            with socket.socket(family, socket.SOCK_DGRAM) as from_there:
+                from_there.bind(sender)
+                if bound == "connected":
+                    s.connect(sender)
+                for data in (b"first", b"", b"x" * 9000):
+                    from_there.sendto(data + bytes([at]) * bool(data), (own, 5353))
         put(s, 10)
 
     def check(_):
-        assert take(10).getsockname() == ("127.0.0.1", 5353)
+        s = take(10)
+        s.settimeout(5)
+        for at, sender in enumerate(senders):
+            for data in (b"first", b"", b"x" * 9000):
+                got, whom = s.recvfrom(10000)
+                assert (got, whom[:2]) == (data + bytes([at]) * bool(data), sender)
+        s.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            s.recv(1)
+        assert [s.getsockopt(0, 20), s.getsockopt(socket.SOL_SOCKET, 42)] == [0, -1]
 
     roundtrip(setup, check, network=True)
 
-    def join():
-        setup()
-        s = take(10)
-        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
-        request = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
-        s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-        s.detach()
 
-    (refusal,) = refusals(join, network=True)
-    assert refusal.why == "programs have joined multicast groups (224.0.0.251)"
+def test_multicast():
+    """Groups, at which interface, from which sources; other sockets have not joined them."""
+
+    def setup():
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(("", 5353))
+        lo = socket.inet_aton("127.0.0.1")
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, lo)
+        mreq = socket.inet_aton("224.0.0.251") + lo
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, mreq)
+        only = socket.inet_aton("232.1.1.1") + lo + socket.inet_aton("10.1.1.1")
+        s.setsockopt(socket.IPPROTO_IP, 39, only)  # IP_ADD_SOURCE_MEMBERSHIP
+        put(s, 10)
+        six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        index = socket.if_nametoindex("lo")
+        mreq = socket.inet_pton(socket.AF_INET6, "ff02::fb") + struct.pack("i", index)
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, mreq)
+        six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        put(six, 11)
+        put(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 12)
+
+    expected = [
+        multicast.Multicast(
+            [
+                multicast.Membership("lo", "224.0.0.251", False, []),
+                multicast.Membership("lo", "232.1.1.1", True, ["10.1.1.1"]),
+            ],
+            "127.0.0.1",
+        ),
+        multicast.Multicast([multicast.Membership("lo", "ff02::fb", False, [])], "", "lo"),
+        multicast.Multicast(),
+    ]
+
+    def check(_):
+        class Dump:
+            init_host_pid = os.getpid()
+            once = staticmethod(lambda _, make: make())
+
+        assert [multicast.collect(take(number), Dump) for number in (10, 11, 12)] == expected
+
+    roundtrip(setup, check, network=True)
+
+
+def test_raw_sockets():
+    def setup():
+        icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        icmp.setsockopt(255, 1, struct.pack("=I", ~(1 << 0) & 0xFFFFFFFF))  # echo replies only
+        icmp.bind(("127.0.0.1", 0))
+        put(icmp, 10)
+        header = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
+        header.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        header.connect(("127.0.0.2", 0))
+        put(header, 11)
+        six = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+        six.setsockopt(socket.IPPROTO_ICMPV6, 1, b"\xff" * 31 + b"\x0f")
+        put(six, 12)
+        put(socket.socket(socket.AF_INET6, socket.SOCK_RAW, 253), 13)
+
+    def check(_):
+        icmp, header, six, other = map(take, range(10, 14))
+        assert icmp.getsockname()[0] == "127.0.0.1"
+        assert header.getsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL) == 1
+        header.send(b"\x45\0" + bytes(7) + b"\xfd" + bytes(6) + socket.inet_aton("127.0.0.2"))
+        assert six.getsockopt(socket.IPPROTO_ICMPV6, 1, 32) == b"\xff" * 31 + b"\x0f"
+        assert (other.type, other.proto) == (socket.SOCK_RAW, 253)
+        echo = b"\x08\0" + struct.pack("!H", ~0x0800 & 0xFFFF) + bytes(4)
+        icmp.settimeout(5)
+        icmp.sendto(echo, ("127.0.0.1", 0))
+        assert icmp.recv(100)[20] == 0  # the request itself is filtered
+
+    roundtrip(setup, check, network=True)
 
 
 def test_other_families_are_refused_by_name():
     def setup():
         put(socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 10)
-        put(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP), 11)
 
     assert [refusal.why for refusal in refusals(setup, network=True)] == [
         "a socket of AF_PACKET SOCK_RAW protocol 0 cannot be carried over",
-        "a socket of AF_INET SOCK_RAW protocol 1 cannot be carried over",
     ]

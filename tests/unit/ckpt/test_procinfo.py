@@ -1,5 +1,6 @@
 import os
 
+import msgspec
 import pytest
 
 from ckpt.kinds import locks, procinfo
@@ -101,7 +102,7 @@ def test_watches():
     ]
 
 
-def test_multicast_groups_that_programs_joined():
+def test_multicast_groups():
     igmp = (
         b"Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
         b"1\tlo        :     2      V3\n"
@@ -113,8 +114,13 @@ def test_multicast_groups_that_programs_joined():
         b"1    lo              ff0200000000000000000001ff000001     1 00000004 0\n"
         b"1    lo              ff0200000000000000000000000000fb     1 00000004 0\n"
     )
-    assert procinfo.parse_groups(igmp, igmp6) == {"224.0.0.251", "ff02::fb"}
-    assert procinfo.parse_groups(b"", b"") == set()
+    assert [*map(msgspec.structs.astuple, procinfo.parse_groups(igmp, igmp6))] == [
+        (1, "lo", "224.0.0.251"),
+        (1, "lo", "224.0.0.1"),
+        (1, "lo", "ff02::1"),
+        (1, "lo", "ff02::fb"),
+    ]
+    assert procinfo.parse_groups(b"", b"") == []
 
 
 TCP = b"""\
@@ -135,7 +141,7 @@ def test_tcp_connections_that_no_process_has():
 
 
 def test_the_peer_of_a_tcp_socket():
-    assert procinfo.parse_tcp_peer(TCP, 18) == ("10.98.7.1", 40000)
-    assert procinfo.parse_tcp_peer(TCP, 19) is None
+    assert procinfo.parse_peer(TCP, 18) == ("10.98.7.1", 40000)
+    assert procinfo.parse_peer(TCP, 19) is None
     six = b"head\n 0: 0:1 000080FE00000000FF005450DDCCBBAA:0050 02 0:0 0:0 0 0 0 19 1\n"
-    assert procinfo.parse_tcp_peer(six, 19) == ("fe80::5054:ff:aabb:ccdd", 80)
+    assert procinfo.parse_peer(six, 19) == ("fe80::5054:ff:aabb:ccdd", 80)
