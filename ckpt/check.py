@@ -20,7 +20,6 @@ _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
 _ELF_CLASS_64: Final = 2
 _ATTEMPTS, _PAUSE_S = 20, 0.01
-_SYSVIPC: Final = {"shm": "shared memory", "sem": "semaphore set", "msg": "message queue"}
 
 
 def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
@@ -29,8 +28,7 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     A process that ends meanwhile is passed over.
     """
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
-    of_the_pod = (*_check_ipc(init_host_pid), *_check_mounts(init_host_pid))
-    found = [Refusal(1, "init", *finding) for finding in of_the_pod]
+    found = [Refusal(1, "init", *finding) for finding in _check_mounts(init_host_pid)]
     layouts: dict[tuple[str, ...], int] = {}
     seen: dict[int, tuple[dict[str, str], str]] = {}
     for pid in host_pids:
@@ -120,14 +118,6 @@ def _check_tree(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
     return []
 
 
-def _check_ipc(init_host_pid: int) -> Iterator[Finding]:
-    """Look for objects of System V IPC, which belong to no process."""
-    for kind, text in _sysvipc(init_host_pid).items():
-        for line in text.splitlines()[1:]:
-            what = f"System V {_SYSVIPC[kind]} {line.split()[1]}"
-            yield what, "it cannot be carried over yet", "ipcrm(1) removes one that is not needed"
-
-
 def _check_mounts(init_host_pid: int) -> Iterator[Finding]:
     """Look for what the pod's programs have mounted upon each other (ckpt.kinds.mounts)."""
     found = [*procinfo.parse_mounts(procfs.read_bytes(init_host_pid, "mountinfo"))]
@@ -137,24 +127,6 @@ def _check_mounts(init_host_pid: int) -> Iterator[Finding]:
             point = os.fsdecode(mount.point)
             what = f"the {mount.fstype} that is mounted on {point}"
             yield what, "it is mounted upon another mount", f"umount {point}, in the pod"
-
-
-def _sysvipc(init_host_pid: int) -> dict[str, str]:
-    """Return /proc/sysvipc/* as the pod sees them: a child enters its ipc namespace and reads."""
-    read_fd, write_fd = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            abi.setns(os.open(f"/proc/{init_host_pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC))
-            texts = [Path(f"/proc/sysvipc/{kind}").read_text() for kind in _SYSVIPC]
-            os.write(write_fd, "\0".join(texts).encode())
-        finally:
-            os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd) as answer:
-        texts = answer.read().split("\0")
-    os.waitpid(child, 0)
-    return dict(zip(_SYSVIPC, texts, strict=True))
 
 
 def _is_elsewhere(pid: int, child: int) -> bool:

@@ -22,17 +22,19 @@ from ckpt.kinds import (
     registrations,
     scheduling,
     seccomp,
+    semundo,
     signal_actions,
     stages,
     thread_signals,
     timers,
 )
 from ckpt.kinds.stages import Subject, SubjectThread
+from ckpt.kinds.sysvsem import Semaphores
 from ckpt.model import Part, Refusal, Thread
 from ckpt.remote import Remote
 from ckpt.tracee import TIMEOUT_S, Tracee
 
-PROCESS_KINDS: Final = (paths, signal_actions, limits, timers, pending, attributes)
+PROCESS_KINDS: Final = (paths, signal_actions, semundo, limits, timers, pending, attributes)
 """Process-level kinds in the order of collection and, within a stage, of rebuilding.
 
 Timers come before pending signals: one that expires in between is then there twice, not lost.
@@ -81,6 +83,7 @@ def collect(
     process: FrozenProcess,
     file_id: Callable[[str], int],
     refusals: list[Refusal],
+    semaphores: Semaphores,
 ) -> Collected:
     """Collect a process that has threads.
 
@@ -88,6 +91,7 @@ def collect(
         process: it stands still.
         file_id: see Subject.
         refusals: what cannot be carried over is added here.
+        semaphores: the pod's.
     """
     mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
     for tracee in process.threads:
@@ -114,7 +118,9 @@ def collect(
         leader = process.leader
         before, blocked = leader.registers(), leader.blocked()
         with injection.borrow(leader) as remote:
-            subject = Subject(process, mappings, injection, remote, file_id, tids, refuse)
+            subject = Subject(
+                process, mappings, injection, remote, file_id, tids, refuse, semaphores
+            )
             parts = [part(kind, kind.collect(subject)) for kind in PROCESS_KINDS]
             space = memory.collect(subject)
             threads = [thread(leader, remote, before, blocked)]

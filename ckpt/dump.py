@@ -19,7 +19,7 @@ from ckpt.arch import x86_64 as arch
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
 from ckpt.freeze import Freeze, FrozenProcess
-from ckpt.kinds import memory, registers
+from ckpt.kinds import memory, registers, sysvsem
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector, Files
 from ckpt.progress import Progress
@@ -264,6 +264,7 @@ def _collect(
         time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
         time.clock_gettime_ns(time.CLOCK_REALTIME),
     )
+    semaphores = sysvsem.semaphores(running.init_pid)
     living: dict[int, _Living] = {}
     refusals: list[Refusal] = []
     for process in frozen:
@@ -275,7 +276,7 @@ def _collect(
             return collector.add_path(process.host_pid, process.pid, path)
 
         collector.add_process(process.host_pid, process.pid)
-        state = collect.collect(process, file_id, refusals)
+        state = collect.collect(process, file_id, refusals, semaphores)
         living[process.pid] = _Living(process, state, state.memory)
         if state.copy:
             stack.callback(state.copy.kill)

@@ -19,7 +19,9 @@ _WAITS_FOREVER: Final = {
     "epoll_pwait2": (3, 0),
     "io_getevents": (4, 0),
     "rt_sigtimedwait": (2, 0),
+    "semtimedop": (3, 0),
 }
+_NO_TIMEOUT: Final = {"semop"}
 
 
 def may_repeat(call: str, arguments: Sequence[int]) -> bool:
@@ -43,6 +45,8 @@ def is_quiet(call: str, arguments: Sequence[int]) -> bool:
 
     The kernel never restarts these. Without a timeout nobody can tell the difference.
     """
+    if call in _NO_TIMEOUT:
+        return True
     if call not in _WAITS_FOREVER:
         return False
     place, forever = _WAITS_FOREVER[call]

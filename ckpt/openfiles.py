@@ -270,6 +270,10 @@ class FileCollector:
         """See protocol.Dump."""
         self._refuse(host_pid, self._processes[host_pid].pid, what, why, hint)
 
+    def refuse_pod(self, what: str, why: str, hint: str = "") -> None:
+        """See protocol.Dump."""
+        self._refusals.append(Refusal(1, "init", what, why, hint))
+
     def _read_mounts(self) -> dict[int, Mount]:
         text = _read(f"/proc/{self.init_host_pid}/mountinfo")
         return {mount.id: mount for mount in procinfo.parse_mounts(text)}

@@ -39,14 +39,16 @@ class PageMap:
         v6.7) it does, and is stored once by the archive.
         """
         clean = abi.PAGE_IS_PFNZERO | abi.PAGE_IS_FILE
-        try:
-            return self._scan(
-                start, end, absent=clean, any_of=abi.PAGE_IS_PRESENT | abi.PAGE_IS_SWAPPED
-            )
-        except OSError as e:
-            if e.errno not in {errno.ENOTTY, errno.EINVAL}:
-                raise
-            return self._read(start, end)
+        # A guard counts as swapped, too; before Linux v6.15 the kernel does not know the category.
+        for absent in (clean | abi.PAGE_IS_GUARD, clean):
+            try:
+                return self._scan(
+                    start, end, absent=absent, any_of=abi.PAGE_IS_PRESENT | abi.PAGE_IS_SWAPPED
+                )
+            except OSError as e:
+                if e.errno not in {errno.ENOTTY, errno.EINVAL}:
+                    raise
+        return self._read(start, end)
 
     def guards(self, start: int, end: int) -> list[Range]:
         """Return the ranges of MADV_GUARD_INSTALL; none on a kernel before Linux v6.15."""

@@ -133,9 +133,7 @@ class _Raising:
         )
 
     def _used_memory(self) -> list[tuple[int, int]]:
-        return [(m.start, m.end) for space in self._spaces.values() for m in space.mappings] + [
-            (s.start, s.end) for space in self._spaces.values() for s in space.specials
-        ]
+        return [at for space in self._spaces.values() for at in memory.occupied(space)]
 
     def build(self) -> None:
         """Build everything."""
@@ -145,6 +143,8 @@ class _Raising:
         for process in self._model.processes:
             if process.exit_status is not None:
                 embryo.end(self._embryos[process.pid], process.exit_status)
+        for process in self._living[:1]:
+            self._files.finish_pod(self._model.parts, self._embryos[process.pid].remote)
         for process in self._living:
             self._files.finish(process, self._embryos[process.pid].remote)
         for stage in (Stage.SETTLE, Stage.CONFINE):
@@ -256,9 +256,14 @@ class _Raising:
             host_pid=remote.tracee.tid,
             remote=remote,
             file=self._seed.files.__getitem__,
-            note=lambda text: self.notes.append(f"process {process.pid}: {text}"),
+            note=partial(self._note, process.pid),
             give_listener=partial(self._fetch_listener, process.pid),
         )
+
+    def _note(self, pid: int, text: str) -> None:
+        note = f"process {pid}: {text}"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _fetch_listener(self, pid: int, target_fd: int) -> None:
         """Hand the listener *target_fd* of process *pid* over."""

@@ -131,6 +131,13 @@ class FileWorkshop:
                 kind = table.named(part.kind)
                 kind.finish_attribute(_state(part, kind.State), descriptor.fd, remote)
 
+    def finish_pod(self, parts: Sequence[Part], remote: Remote) -> None:
+        """Do in any process of the pod what needs all to have their memory; like finish()."""
+        for part in parts:
+            kind = table.find(part.kind)
+            if kind in table.FINISHING_POD_KINDS:
+                kind.finish_pod(_state(part, kind.PodState), remote)
+
     # --- protocol.Workshop -----------------------------------------------------------------
 
     def object(self, object_id: int) -> Any:  # noqa: ANN401 (each kind returns its own)

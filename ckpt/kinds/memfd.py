@@ -64,7 +64,7 @@ class ObjectState(msgspec.Struct, frozen=True):
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    return source.link.startswith("/memfd:") and source.stat.st_dev == dump.once("memfd", _device)
+    return source.link.startswith("/memfd:") and source.stat.st_dev == dump.once("memfd", device)
 
 
 def collect(source: Source, dump: Dump) -> State | None:
@@ -124,7 +124,7 @@ def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:
             return
 
 
-def _device() -> int:
+def device() -> int:
     """Return the device number of the kernel's own tmpfs."""
     fd = os.memfd_create("")
     try:

@@ -6,12 +6,14 @@ belong to open files, which mappings name by OpenFile.id.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from ckpt import procfs
+from ckpt.kinds import advice, attachment
+from ckpt.kinds.attachment import Attachment
 from ckpt.kinds.stages import Stage, Subject, Target
 from ckpt.model import PAGE_SIZE
 from ckpt.pagemap import PageMap
@@ -24,22 +26,10 @@ CHUNK: Final = 4 << 20
 _PROTECTIONS: Final = {"read": 1, "write": 2, "exec": 4}
 _MAP_SHARED, _MAP_PRIVATE, _MAP_DROPPABLE = 1, 2, 8
 _MAP_FIXED_NOREPLACE: Final = 0x10_0000
-_MAP_ANONYMOUS, _MAP_GROWSDOWN, _MAP_NORESERVE = 0x20, 0x100, 0x4000
-_MADV_GUARD_INSTALL: Final = 102
-_PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
-_MLOCK_ONFAULT: Final = 1
+_MAP_ANONYMOUS: Final = 0x20
+_FLAGS: Final = {"growsdown": 0x100, "noreserve": 0x4000}
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 
-_ADVICE: Final = {  # name: VmFlags, MADV_*
-    "random": ("rr", 1),
-    "sequential": ("sr", 2),
-    "dontfork": ("dc", 10),
-    "mergeable": ("mg", 12),
-    "hugepage": ("hg", 14),
-    "nohugepage": ("nh", 15),
-    "dontdump": ("dd", 16),
-    "wipeonfork": ("wf", 18),
-}
 _REFUSED: Final = {  # VmFlags: why
     "ht": "it is of huge pages (hugetlbfs)",
     "um": "userfaultfd watches it",
@@ -78,6 +68,7 @@ class Mapping(msgspec.Struct, frozen=True):
         name: PR_SET_VMA_ANON_NAME.
         runs: pages of its own.
         guards: ranges of MADV_GUARD_INSTALL.
+        attachment: of System V shared memory; *file* is None then.
     """
 
     start: int
@@ -91,6 +82,7 @@ class Mapping(msgspec.Struct, frozen=True):
     name: bytes = b""
     runs: list[Run] = []
     guards: list[tuple[int, int]] = []
+    attachment: Attachment | None = None
 
 
 class Special(msgspec.Struct, frozen=True):
@@ -127,6 +119,7 @@ class State(msgspec.Struct, frozen=True):
         mappings: by address, without those that the kernel makes.
         specials: those that the kernel makes, by address.
         vdso: content of "vdso".
+        future: of "locked", "locked-on-fault": how memory mapped later is locked (MCL_FUTURE).
     """
 
     layout: Layout
@@ -135,16 +128,18 @@ class State(msgspec.Struct, frozen=True):
     mappings: list[Mapping]
     specials: list[Special]
     vdso: bytes
+    future: list[str] = []
 
 
 def collect(subject: Subject) -> State:
     """Take the map; pages follow with fill()."""
     files: dict[tuple[object, ...], int] = {}
-    mappings = [
-        _mapping(m, subject, files)
-        for m in subject.mappings
-        if m.name not in _KERNEL_MADE and m.name != _OUTSIDE and not _is_scratch(m, subject)
-    ]
+    with PageMap(subject.host_pid) as pages:
+        mappings = [
+            _mapping(m, subject, files, pages)
+            for m in subject.mappings
+            if m.name not in _KERNEL_MADE and m.name != _OUTSIDE and not _is_scratch(m, subject)
+        ]
     specials = [
         Special(m.name.decode().strip("[]"), m.start, m.end)
         for m in subject.mappings
@@ -156,7 +151,15 @@ def collect(subject: Subject) -> State:
         if s.name == "vdso"
     )
     auxv = procfs.read_bytes(subject.host_pid, "auxv")
-    return State(_layout(subject), auxv, subject.file_id("exe"), mappings, specials, vdso)
+    return State(
+        _layout(subject),
+        auxv,
+        subject.file_id("exe"),
+        mappings,
+        specials,
+        vdso,
+        advice.future(subject),
+    )
 
 
 def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
@@ -166,9 +169,7 @@ def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
         for flag in sorted(m.flags & _REFUSED.keys()):
             if m.name not in _KERNEL_MADE:
                 yield what, _REFUSED[flag]
-        if m.name.startswith(b"/SYSV"):
-            yield what, "it is System V shared memory"
-        elif m.name.startswith(b"/[aio]"):
+        if m.name.startswith(b"/[aio]"):
             yield what, "it is a context of io_setup(2)"
 
 
@@ -176,14 +177,20 @@ def _is_scratch(m: procfs.Mapping, subject: Subject) -> bool:
     return m.start < subject.injection.area[1] and m.end > subject.injection.area[0]
 
 
-def _mapping(m: procfs.Mapping, subject: Subject, files: dict[tuple[object, ...], int]) -> Mapping:
-    """Return the model of *m*; *files* remembers which file is which OpenFile."""
-    file = None
-    if m.inode:
+def _mapping(
+    m: procfs.Mapping, subject: Subject, files: dict[tuple[object, ...], int], pages: PageMap
+) -> Mapping:
+    """Return the model of *m*; *files* remembers which file is which OpenFile.
+
+    A copy of the process has the guards of anonymous private memory only: fill() finds these.
+    """
+    file, attached = None, attachment.of(m, subject.host_pid)
+    if m.inode and not attached:
         key = (m.device, m.inode, m.name, m.shared)
         file = files.get(key)
         if file is None:
             file = files[key] = subject.file_id(f"map_files/{m.link}")
+    guards = pages.guards(m.start, m.end) if m.inode else []
     modes = zip(m.mode, _PROTECTIONS, strict=False)
     flags = {
         "accounted": "ac",
@@ -203,8 +210,10 @@ def _mapping(m: procfs.Mapping, subject: Subject, files: dict[tuple[object, ...]
         file,
         m.offset if m.inode else 0,
         [name for name, flag in flags.items() if flag in m.flags],
-        [name for name, (flag, _) in _ADVICE.items() if flag in m.flags],
+        advice.names(m.flags),
         name,
+        guards=guards,
+        attachment=attached,
     )
 
 
@@ -222,6 +231,16 @@ def _layout(subject: Subject) -> Layout:
         int(stat[28]),
         *rest,
     )
+
+
+def occupied(state: State) -> Iterator[tuple[int, int]]:
+    """Return the ranges that a rebuilt process uses, if only for a moment."""
+    for m in state.mappings:
+        yield m.start, m.end
+        if m.attachment is not None:
+            yield m.attachment.base, m.attachment.base + m.attachment.size
+    for special in state.specials:
+        yield special.start, special.end
 
 
 def unforked(state: State) -> bool:
@@ -256,7 +275,7 @@ def fill(
         guards = {m.start: pages.guards(m.start, m.end) for m in wanted if m.file is None}
     mappings = [
         msgspec.structs.replace(
-            m, runs=[run() for run in ranges[m.start]], guards=guards.get(m.start, [])
+            m, runs=[run() for run in ranges[m.start]], guards=guards.get(m.start, m.guards)
         )
         if m.start in ranges
         else m
@@ -301,8 +320,15 @@ class _Store:
 
 def rebuild(state: State, target: Target) -> None:
     """Map everything; the pages are written by load() afterwards, from outside."""
-    for mapping in state.mappings:
-        _map(mapping, target)
+    attached: dict[Attachment, list[tuple[int, int, int]]] = {}
+    for m in state.mappings:
+        if m.attachment:
+            attached.setdefault(m.attachment, []).append((m.start, m.end, _protection(m)))
+    attachment.attach(attached, target)
+    for m in state.mappings:
+        if not m.attachment:
+            _map(m, target)
+        advice.advise(m.start, m.end - m.start, m.advice, m.name, target)
 
 
 def _map(mapping: Mapping, target: Target) -> None:
@@ -311,8 +337,7 @@ def _map(mapping: Mapping, target: Target) -> None:
     if "droppable" in mapping.flags:
         flags = _MAP_DROPPABLE
     flags |= _MAP_FIXED_NOREPLACE
-    flags |= _MAP_GROWSDOWN if "growsdown" in mapping.flags else 0
-    flags |= _MAP_NORESERVE if "noreserve" in mapping.flags else 0
+    flags |= sum(number for name, number in _FLAGS.items() if name in mapping.flags)
     fd = -1
     if mapping.file is None:
         flags |= _MAP_ANONYMOUS
@@ -322,11 +347,6 @@ def _map(mapping: Mapping, target: Target) -> None:
     if _was_writable(mapping):
         protection |= _PROTECTIONS["write"]
     call("mmap", mapping.start, length, protection, flags, fd, mapping.offset)
-    for advice in mapping.advice:
-        call("madvise", mapping.start, length, _ADVICE[advice][1])
-    if mapping.name:
-        name = target.remote.put(mapping.name + b"\0")
-        call("prctl", _PR_SET_VMA, _PR_SET_VMA_ANON_NAME, mapping.start, length, name)
 
 
 def _protection(mapping: Mapping) -> int:
@@ -357,12 +377,9 @@ def seal(state: State, target: Target) -> None:
         if _was_writable(mapping):
             call("mprotect", mapping.start, length, _protection(mapping))
         for start, end in mapping.guards:
-            call("madvise", start, end - start, _MADV_GUARD_INSTALL)
-        if "locked" in mapping.flags:
-            on_fault = _MLOCK_ONFAULT if "locked-on-fault" in mapping.flags else 0
-            call("mlock2", mapping.start, length, on_fault)
-        if "sealed" in mapping.flags:
-            call("mseal", mapping.start, length, 0)
+            advice.guard(start, end - start, target)
+        advice.lock(mapping.start, length, mapping.flags, target)
+    advice.promise(state.future, target)
 
 
 def note_layout(state: State, target: Target) -> None:

@@ -155,6 +155,10 @@ class Dump(Protocol):
         """Record that something of the process *host_pid* cannot be carried over."""
         ...
 
+    def refuse_pod(self, what: str, why: str, hint: str = "") -> None:
+        """Record that something that belongs to no process cannot be carried over."""
+        ...
+
 
 class Workshop(Protocol):
     """What a rebuilder may use. It runs inside the pod's namespaces but for the pid namespace."""
@@ -316,4 +320,12 @@ class PodKind(Protocol):
 
     def rebuild_pod(self, state: Any, workshop: Workshop) -> None:  # noqa: ANN401
         """Rebuild one of them, before any open file."""
+        ...
+
+
+class FinishingPodKind(Protocol):
+    """Such a kind that needs the processes."""
+
+    def finish_pod(self, state: Any, remote: Remote) -> None:  # noqa: ANN401
+        """Do in any process of the pod what can only follow when all have their memory."""
         ...

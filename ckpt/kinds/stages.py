@@ -17,6 +17,7 @@ import msgspec
 from ckpt import procfs
 from ckpt.freeze import FrozenProcess
 from ckpt.inject import Injection
+from ckpt.kinds.sysvsem import Semaphores
 from ckpt.model import Process
 from ckpt.remote import Remote
 from ckpt.tracee import Memory, Tracee
@@ -49,6 +50,7 @@ class Subject:
         file_id: gives the OpenFile.id of "exe", "cwd", "root" or "map_files/A-B".
         tids: host thread id to the pod's.
         refuse: records what cannot be carried over: what, why, hint.
+        semaphores: the pod's, of System V.
     """
 
     process: FrozenProcess
@@ -58,6 +60,7 @@ class Subject:
     file_id: Callable[[str], int]
     tids: dict[int, int]
     refuse: Callable[[str, str, str], None]
+    semaphores: Semaphores
 
     @property
     def host_pid(self) -> int:

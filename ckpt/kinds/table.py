@@ -25,6 +25,9 @@ from ckpt.kinds import (
     regular,
     shared_memory,
     signalfd,
+    sysvmsg,
+    sysvsem,
+    sysvshm,
     tcp,
     terminal,
     timerfd,
@@ -37,6 +40,7 @@ from ckpt.kinds.protocol import (
     Completing,
     FileKind,
     Finishing,
+    FinishingPodKind,
     PodKind,
     ProcessKind,
 )
@@ -75,8 +79,11 @@ FINISHING_KINDS: Final[tuple[Finishing, ...]] = (pidfd, device, procfile, memfd,
 
 ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = (locks, owner)
 PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = (terminal, locks)
-POD_KINDS: Final[tuple[PodKind, ...]] = (mounts, tmpfs)
+POD_KINDS: Final[tuple[PodKind, ...]] = (mounts, tmpfs, sysvshm, sysvsem, sysvmsg)
 """In this order: what is in a tmpfs comes after its mount."""
+
+FINISHING_POD_KINDS: Final[tuple[FinishingPodKind, ...]] = (sysvshm,)
+"""Need a process of the pod."""
 
 
 def name(kind: Any) -> str:  # noqa: ANN401 (a module)

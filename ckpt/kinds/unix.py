@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import abi, sockdiag, sockets, unixname, unixqueue
+from ckpt.kinds import sockdiag, sockets, unixname, unixqueue
+from ckpt.kinds.acting import acting_as
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.kinds.unixname import Name
 from ckpt.kinds.unixqueue import Message
@@ -334,19 +335,6 @@ def _sender(message: Message, workshop: Workshop) -> Iterator[socket.socket]:
         yield s
 
 
-@contextlib.contextmanager
-def _acting_as(state: State) -> Iterator[None]:
-    """Be the user whom SO_PEERCRED shows at *state*, with all capabilities kept."""
-    if not state.user and not state.group:
-        yield
-        return
-    bits = abi.prctl(abi.PR_GET_SECUREBITS)
-    abi.prctl(abi.PR_SET_SECUREBITS, bits | abi.SECBIT_NO_SETUID_FIXUP)
-    os.setresgid(-1, state.group or 0, -1)
-    os.setresuid(-1, state.user or 0, -1)
-    try:
-        yield
-    finally:
-        os.setresuid(-1, 0, -1)
-        os.setresgid(-1, 0, -1)
-        abi.prctl(abi.PR_SET_SECUREBITS, bits)
+def _acting_as(state: State) -> contextlib.AbstractContextManager[None]:
+    """Be the user whom SO_PEERCRED shows at *state*."""
+    return acting_as(state.user or 0, state.group or 0)

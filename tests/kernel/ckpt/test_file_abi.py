@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from ckpt.kinds import abi, inotify, late, locks, pty, sockets, terminal
+from ckpt.kinds import abi, inotify, ipcabi, late, locks, pty, sockets, terminal
 
 HEADERS = [
     "asm/ioctls.h",
@@ -16,12 +16,16 @@ HEADERS = [
     "linux/in.h",
     "linux/in6.h",
     "linux/inotify.h",
+    "linux/ipc.h",
     "linux/kcmp.h",
+    "linux/msg.h",
     "linux/netlink.h",
     "linux/openat2.h",
     "linux/prctl.h",
     "linux/sched.h",
     "linux/securebits.h",
+    "linux/sem.h",
+    "linux/shm.h",
     "linux/sockios.h",
     "linux/tcp.h",
     "linux/timerfd.h",
@@ -32,10 +36,12 @@ HEADERS = [
 ]
 NOT_IN_THESE_HEADERS = {
     "SPLICE_F_NONBLOCK",  # <fcntl.h>, which cannot stand beside <linux/fcntl.h>
+    "SHM_DEST",  # <sys/shm.h>, the same
+    "SHM_LOCKED",
 }
 CONSTANTS = {
     f"__NR_{name[3:].lower()}" if name.startswith("NR_") else name: value
-    for name, value in vars(abi).items()
+    for name, value in {**vars(abi), **vars(ipcabi)}.items()
     if name[0].isupper() and isinstance(value, int) and name not in NOT_IN_THESE_HEADERS
 }
 CONSTANTS |= {f"IN_{name.upper()}": value for name, value in inotify._EVENTS.items()}

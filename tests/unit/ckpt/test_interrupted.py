@@ -30,6 +30,9 @@ def test_may_repeat(call, arguments, repeat):
         ("epoll_pwait2", (3, 0x1000, 10, 0, 0, 0), True),
         ("epoll_pwait2", (3, 0x1000, 10, 0x2000, 0, 0), False),
         ("rt_sigtimedwait", (0x1000, 0x2000, 0, 8, 0, 0), True),
+        ("semtimedop", (3, 0x1000, 1, 0, 0, 0), True),
+        ("semtimedop", (3, 0x1000, 1, 0x2000, 0, 0), False),
+        ("semop", (3, 0x1000, 1, 0x2000, 0, 0), True),
         ("connect", (3, 0x1000, 16, 0, 0, 0), False),
     ],
 )

@@ -61,7 +61,7 @@ def test_refused_mappings():
     text = b"""\
 1000-2000 rw-p 00000000 00:00 0
 VmFlags: rd wr ht
-3000-4000 rw-s 00000000 00:01 4 /SYSV00000005 (deleted)
+3000-4000 rw-s 00000000 00:01 4 /[aio] (deleted)
 VmFlags: rd wr
 5000-6000 rw-p 00000000 00:00 0 [heap]
 VmFlags: rd wr
@@ -69,5 +69,5 @@ VmFlags: rd wr
     found = list(memory.refusals(procfs.parse_smaps(text)))
     assert found == [
         ("mapping 1000-2000", "it is of huge pages (hugetlbfs)"),
-        ("mapping 3000-4000 /SYSV00000005 (deleted)", "it is System V shared memory"),
+        ("mapping 3000-4000 /[aio] (deleted)", "it is a context of io_setup(2)"),
     ]

@@ -1,0 +1,96 @@
+"""What programs have told the kernel about memory: madvise(2), mlock(2), mlockall(2), mseal(2).
+
+Some of it is younger than kernels to which a pod may go. What such a kernel lacks is replaced by
+what it has, and the user is told.
+"""
+
+import errno
+from typing import Final
+
+from ckpt import procfs
+from ckpt.kinds.stages import Subject, Target
+
+_MADV_GUARD_INSTALL: Final = 102
+_PROT_NONE: Final = 0
+_PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
+_MLOCK_ONFAULT: Final = 1
+_MCL_FUTURE, _MCL_ONFAULT = 2, 4
+
+_ADVICE: Final = {  # name: VmFlags, MADV_*
+    "random": ("rr", 1),
+    "sequential": ("sr", 2),
+    "dontfork": ("dc", 10),
+    "mergeable": ("mg", 12),
+    "hugepage": ("hg", 14),
+    "nohugepage": ("nh", 15),
+    "dontdump": ("dd", 16),
+    "wipeonfork": ("wf", 18),
+}
+
+
+def names(flags: frozenset[str]) -> list[str]:
+    """Return what VmFlags say that madvise(2) has set. Pure."""
+    return [name for name, (flag, _) in _ADVICE.items() if flag in flags]
+
+
+def advise(start: int, length: int, advice: list[str], name: bytes, target: Target) -> None:
+    """Give advice and a name to a mapping."""
+    for word in advice:
+        target.remote.syscall("madvise", start, length, _ADVICE[word][1])
+    if name:
+        text = target.remote.put(name + b"\0")
+        option = _PR_SET_VMA_ANON_NAME
+        _try(target, "", "prctl", _PR_SET_VMA, option, start, length, text)
+
+
+def guard(start: int, length: int, target: Target) -> None:
+    """Make a guard range; on a kernel before Linux v6.13 one that is a mapping of its own."""
+    lost = "guard ranges (MADV_GUARD_INSTALL) became mappings without access: this kernel has none"
+    if not _try(target, lost, "madvise", start, length, _MADV_GUARD_INSTALL):
+        target.remote.syscall("mprotect", start, length, _PROT_NONE)
+
+
+def lock(start: int, length: int, flags: list[str], target: Target) -> None:
+    """Lock a mapping in memory, and seal it, as *flags* (memory.Mapping) say."""
+    if "locked" in flags:
+        on_fault = _MLOCK_ONFAULT if "locked-on-fault" in flags else 0
+        target.remote.syscall("mlock2", start, length, on_fault)
+    if "sealed" in flags:
+        lost = "sealed memory (mseal(2)) is not sealed any more: this kernel does not know it"
+        _try(target, lost, "mseal", start, length, 0)
+
+
+def future(subject: Subject) -> list[str]:
+    """Return how memory to come is locked: nothing, "locked", and "locked-on-fault".
+
+    Only new memory shows it, and the scratch area of the injection is new.
+    """
+    now = procfs.parse_status(procfs.read(subject.host_pid, "status"))
+    if now["VmLck"] == subject.process.status["VmLck"]:
+        return []
+    area = subject.injection.area[0]
+    for m in procfs.parse_smaps(procfs.read_bytes(subject.host_pid, "smaps")):
+        if m.start <= area < m.end:
+            flags = {"locked": "lo", "locked-on-fault": "lf"}
+            return [name for name, flag in flags.items() if flag in m.flags]
+    return []
+
+
+def promise(flags: list[str], target: Target) -> None:
+    """Have memory to come locked, as future() said; after all memory is there."""
+    if "locked" in flags:
+        on_fault = _MCL_ONFAULT if "locked-on-fault" in flags else 0
+        target.remote.syscall("mlockall", _MCL_FUTURE | on_fault)
+
+
+def _try(target: Target, lost: str, call: str, *args: int) -> bool:
+    """Make a call that older kernels lack; note what is *lost*, once, if this one does."""
+    try:
+        target.remote.syscall(call, *args)
+    except OSError as e:
+        if e.errno not in {errno.EINVAL, errno.ENOSYS}:
+            raise
+        if lost:
+            target.note(lost)
+        return False
+    return True
