@@ -178,10 +178,13 @@ def install(  # noqa: PLR0913 (what the commands choose, and what they have prep
     with ExitStack() as cleanup, ExitStack() as undo:
         if mounting is not None:
             cleanup.callback(mounting.abandon)
+        discard(places, pod)
         mounted = _mounted_lowers(places, pod)
         here = _State.look(places.state(pod))
         reuse = here.is_exactly(wanted)
         given = None if lowers is None else [os.path.realpath(path) for path in lowers]
+        if reuse:
+            undo.callback(discard, places, pod)
         if reuse and mounted is not None and stands(mounted, archive.manifest.base, given):
             return Installed([lower.path for lower in mounted], None, undo.pop_all())
         paths = None if mounted is None else [lower.path for lower in mounted]
@@ -203,6 +206,25 @@ def install(  # noqa: PLR0913 (what the commands choose, and what they have prep
             (mounting or stack.begin_mount(places, pod)).finish(chosen)
             undo.callback(stack.umount, places, pod)
         return Installed(chosen, replaced, undo.pop_all())
+
+
+def discard(places: Places, pod: str) -> None:
+    """Discard what a restart that was broken off has written; after any other do nothing.
+
+    It opens the pod's files as they were, for writing too, and that copies them up. The marker of a
+    restart goes when it lets the pod go, or the pod is started otherwise: launcher.pods.create().
+    """
+    marker = places.restarting(pod)
+    if not marker.exists():
+        return
+    mounted = _mounted_lowers(places, pod)
+    if mounted is not None:
+        stack.umount(places, pod)
+    layers = _State.look(places.state(pod)).layers
+    stack.rollback(places, pod, layers[0] if layers else "0")
+    marker.unlink()
+    if mounted is not None:
+        stack.mount(places, pod, [lower.path for lower in mounted])
 
 
 @dataclass(frozen=True, slots=True)

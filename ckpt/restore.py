@@ -105,8 +105,15 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         making.finish()
         running = pods.create(places, settings, clocks=_offsets(model), walled=walled)
         failed.callback(pods.destroy, places, pod)
+        marker = places.restarting(pod)
+        marker.touch()
+
+        def pass_gate() -> None:
+            gate()
+            marker.unlink()
+
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
-            notes = _raise(places, running, model, archive, progress, gate)
+            notes = _raise(places, running, model, archive, progress, pass_gate)
         if not places.config(pod).exists():
             config.save(places, settings)
         if settings.service.restart != "no":

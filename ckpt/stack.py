@@ -145,6 +145,12 @@ def umount(places: Places, pod: str, *, lazy: bool = False) -> None:
         command.wait()
 
 
+def rollback(places: Places, pod: str, layer: str) -> None:
+    """Remove what *pod*, which is not mounted, has written since sealed layer *layer*, an id or 0."""
+    with _Command(places, "rollback", pod, "--to", layer, "--force") as command:
+        command.wait()
+
+
 def identity(places: Places, directory: str | Path) -> "Identity":
     """Start to compute the identity of the lower layer *directory*."""
     return Identity(places, directory)

@@ -91,6 +91,10 @@ class Places:
         """While it is there, the pod has been given to another host; see autopod/journal.py."""
         return self.state(pod) / "departing.json"
 
+    def restarting(self, pod: str) -> Path:
+        """While it is there, what is in the pod's upper layer comes of a restart; ckpt/layers.py."""
+        return self.state(pod) / "restarting"
+
     def states(self) -> Path:
         """The directory of all pods' state."""
         return self.prefix / "var/lib/autopod"

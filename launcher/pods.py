@@ -114,6 +114,7 @@ def create(
         raise PodError(f"pod {name!r} has been given to another host, or is on its way", hint)
     _check_root(places, name)
     destroy(places, name)
+    places.restarting(name).unlink(missing_ok=True)
     network.ensure(places, config, walled=walled)
     the_plan = plan_of(places, config, clocks, hosts.prepare(places, config))
     return _make(places, config, the_plan, clocks)

@@ -138,7 +138,7 @@ class Pod:
                 tcp=tcp,
             )
 
-    def restore(self, *, tcp=None):
+    def restore(self, *, tcp=None, gate=lambda: None):
         with locked(self.places, self.name):
             return restore.restore(
                 self.places,
@@ -149,6 +149,7 @@ class Pod:
                 replace=False,
                 progress=Silent(),
                 tcp=tcp,
+                gate=gate,
             )
 
     def check(self):

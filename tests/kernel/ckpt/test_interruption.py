@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckpt import abi
+from ckpt.layers import InstallError
 from launcher.errors import PodError
 from tests.kernel.ckpt import harness
 
@@ -111,3 +112,59 @@ def test_killed_restore_leaves_room_for_the_next(places, debian_root, build):
         pod.restore()
         assert pod.host_pids().keys() == pids
         pod.finish(min(pids))
+
+
+WRITER = """\
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+with open("/var/tmp/written", "w") as file:
+    file.write("as it was")
+    file.flush()
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+    print("ok" if open("/var/tmp/written").read() == "as it was" else "fail: changed", flush=True)
+"""
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse():
+    raise PodError("refused at the gate")
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+@pytest.mark.parametrize("gate", [refuse, die])
+def test_a_broken_restart_has_written_nothing(places, debian_root, gate, mounted):
+    """It opens the pod's files for writing, which copies them up: the next one begins anew."""
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/var/tmp/writer.py", WRITER)
+        pod.start("/usr/bin/python3", "/var/tmp/writer.py")
+        pod.wait_for("ready\n")
+        (pid,) = pod.host_pids()
+        pod.dump()
+        if not mounted:
+            harness.tool("stackfs", "umount", pod.name)
+        broken = in_child(lambda: pod.restore(gate=gate))
+        assert os.waitpid(broken, 0)[1]
+        harness.poll(lambda: not pod.running() or not pod.host_pids(), "end of what was begun")
+        pod.restore()
+        pod.finish(pid)
+
+
+def test_what_a_pod_writes_after_a_restart_stays(places, debian_root):
+    """A restart was killed, and the pod was started otherwise since: its files are its own."""
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/var/tmp/writer.py", WRITER)
+        pod.start("/usr/bin/python3", "/var/tmp/writer.py")
+        pod.wait_for("ready\n")
+        pod.dump()
+        os.waitpid(in_child(lambda: pod.restore(gate=die)), 0)
+        harness.poll(lambda: not pod.running() or not pod.host_pids(), "end of what was begun")
+        harness.tool("launcher", "stop", pod.name)
+        pod.start("/bin/sh", "-c", "echo mine > /var/tmp/written")
+        harness.poll(lambda: not pod.host_pids(), "end of the program")
+        with pytest.raises(InstallError, match="files that it has written|files written after"):
+            pod.restore()
+        assert (pod.root / "var/tmp/written").read_text() == "mine\n"
