@@ -146,7 +146,7 @@ def umount(places: Places, pod: str, *, lazy: bool = False) -> None:
 
 
 def rollback(places: Places, pod: str, layer: str) -> None:
-    """Remove what *pod*, which is not mounted, has written since sealed layer *layer*, an id or 0."""
+    """Remove what *pod*, not mounted now, has written since its sealed layer *layer*, or 0."""
     with _Command(places, "rollback", pod, "--to", layer, "--force") as command:
         command.wait()
 

@@ -92,7 +92,7 @@ class Places:
         return self.state(pod) / "departing.json"
 
     def restarting(self, pod: str) -> Path:
-        """While it is there, what is in the pod's upper layer comes of a restart; ckpt/layers.py."""
+        """While it is there, what is in the upper layer comes of a restart: ckpt/layers.py."""
         return self.state(pod) / "restarting"
 
     def states(self) -> Path:

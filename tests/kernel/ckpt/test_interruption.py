@@ -165,6 +165,6 @@ def test_what_a_pod_writes_after_a_restart_stays(places, debian_root):
         harness.tool("launcher", "stop", pod.name)
         pod.start("/bin/sh", "-c", "echo mine > /var/tmp/written")
         harness.poll(lambda: not pod.host_pids(), "end of the program")
-        with pytest.raises(InstallError, match="files that it has written|files written after"):
+        with pytest.raises(InstallError, match=r"files that it has written|files written after"):
             pod.restore()
         assert (pod.root / "var/tmp/written").read_text() == "mine\n"
