@@ -120,13 +120,13 @@ def make(places: Places, name: str, limits: Limits) -> tuple[Path, ...]:
         OSError: a group cannot be made.
     """
     wanted = set(settings(limits, 2))
-    group = Path(_parent(places), f"{name}.{os.urandom(4).hex()}")
+    group = Path(parent(places), f"{name}.{os.urandom(4).hex()}")
     made: list[Path] = []
     try:
         for hierarchy in hierarchies():
             here = hierarchy.controllers & wanted
             if hierarchy.version == 2 or here or hierarchy.controllers <= _TRACKERS:
-                made.append(_make_group(hierarchy, group, here))
+                made.append(make_group(hierarchy, group, here))
                 wanted -= here
                 _set(made[-1], settings(limits, hierarchy.version), here)
         if wanted:
@@ -137,11 +137,12 @@ def make(places: Places, name: str, limits: Limits) -> tuple[Path, ...]:
     return tuple(made)
 
 
-def _parent(places: Places) -> str:
+def parent(places: Places) -> str:
+    """Return the name of the group that holds those of all pods."""
     return f"autopod-{places.tag}" if places.tag else "autopod"
 
 
-def _make_group(hierarchy: Hierarchy, group: Path, controllers: Iterable[str]) -> Path:
+def make_group(hierarchy: Hierarchy, group: Path, controllers: Iterable[str]) -> Path:
     """Make *group*; another pod's end may remove their common parent in between."""
     path = hierarchy.top / group
     while True:
@@ -203,8 +204,8 @@ def freezer(paths: Sequence[Path]) -> Path | None:
 
 def leftovers(places: Places, name: str) -> list[Path]:
     """Return every group that was ever made for pod *name* and is still there."""
-    parent = _parent(places)
-    return [p for h in hierarchies() for p in (h.top / parent).glob(f"{name}.*") if p.is_dir()]
+    above = parent(places)
+    return [p for h in hierarchies() for p in (h.top / above).glob(f"{name}.*") if p.is_dir()]
 
 
 def remove(paths: Iterable[Path], within_s: float = _REMOVAL_S) -> None:

@@ -136,17 +136,24 @@ class Limits(Table, frozen=True):
         memory: bytes, or a string with K, M, G or T (powers of 1024). Swap is counted with it.
         pids: processes and threads.
         cpus: processors' worth of time: 0.5 is half of one.
+        io_read: bytes per second from the disk that holds the pods' files, or as memory.
+        io_write: to it.
     """
 
     memory: int | str | None = None
     pids: int | None = None
     cpus: float | None = None
+    io_read: int | str | None = None
+    io_write: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.memory_bytes is not None and self.memory_bytes < 1 << 20:
             reject("memory", self.memory, "is less than 1M")
         if self.pids is not None and self.pids < 2:
             reject("pids", self.pids, "must be 2 or more: the pod's init is one")
+        for key, rate in (("io_read", self.io_read_bytes), ("io_write", self.io_write_bytes)):
+            if rate is not None and rate < 1 << 16:
+                reject(key, getattr(self, key), "is less than 64K")
         if self.cpus is not None and not 0.01 <= self.cpus <= 4096:
             reject("cpus", self.cpus, "must be 0.01 or more")
 
@@ -154,6 +161,16 @@ class Limits(Table, frozen=True):
     def memory_bytes(self) -> int | None:
         """The limit of memory in bytes."""
         return _bytes("memory", self.memory)
+
+    @property
+    def io_read_bytes(self) -> int | None:
+        """The limit of reading in bytes per second."""
+        return _bytes("io_read", self.io_read)
+
+    @property
+    def io_write_bytes(self) -> int | None:
+        """The limit of writing in bytes per second."""
+        return _bytes("io_write", self.io_write)
 
 
 class Service(Table, frozen=True):

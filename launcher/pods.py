@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import addresses, cgroups, confine, hosts, network
+from launcher import addresses, cgroups, confine, hosts, iolimits, network
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.init import Init
@@ -124,6 +124,8 @@ def _make(places: Places, config: PodConfig, the_plan: Plan, clocks: ClockOffset
     with ExitStack() as undo:
         groups = cgroups.make(places, config.name, config.limits)
         undo.callback(cgroups.remove, groups)
+        iolimits.make(places, config.name, config.limits)
+        undo.callback(iolimits.remove, places, config.name)
         first = _build(the_plan, config, groups)
         undo.callback(_kill_init, first.pid)
         with closing(first):
@@ -179,6 +181,7 @@ def destroy(places: Places, name: str) -> None:
         from launcher import holder
 
         holder.wait_for_end(places, name, _DEATH_S)
+    iolimits.remove(places, name)
     try:
         cgroups.remove(groups)
     except OSError as e:

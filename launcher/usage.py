@@ -5,6 +5,7 @@ are summed up instead.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from launcher.pods import Pod
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_VICTIM: Final = re.compile(r"oom-kill:.*,task_memcg=([^,]*),task=(.*),pid=([0-9]+),uid=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class UsageRow:
 
     *cpu* in seconds of all its life; *memory* and *limit* in KiB; the pressures: percentage of the
     last ten seconds in which some process waited for it (PSI), if the kernel tells;
-    *oom_kills*: processes that the kernel killed for want of memory, if there is a limit.
+    *oom_kills*: processes that the kernel killed for want of memory, if there is a limit;
+    *oom_killed*: the last of them, as far back as the kernel's log goes.
     """
 
     pod: str
@@ -37,6 +40,7 @@ class UsageRow:
     memory_pressure: float | None
     io_pressure: float | None
     oom_kills: int | None
+    oom_killed: str | None
 
 
 def running(places: Places) -> list[UsageRow]:
@@ -52,7 +56,8 @@ def _row(pod: Pod) -> UsageRow:
     limit = _number(texts, "memory.max", "memory.limit_in_bytes")
     memory = _number(texts, "memory.current", "memory.usage_in_bytes")
     cpu = counter(texts.get("cpu.stat", ""), "usage_usec")
-    kills = texts.get("memory.events") or texts.get("memory.oom_control", "")
+    events = texts.get("memory.events") or texts.get("memory.oom_control", "")
+    kills = counter(events, "oom_kill")
     return UsageRow(
         pod.name,
         len(pids) - 1,
@@ -62,7 +67,8 @@ def _row(pod: Pod) -> UsageRow:
         average(texts.get("cpu.pressure", "")),
         average(texts.get("memory.pressure", "")),
         average(texts.get("io.pressure", "")),
-        counter(kills, "oom_kill"),
+        kills,
+        victim(_kernel_log(), pod.cgroups) if kills else None,
     )
 
 
@@ -96,6 +102,34 @@ def counter(text: str, name: str) -> int | None:
         if key == name:
             return int(value)
     return None
+
+
+def victim(log: Iterable[str], groups: Iterable[Path]) -> str | None:
+    """Return name and host pid of the process in *groups* that the kernel killed last. Pure.
+
+    Source: mm/oom_kill.c, dump_oom_victim() and oom_kill_process().
+    """
+    names = {f"{group.parent.name}/{group.name}" for group in groups}
+    found = None
+    for line in log:
+        match = _VICTIM.search(line)
+        if match and any(match[1].endswith(name) for name in names):
+            found = f"{match[2]} ({match[3]})"
+    return found
+
+
+def _kernel_log() -> list[str]:
+    """Return the kernel's log; nothing where it cannot be read. Source: kmsg(4)."""
+    lines = []
+    with suppress(OSError):
+        fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            while True:  # a record at a time; at the end: EAGAIN
+                with suppress(BrokenPipeError):  # it was overwritten meanwhile
+                    lines.append(os.read(fd, 8192).decode("utf-8", "replace"))
+        finally:
+            os.close(fd)
+    return lines
 
 
 def average(text: str) -> float | None:

@@ -1,6 +1,8 @@
 """What the files of control groups say."""
 
-from launcher.usage import average, counter
+from pathlib import Path
+
+from launcher.usage import average, counter, victim
 
 
 def test_counter():
@@ -13,3 +15,19 @@ def test_average():
 
     assert average(text) == 12.5
     assert average("") is None
+
+
+def test_victim():
+    def line(group, task, pid):
+        return (
+            "6,1,2,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,"
+            f"oom_memcg={group},task_memcg={group},task={task},pid={pid},uid=0\n"
+        )
+
+    log = [line("/autopod/a.1", "one", 1), line("/own/autopod/a.1", "t,pid=7", 2)]
+    other = line("/autopod/b.1", "other", 3)
+
+    assert victim([*log, other, "4,1,1,-;else"], [Path("/sys/fs/cgroup/autopod/a.1")]) == (
+        "t,pid=7 (2)"
+    )
+    assert victim([other], [Path("/sys/fs/cgroup/autopod/a.1")]) is None
