@@ -1,4 +1,4 @@
-"""System V IPC: shared memory, semaphores, message queues; and the way into an ipc namespace.
+"""System V IPC, POSIX message queues, and the way into an ipc namespace.
 
 A leaf: imports nothing of this project but abi and decides nothing. One function per system call,
 with the errors of its section-2 manual page; a failure is an OSError whose message starts with the
@@ -10,7 +10,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
-from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
 from typing import Final
 
 from ckpt.kinds import abi
@@ -78,6 +78,10 @@ _libc.msgctl.argtypes = (c_int, c_int, c_void_p)
 _libc.msgrcv.argtypes = (c_int, c_void_p, c_size_t, c_long, c_int)
 _libc.msgrcv.restype = c_ssize_t
 _libc.msgsnd.argtypes = (c_int, c_void_p, c_size_t, c_int)
+_libc.mq_getattr.argtypes = (c_int, c_void_p)
+_libc.mq_send.argtypes = (c_int, c_char_p, c_size_t, c_uint)
+_libc.mq_receive.argtypes = (c_int, c_void_p, c_size_t, c_void_p)
+_libc.mq_receive.restype = c_ssize_t
 
 
 def _checked(name: str, result: int) -> int:
@@ -244,3 +248,49 @@ def msg_send(msqid: int, kind: int, text: bytes) -> None:
 def _permissions(uid: int, gid: int, mode: int) -> ctypes.Array[ctypes.c_char]:
     wanted = ipc64_perm(uid=uid, gid=gid, mode=mode)
     return ctypes.create_string_buffer(bytes(wanted), _ROOM)
+
+
+def mq_make(name: bytes, mode: int, messages: int, size: int) -> int:
+    """Make a queue of up to *messages* of up to *size* bytes, to be used without waiting.
+
+    Source: mq_open(3); *name* begins with the slash only there.
+    """
+    limits = (c_long * 8)(0, messages, size)
+    how = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+    return _checked("mq_open", _libc.mq_open(b"/" + name, how, c_uint(mode), limits))
+
+
+def mq_unlink(name: bytes) -> None:
+    """Remove the name of a queue.
+
+    Source: mq_unlink(3).
+    """
+    _checked("mq_unlink", _libc.mq_unlink(b"/" + name))
+
+
+def mq_limits(fd: int) -> tuple[int, int]:
+    """Return how many messages of how many bytes a queue may hold.
+
+    Source: mq_getattr(3).
+    """
+    limits = (c_long * 8)()
+    _checked("mq_getattr", _libc.mq_getattr(fd, limits))
+    return limits[1], limits[2]
+
+
+def mq_send(fd: int, text: bytes, priority: int) -> None:
+    """Put a message into a queue.
+
+    Source: mq_send(3).
+    """
+    _checked("mq_send", _libc.mq_send(fd, text, len(text), priority))
+
+
+def mq_receive(fd: int, size: int) -> tuple[int, bytes]:
+    """Take the first message, of up to *size* bytes; return its priority and text.
+
+    Source: mq_receive(3).
+    """
+    buffer, priority = ctypes.create_string_buffer(size), c_uint()
+    length = _libc.mq_receive(fd, buffer, size, ctypes.byref(priority))
+    return priority.value, buffer.raw[: _checked("mq_receive", length)]

@@ -15,6 +15,7 @@ from ckpt.kinds import (
     log,
     memfd,
     mounts,
+    mqueue,
     netlink,
     owner,
     pidfd,
@@ -64,6 +65,7 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
     memfd,
     procfile,
     shared_memory,
+    mqueue,
     regular,
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""
@@ -79,7 +81,7 @@ FINISHING_KINDS: Final[tuple[Finishing, ...]] = (pidfd, device, procfile, memfd,
 
 ATTRIBUTE_KINDS: Final[tuple[AttributeKind, ...]] = (locks, owner)
 PROCESS_KINDS: Final[tuple[ProcessKind, ...]] = (terminal, locks)
-POD_KINDS: Final[tuple[PodKind, ...]] = (mounts, tmpfs, sysvshm, sysvsem, sysvmsg)
+POD_KINDS: Final[tuple[PodKind, ...]] = (mounts, tmpfs, sysvshm, sysvsem, sysvmsg, mqueue)
 """In this order: what is in a tmpfs comes after its mount."""
 
 FINISHING_POD_KINDS: Final[tuple[FinishingPodKind, ...]] = (sysvshm,)

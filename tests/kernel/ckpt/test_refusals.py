@@ -29,6 +29,15 @@ mount -t proc any /srv/p
 exec 3< /srv/p/self/comm
 sleep 1000
 """
+NOTIFIED = """
+import ctypes, signal
+libc = ctypes.CDLL(None)
+queue = libc.mq_open(b"/q", 0o102, 0o600, None)
+event = (ctypes.c_int * 16)(0, 0, signal.SIGUSR2, 0)
+assert libc.mq_notify(queue, event) == 0
+print("ready", flush=True)
+signal.pause()
+"""
 EXPECTED = {
     "descriptor 1": "its other end is held outside of the pod",
     "descriptor 6": "this kind of file cannot be carried over",
@@ -75,3 +84,14 @@ def test_mounts_upon_mounts_are_in_the_way(places, debian_root):
     assert mounted.hint == "umount /srv/t/below, in the pod"
     assert opened.what.startswith("descriptor 3 (/srv/p/")
     assert left == [opened]
+
+
+def test_who_is_to_be_told_of_a_message_is_in_the_way(places, debian_root):
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/tmp/program.py", NOTIFIED)
+        pod.start("/usr/bin/python3", "-I", "/tmp/program.py")
+        pod.wait_for("ready")
+        (found,) = pod.check()
+
+    assert found.what == "POSIX message queue /q"
+    assert "mq_notify(3)" in found.why

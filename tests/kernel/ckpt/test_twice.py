@@ -14,6 +14,7 @@ WORKLOADS = [
     "ptys.py",
     "memfds.py",
     "guards.c",
+    "posix_queues.c",
     "sysv_shm.c",
     "sysv_semaphores.c",
     "sysv_messages.c",
@@ -31,3 +32,13 @@ def test_twice(places, debian_root, build, name):
             pod.dump()
             pod.restore()
         pod.finish(pid)
+
+
+@pytest.mark.parametrize("name", ["posix_queues.c", "sysv_shm.c", "sysv_semaphores.c"])
+def test_nothing_is_touched(places, debian_root, build, name):
+    """Looking at these takes more than reading; a pod that goes on must not notice."""
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, name, build))
+        pod.wait_for("ready\n")
+        pod.dump(leave_running=True)
+        pod.finish(min(pod.host_pids()))
