@@ -11,7 +11,7 @@ from ckpt import stack
 from launcher import config, enter, pods, tables
 from launcher.places import Places
 
-State = Literal["running", "stopped", "unmounted"]
+State = Literal["running", "stopped", "unmounted", "leaving"]
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -19,7 +19,8 @@ class Row(msgspec.Struct, frozen=True):
 
     Attributes:
         pod: its name.
-        state: "stopped" has a mounted root and no process; "unmounted" is known, no more.
+        state: "stopped" has a mounted root and no process; "unmounted" is known, no more;
+            "leaving" was given to another host, which has not confirmed it.
         address: `A.B.C.D/N`; None without network.
         processes: how many, its init not counted.
         memory_bytes: proportional set size of all of them (proc(5), smaps_rollup).
@@ -48,7 +49,7 @@ def _row(places: Places, known: tables.PodRow) -> Row:
     lower = _lower(places, known.pod)
     return Row(
         pod=known.pod,
-        state="running" if running else "unmounted" if lower is None else "stopped",
+        state=_state(places, known.pod, running is not None, lower is not None),
         address=known.address,
         processes=known.processes,
         memory_bytes=sum(map(_memory_bytes, enter.pids(running))) if running else 0,
@@ -56,6 +57,14 @@ def _row(places: Places, known: tables.PodRow) -> Row:
         lower=lower or [],
         problem=_problem(places, known.pod),
     )
+
+
+def _state(places: Places, name: str, running: bool, mounted: bool) -> State:
+    if running:
+        return "running"
+    if places.departure(name).exists():
+        return "leaving"
+    return "stopped" if mounted else "unmounted"
 
 
 def _lower(places: Places, name: str) -> list[str] | None:

@@ -19,6 +19,7 @@ from ckpt import abi, layers, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
+from ckpt.layers import Prepared
 from ckpt.progress import Silent
 from launcher import addresses, config, enter, netconfig, pods
 from launcher.errors import Locked
@@ -44,7 +45,7 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
         raise Refused("the offer's session has no proper name")
     with locked(places, pod):
         clear(places, pod)
-        lowers = _look(places, offer)
+        identities = _look(places, offer)
         there = _cached(places, pod)
         link.send(wire.Accepted([one for one in offer.layers if one in there]))
         if offer.trial:
@@ -54,7 +55,8 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
             _import_engine()
             while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
                 _take_layer(places, pod, message.id, link)
-            _take_pod(places, link, offer, lowers, mounting)
+            prepared = Prepared(mounting, journal.cache(places, pod), identities)
+            _take_pod(places, link, offer, prepared)
 
 
 def answer(places: Places, peer: str, session: str) -> wire.Living | wire.Gone:
@@ -117,8 +119,8 @@ def clear(places: Places, pod: str) -> None:
         journal.has_arrived(places, pod)
 
 
-def _look(places: Places, offer: wire.Offer) -> list[Path]:
-    """Return the pod's lower layers here, if the pod can come.
+def _look(places: Places, offer: wire.Offer) -> dict[str, str]:
+    """Return the identities of what may be the pod's lower layers, if the pod can come.
 
     Raises:
         Refused: it cannot.
@@ -138,8 +140,9 @@ def _look(places: Places, offer: wire.Offer) -> list[Path]:
     named = [base.path for base in offer.base]
     candidates = [path for path in (*settings.root.lower, *named) if os.path.exists(path)]
     with layers.identities(places, list(dict.fromkeys(candidates))) as running:
-        found = layers.match(offer.base, {path: one.result() for path, one in running.items()})
-    return [Path(path) for path in found]
+        identities = {path: one.result() for path, one in running.items()}
+    layers.match(offer.base, identities)
+    return identities
 
 
 def _look_for_pod(places: Places, pod: str) -> None:
@@ -200,9 +203,7 @@ def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     link.send(wire.Done())
 
 
-def _take_pod(
-    places: Places, link: Link, offer: wire.Offer, lowers: list[Path], mounting: stack.Mounting
-) -> None:
+def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared) -> None:
     """Build the pod from the archive that comes; let it go when the other host has let go of it."""
     from ckpt import restore
 
@@ -228,11 +229,10 @@ def _take_pod(
             offer.pod,
             Path(f"/proc/self/fd/{file.fd}"),
             trusted={keys.fingerprint(key): key},
-            lowers=lowers,
+            lowers=None,
             replace=False,
             progress=Silent(),
-            mounting=mounting,
-            cache=journal.cache(places, offer.pod),
+            prepared=prepared,
             gate=gate,
         )
         with suppress(wire.LinkCut):  # the other host will ask

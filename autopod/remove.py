@@ -4,6 +4,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from autopod import journal
 from autopod.errors import Refused
 from ckpt import stack
 from launcher import network, pods
@@ -37,7 +38,7 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
         stack.umount(places, name)
     network.remove_network(places, name)
     places.config(name).unlink(missing_ok=True)
-    for tree in (places.state(name), places.run(name)):
+    for tree in (places.state(name), places.run(name), journal.cache(places, name)):
         if tree.exists():
             shutil.rmtree(tree)
     with suppress(OSError):  # not empty: the administrator's own mount point is in it

@@ -70,7 +70,7 @@ def restart(
         if not stack.is_mounted(places, pod):
             # The daemon takes longest to start: the engine is imported beside it.
             mounting = undo.enter_context(stack.begin_mount(places, pod))
-        from ckpt import restore
+        from ckpt import layers, restore
 
         report = restore.restore(
             places,
@@ -81,7 +81,7 @@ def restart(
             replace=replace,
             progress=progress.for_terminal(),
             tcp=tcp,
-            mounting=mounting,
+            prepared=layers.Prepared(mounting),
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")

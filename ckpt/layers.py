@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -144,15 +144,28 @@ class Installed:
         self._undo.close()
 
 
-def install(  # noqa: PLR0913 (what the commands choose, and what they have prepared)
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the caller could prepare for an installation.
+
+    Attributes:
+        mounting: from stack.begin_mount(); finished or abandoned by the installation.
+        cache: a directory with sealed layers by id, which are taken from there: moved.
+        identities: of directories and images, by path, as they are now.
+    """
+
+    mounting: Mounting | None = None
+    cache: Path | None = None
+    identities: Mapping[str, str] = field(default_factory=dict)
+
+
+def install(
     archive: "Archive",
     places: Places,
     pod: str,
     lowers: Sequence[Path] | None = None,
     replace: bool = False,
-    *,
-    mounting: Mounting | None = None,
-    cache: Path | None = None,
+    prepared: Prepared | None = None,
 ) -> Installed:
     """Mount the pod's root as it was at the checkpoint.
 
@@ -166,8 +179,7 @@ def install(  # noqa: PLR0913 (what the commands choose, and what they have prep
         lowers: directories to take the lower layers from; None: those of the pod's mount, of its
             configuration, and those that the archive names. They are told by their identities.
         replace: move other state of the pod aside.
-        mounting: from stack.begin_mount(), to save its time; finished or abandoned here.
-        cache: a directory with sealed layers by id, which are taken from there: moved.
+        prepared: what saves time, and layers that the archive only names.
 
     Raises:
         InstallError: a layer is missing, or there is other state and not *replace*.
@@ -175,6 +187,8 @@ def install(  # noqa: PLR0913 (what the commands choose, and what they have prep
         FormatError: a layer is not the signed one.
     """
     wanted = [*archive.manifest.below, *(layer.id for layer in archive.layers)][::-1]
+    prepared = prepared or Prepared()
+    mounting, known = prepared.mounting, prepared.identities
     with ExitStack() as cleanup, ExitStack() as undo:
         if mounting is not None:
             cleanup.callback(mounting.abandon)
@@ -192,11 +206,12 @@ def install(  # noqa: PLR0913 (what the commands choose, and what they have prep
             raise _other_state(pod, here)
         # What takes time, and changes nothing yet.
         candidates = _candidates(archive, places, pod, paths or []) if given is None else given
-        with identities(places, candidates) as running:
+        with identities(places, [one for one in candidates if one not in known]) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
-                _extract(archive, places, _staging(places, pod), cache)
-            chosen = match(archive.manifest.base, {d: i.result() for d, i in running.items()})
+                _extract(archive, places, _staging(places, pod), prepared.cache)
+            found = {d: known[d] if d in known else running[d].result() for d in candidates}
+            chosen = match(archive.manifest.base, found)
         # From here on everything is in place; each step is one rename or one message.
         if paths is not None and (not reuse or paths != chosen):
             stack.umount(places, pod)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt import connections, kinds, layers, stack
+from ckpt import connections, kinds, layers
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
 from ckpt.model import PAGE_SIZE, Pod
@@ -53,8 +53,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     replace: bool,
     progress: Progress,
     tcp: str | None = None,
-    mounting: stack.Mounting | None = None,
-    cache: Path | None = None,
+    prepared: layers.Prepared | None = None,
     gate: Callable[[], None] = lambda: None,
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
@@ -68,8 +67,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         replace: move other state of the pod on this host aside.
         progress: is told of the long steps.
         tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
-        mounting: from stack.begin_mount(), where the caller could begin earlier.
-        cache: sealed layers that the archive only names; see layers.install().
+        prepared: what the caller could do earlier; see layers.install().
         gate: called when the pod stands, before its processes are let go; if it raises, the restart
             has failed.
 
@@ -82,8 +80,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     """
     began = time.monotonic_ns()
     with ExitStack() as undo:
-        if mounting is not None:
-            undo.enter_context(mounting)
+        if prepared and prepared.mounting:
+            undo.enter_context(prepared.mounting)
         archive = undo.enter_context(open_archive(path, trusted))
         _make_room(places, pod)
         model = archive.model()
@@ -98,9 +96,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed.callback(making.undo)
         failed.enter_context(making)
         with progress.step("file system"):
-            installed = layers.install(
-                archive, places, pod, lowers, replace, mounting=mounting, cache=cache
-            )
+            installed = layers.install(archive, places, pod, lowers, replace, prepared)
         failed.callback(installed.undo)
         making.finish()
         running = pods.create(places, settings, clocks=_offsets(model), walled=walled)

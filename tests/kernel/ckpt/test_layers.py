@@ -175,7 +175,7 @@ def test_deep_directories(places, archive, lower, pod):
 
 def test_state_that_is_here_already_is_used(places, archive):
     before = os.stat(places.state(POD) / "layers/1").st_ino
-    installed = install(places, archive, mounting=stack.begin_mount(places, POD))
+    installed = install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
     assert os.stat(places.state(POD) / "layers/1").st_ino == before
     assert_restored(places.root(POD))
     installed.undo()
@@ -185,7 +185,7 @@ def test_state_that_is_here_already_is_used(places, archive):
 def test_a_mount_that_is_here_already_is_used(places, archive, lower):
     stack.mount(places, POD, [lower])
     daemon = stack.status(places, POD).pid
-    installed = install(places, archive, mounting=stack.begin_mount(places, POD))
+    installed = install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
     assert stack.status(places, POD).pid == daemon
     installed.undo()
     assert stack.status(places, POD).pid == daemon, "undo leaves what it did not make"
@@ -242,7 +242,12 @@ def test_a_lower_layer_that_has_changed(places, archive, lower, replace):
     shutil.rmtree(places.state(POD))
     (lower / "etc/motd").write_text("tampered")
     with pytest.raises(InstallError, match="lower layer 1 of 1 is not here") as caught:
-        install(places, archive, replace=replace, mounting=stack.begin_mount(places, POD))
+        install(
+            places,
+            archive,
+            replace=replace,
+            prepared=layers.Prepared(stack.begin_mount(places, POD)),
+        )
     assert "--lower DIR" in caught.value.hint
     assert not stack.is_mounted(places, POD)
     assert not places.state(POD).exists()
@@ -274,7 +279,7 @@ def test_a_layer_that_was_tampered_with(places, archive):
     data[data.index(name) + 512 + 200] ^= 1
     archive.write_bytes(data)
     with pytest.raises(FormatError, match=r"layer [0-9a-f]{32}, frame 0"):
-        install(places, archive, mounting=stack.begin_mount(places, POD))
+        install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
     assert not stack.is_mounted(places, POD)
     assert os.listdir(places.states()) == []
 
@@ -331,7 +336,7 @@ setattr(target, name, killed)
 places = Places.from_environment()
 with open_archive(Path(sys.argv[1]), TRUSTED) as archive:
     mounting = stack.begin_mount(places, "mail")
-    layers.install(archive, places, "mail", replace=True, mounting=mounting)
+    layers.install(archive, places, "mail", replace=True, prepared=layers.Prepared(mounting))
 """
 
 
