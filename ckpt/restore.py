@@ -117,6 +117,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         elif settings.log.size is not None:
             holder.connect(places, pod).close()  # it cuts the log
         failed.pop_all()
+        network.announce_network(places, pod)
     if installed.replaced is not None:
         notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)

@@ -29,14 +29,11 @@ def announce(netns_fd: int) -> None:
     """
     with wall.inside(netns_fd), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         found: list[tuple[str, packets.Address]] = [*_addresses(s), *_addresses6()]
-        for name, address in found:
-            mac = _mac(s, name)
-            if mac is None:
-                continue
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-                wire.bind((name, 0))
-                for frame in _frames(mac, address):
-                    wire.send(frame)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # slow to close
+            for name, address in found:
+                mac = _mac(s, name)
+                for frame in _frames(mac, address) if mac else ():
+                    wire.sendto(frame, (name, 0))
 
 
 def fall_silent(netns_fd: int) -> None:

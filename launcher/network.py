@@ -106,16 +106,26 @@ class Making:
 
 
 def open_network(places: Places, name: str) -> None:
-    """Let packets pass into the network of pod *name*, if it is walled, and announce it.
+    """Let packets pass into the network of pod *name*, if it is walled; announce_network() follows.
 
-    Neighbours and switches may know its addresses from elsewhere.
+    Raises:
+        OSError: as netlink(7).
+    """
+    with _opened(path(places, name)) as fd:
+        wall.open_lasting(fd)
+
+
+def announce_network(places: Places, name: str) -> None:
+    """Tell neighbours and switches, who may know pod *name* from elsewhere, that it is here.
+
+    It takes some 20 ms, for which nobody need wait.
 
     Raises:
         OSError: as netlink(7), packet(7).
     """
     with _opened(path(places, name)) as fd:
-        wall.open_lasting(fd)
         announce.announce(fd)
+        wall.remove(fd)
 
 
 def leave_network(places: Places, name: str) -> None:

@@ -10,6 +10,7 @@ server is restarted.
 """
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -52,6 +53,7 @@ _NOT_SET_AGAIN: Final = {"tcp_maxseg", "tcp_window_clamp", "tcp_save_syn"}
 _LAST: Final = {"reuseaddr", "tcp_nodelay", "tcp_cork"}
 """Options that change how a connection is rebuilt, or are changed by it."""
 _ATTEMPTS: Final = 5
+_NO_NFTABLES: Final = {errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL}
 _SOMEWHERE: Final = {
     socket.AF_INET: ("127.0.0.1", 9),
     socket.AF_INET6: ("::1", 9),
@@ -120,7 +122,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         try:
             return _collect_connection(s, phase, state, source, dump)
         except NotPortable as e:
-            dump.refuse(source, str(e))
+            dump.refuse(source, str(e), "give the connections up: --tcp close")
             return None
 
 
@@ -141,11 +143,25 @@ def _collect_connection(
     if _ulp(s):
         raise NotPortable(f"the kernel processes it ({_ulp(s)}, TCP_ULP)")
     if dump.tcp != "close" and not dump.looking_only:
-        dump.hold_network(source.local_fd)
+        _hold(source, dump)
     if dump.tcp != "keep":
         return ended(state)
     connection = None if dump.looking_only else tcprepair.read(s, phase, dump.store)
     return replace(state, peer=inet.peer_address(s), connection=connection)
+
+
+def _hold(source: Source, dump: Dump) -> None:
+    """Have no packet pass.
+
+    Raises:
+        NotPortable: the kernel cannot do that.
+    """
+    try:
+        dump.hold_network(source.local_fd)
+    except OSError as e:
+        if e.errno not in _NO_NFTABLES:
+            raise
+        raise NotPortable("the kernel has no nftables to hold packets back (nf_tables)") from e
 
 
 def ended(state: State, *, tell_peer: bool = False) -> State:

@@ -1,5 +1,6 @@
 """Clients of real services that are in the midst of something do not notice a restart."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -24,10 +25,9 @@ def restart(host, pod):
     host.run("autopod", "restart", pod, "-i", archive)
 
 
-def start(host, pod, base, program):
+def add(host, pod, base):
     host.configure(pod, (EXAMPLES / pod / "pod.toml").read_text())
     host.run("autopod", "add", pod, "--base", base)
-    host.run("autopod", "addproc", pod, program)
 
 
 def get(client, path):
@@ -37,10 +37,20 @@ def get(client, path):
 
 def test_browsers_keep_their_connections(host, apache_root):
     """Requests go on over connections that were open; downloads are whole."""
-    start(host, "apache", apache_root, "/usr/sbin/apache2")
+    add(host, "apache", apache_root)
+    with (host.root("apache") / "etc/apache2/apache2.conf").open("a") as configuration:
+        configuration.write("KeepAliveTimeout 120\n")  # however slow this machine is
+    host.run("autopod", "addproc", "apache", "/usr/sbin/apache2")
     content = os.urandom(BIG)
     (host.root("apache") / "var/www/html/big").write_bytes(content)
-    browsers = [http.client.HTTPConnection(WEB, timeout=20) for _ in range(7)]
+    browsers = [http.client.HTTPConnection(WEB, timeout=60) for _ in range(7)]
+    with contextlib.ExitStack() as stack:
+        for browser in browsers:
+            stack.callback(browser.close)
+        browse(host, browsers, content)
+
+
+def browse(host, browsers, content):
     wait_until(lambda: serves(browsers[0]), "Apache serves")
     for browser in browsers:
         assert b"comes from a pod" in get(browser, "/").read()
@@ -54,8 +64,6 @@ def test_browsers_keep_their_connections(host, apache_root):
         whole = hashlib.sha256(first + download.read())
         assert whole.digest() == hashlib.sha256(content).digest()
     assert [browser.sock.getsockname() for browser in browsers] == ends
-    for browser in browsers:
-        browser.close()
 
 
 def serves(browser):
@@ -68,11 +76,12 @@ def serves(browser):
 
 def test_a_mail_in_the_midst_of_its_data(host, exim_root):
     """And another client that has said no more than hello."""
-    start(host, "exim", exim_root, "/usr/sbin/exim4")
+    add(host, "exim", exim_root)
+    host.run("autopod", "addproc", "exim", "/usr/sbin/exim4")
     wait_until(lambda: mail.answers(MAIL), "Exim greets")
     with (
-        smtplib.SMTP(MAIL, timeout=20, local_hostname="client.test") as sender,
-        smtplib.SMTP(MAIL, timeout=20, local_hostname="other.test") as other,
+        smtplib.SMTP(MAIL, timeout=60, local_hostname="client.test") as sender,
+        smtplib.SMTP(MAIL, timeout=60, local_hostname="other.test") as other,
     ):
         other.ehlo()
         sender.ehlo()
