@@ -84,10 +84,9 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             undo.enter_context(prepared.mounting)
         archive = undo.enter_context(open_archive(path, trusted))
         _make_room(places, pod)
-        model = archive.model()
         _check(archive, pod)
         settings = _config(places, pod, archive)
-        model = connections.apply(model, tcp or settings.network.tcp)
+        model = connections.apply(archive.model(), tcp or settings.network.tcp)
         walled = _check_addresses(settings, model)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
@@ -174,6 +173,8 @@ def _make_room(places: Places, pod: str) -> None:
     if running is not None and enter.pids(running):
         raise RestoreError(f"pod {pod!r} is running", f"end it first: launcher stop {pod}")
     pods.destroy(places, pod)
+    if running is not None and network.is_kept(network.path(places, pod)):
+        network.leave_network(places, pod)  # connections of that restart may linger in it
 
 
 def _check(archive: Archive, pod: str) -> None:

@@ -67,17 +67,16 @@ def test_a_checkpoint_that_fails_or_is_killed(pod, monkeypatch):
             pod.dump()
         client.run_until(ENOUGH)
         monkeypatch.setattr(dump.layers, "seal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        dump_in_child(pod)
+        in_child_that_is_killed(pod.dump)
         client.run_until(ENOUGH)
         client.finish()
 
 
-def dump_in_child(pod):
-    """Checkpoint the pod in a process that is killed."""
+def in_child_that_is_killed(do):
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            pod.dump()
+            do()
         os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
@@ -88,7 +87,7 @@ def test_a_checkpoint_that_is_killed_in_repair_mode(pod, monkeypatch):
     monkeypatch.setattr(tcprepair, "_options", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     with stream.Client(ADDRESS, 2) as client:
         client.run_until(ENOUGH)
-        dump_in_child(pod)
+        in_child_that_is_killed(pod.dump)
         client.run_until(ENOUGH)
         client.finish()
 
@@ -107,6 +106,21 @@ def test_a_restart_that_fails_tells_nobody(pod, monkeypatch):
             patch.setattr(network, "open_network", fail)
             with pytest.raises(OSError, match="no space"):
                 pod.restore()
+        client.step()
+        pod.restore()
+        client.run_until(ENOUGH)
+        client.finish()
+
+
+def test_a_restart_that_is_killed(pod, monkeypatch):
+    """Also where the connections are out of repair mode: the peers have heard nothing."""
+    serve(pod)
+    with stream.Client(ADDRESS, 5) as client:
+        client.run_until(ENOUGH)
+        pod.dump()
+        with monkeypatch.context() as patch:
+            patch.setattr(network, "open_network", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            in_child_that_is_killed(pod.restore)
         client.step()
         pod.restore()
         client.run_until(ENOUGH)
