@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher import config as configuration
-from launcher import enter, holder, hosts, logfile, pods, program, terminal
+from launcher import enter, holder, hosts, pods, program
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -45,6 +45,8 @@ def start(places: Places, name: str, argv: list[str]) -> None:
     with locked(places, name), _running(places, config):
         pod = _found(places, name)
         if config.log.size is not None:
+            from launcher import logfile
+
             logfile.rotate(places, name, config.log)
             holder.connect(places, name).close()  # it cuts the log from now on
         if config.service.restart != "no" and argv == program.service(config):
@@ -59,6 +61,8 @@ def start(places: Places, name: str, argv: list[str]) -> None:
 
 def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make: bool) -> int:
     """Run a program in pod *name*, attached; return its exit status as env(1) does."""
+    from launcher import terminal
+
     config = configuration.load(places, name)
     argv = program.command_line(config, argv)
     made = False
@@ -185,6 +189,8 @@ def kill(places: Places, name: str) -> None:
 def attach(places: Places, name: str, index: int | None) -> None:
     """Attach to terminal *index* of the pod, or to its only one, until that hangs up."""
     _found(places, name)
+    from launcher import terminal
+
     terminal.attach(places, name, index)
 
 
@@ -202,6 +208,8 @@ def logs(places: Places, name: str, *, follow: bool) -> None:
     path = places.log(check_pod_name(name))
     if not path.exists():
         raise PodError(f"pod {name!r} has no log", f"launcher start {name} PROGRAM")
+    from launcher import logfile
+
     for part in logfile.parts(places, name)[: -1 if follow else None]:
         with suppress(FileNotFoundError), part.open("rb") as file:  # it may have been cut meanwhile
             while os.sendfile(1, file.fileno(), None, 1 << 20):

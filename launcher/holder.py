@@ -9,7 +9,6 @@ import array
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Final
@@ -203,6 +202,8 @@ def _connect(places: Places, name: str) -> socket.socket | None:
 
 def _start(places: Places, name: str) -> socket.socket:
     """Start the holder; return a connection once it listens."""
+    import subprocess
+
     environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
     ready, writer = os.pipe2(os.O_CLOEXEC)
     with open(places.run(name) / "holder.log", "ab") as log, os.fdopen(ready, "rb") as reader:

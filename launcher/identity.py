@@ -1,6 +1,5 @@
 """A pod's identity in the network. Pure: configuration in, names and addresses out."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -169,6 +168,8 @@ def next_free(wish: str, taken: Iterable[str]) -> str:
 
 
 def _digest(places: Places, name: str) -> bytes:
+    import hashlib
+
     return hashlib.sha256(f"{places.tag}/{name}".encode()).digest()
 
 

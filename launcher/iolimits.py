@@ -5,9 +5,7 @@ killed with it. With cgroup v1 the kernel counts what is read, and what is writt
 cache (O_DIRECT); with v2 all that is written, too.
 """
 
-import json
 import os
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -90,6 +88,9 @@ def _device(directory: Path) -> str:
 
 def _daemons(places: Places, name: str) -> list[int]:
     """Return the pids of the pod's stackfs daemon and its holder, from whom a new one comes."""
+    import json
+    import socket
+
     directory_fd = os.open(places.run(name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX) as s:

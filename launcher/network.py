@@ -7,20 +7,22 @@ is to fork into a pod.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from launcher import abi, addresses, announce, wall
+from launcher import abi, addresses, wall
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.identity import Identity, adopted, pinned
 from launcher.places import Places
+
+if TYPE_CHECKING:
+    import subprocess
 
 _NOTHING: Final = b""
 
@@ -76,7 +78,7 @@ class Making:
     """A network that is being made. As a context manager it does not leave its process behind."""
 
     def __init__(
-        self, places: Places, name: str, process: subprocess.Popen[bytes] | None, is_new: bool
+        self, places: Places, name: str, process: "subprocess.Popen[bytes] | None", is_new: bool
     ) -> None:
         self._places, self._name = places, name
         self._process = process
@@ -123,6 +125,8 @@ def announce_network(places: Places, name: str) -> None:
     Raises:
         OSError: as netlink(7), packet(7).
     """
+    from launcher import announce
+
     with _opened(path(places, name)) as fd:
         announce.announce(fd)
         wall.remove(fd)
@@ -136,6 +140,8 @@ def leave_network(places: Places, name: str) -> None:
     Raises:
         OSError: as netdevice(7).
     """
+    from launcher import announce
+
     file = path(places, name)
     with _opened(file) as fd:
         announce.fall_silent(fd)
@@ -188,8 +194,10 @@ def _opened(file: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _spawn(verb: str, places: Places, name: str, text: bytes) -> subprocess.Popen[bytes]:
+def _spawn(verb: str, places: Places, name: str, text: bytes) -> "subprocess.Popen[bytes]":
     """Start launcher.links; *text*, which fits into a pipe, is its standard input."""
+    import subprocess
+
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "launcher.links", verb, name],
         env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
@@ -203,7 +211,7 @@ def _spawn(verb: str, places: Places, name: str, text: bytes) -> subprocess.Pope
     return process
 
 
-def _finish(process: subprocess.Popen[bytes], name: str) -> None:
+def _finish(process: "subprocess.Popen[bytes]", name: str) -> None:
     said, _ = process.communicate()
     if process.returncode:
         failure = Failure("its maker was killed")

@@ -5,7 +5,6 @@ a second instance never meet. Names that are global to the host (bridge, cgroup,
 `tag`, which derives from the prefix, for the same reason.
 """
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -49,6 +48,8 @@ class Places:
         """Four hexadecimal digits that tell this instance's global names apart; "" for `/`."""
         if self.prefix == Path("/"):
             return ""
+        import hashlib  # and with it OpenSSL, which most instances can do without
+
         return hashlib.sha256(os.fsencode(self.prefix)).hexdigest()[:4]
 
     def barrier(self, pod: str) -> Path:

@@ -1,7 +1,6 @@
 """What configuration files have in common: tables, and errors that name file, key and value."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
@@ -40,6 +39,8 @@ def decode(text: bytes, path: Path, kind: type[_T], **more: object) -> _T:
     Raises:
         ConfigError: it cannot be understood.
     """
+    import tomllib
+
     try:
         content = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
