@@ -7,8 +7,8 @@ import stat
 from dataclasses import dataclass
 
 from stackfs.copyup import copy_up
-from stackfs.inodes import Directory, Node
 from stackfs.layers import copying, whiteout
+from stackfs.nodes import Directory, Node
 from stackfs.tree import Tree
 
 

@@ -9,9 +9,9 @@ import trio
 
 from stackfs import loop
 from stackfs.copyup import copy_up
-from stackfs.inodes import Node
 from stackfs.layers.copying import fill
 from stackfs.layers.work import remove
+from stackfs.nodes import Node
 from stackfs.tree import Tree
 
 _BIG: Final = 1 << 18

@@ -286,7 +286,7 @@ def _pack(places: Places, asked: argparse.Namespace) -> None:
 
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:
-    from stackfs.layers.oci import unpack
+    from stackfs.layers.unpack import unpack
     from stackfs.stack import open_lower
 
     with contextlib.ExitStack() as opened:

@@ -14,11 +14,11 @@ import os
 import stat
 from collections.abc import Iterator
 
-from stackfs.inodes import Directory, Node
 from stackfs.layers import copying
 from stackfs.layers.layer import lift
 from stackfs.layers.redirect import Path
 from stackfs.layers.union import Entry
+from stackfs.nodes import Directory, Node
 from stackfs.tree import Tree
 
 

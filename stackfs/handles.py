@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable
 
 from stackfs.copyup import switch_handles
-from stackfs.inodes import Directory, Node
 from stackfs.journal import State
 from stackfs.layers.numbers import BARRIER
+from stackfs.nodes import Directory, Node
 from stackfs.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Notes of what is about to be done and cannot be done twice: takeover.py reads them."""
 
-from stackfs.inodes import Directory, Node
 from stackfs.journal import Intent
+from stackfs.nodes import Directory, Node
 from stackfs.tree import Tree
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from stackfs import abi
 from stackfs.copyup import copy_up
-from stackfs.inodes import Directory, Node
 from stackfs.layers import whiteout
 from stackfs.layers.layer import DIRECTORY
 from stackfs.layers.union import Entry
+from stackfs.nodes import Directory, Node
 from stackfs.tree import NAME_MAX, Tree
 
 _DEFAULT_ACL = "system.posix_acl_default"

@@ -19,9 +19,9 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext
 from stackfs import attributes, barrier, callers, names, requests
 from stackfs.background import Copier
 from stackfs.handles import Handles
-from stackfs.inodes import FOREVER, Directory, Node
 from stackfs.intents import note_loss, note_new, note_xattr
 from stackfs.layers.numbers import BARRIER
+from stackfs.nodes import FOREVER, Directory, Node
 from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree

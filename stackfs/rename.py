@@ -10,10 +10,10 @@ import stat
 
 from stackfs import abi
 from stackfs.copyup import copy_up
-from stackfs.inodes import Directory, Node
 from stackfs.layers import whiteout
 from stackfs.layers.union import Entry
 from stackfs.names import hollow, lost, prepare_loss
+from stackfs.nodes import Directory, Node
 from stackfs.tree import NAME_MAX, Tree
 
 

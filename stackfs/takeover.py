@@ -10,9 +10,9 @@ import stat
 from dataclasses import replace
 
 from stackfs import names, requests
-from stackfs.inodes import Directory, Node
 from stackfs.journal import Intent, Pin, State
 from stackfs.layers.layer import Layer
+from stackfs.nodes import Directory, Node
 from stackfs.operations import Operations
 from stackfs.requests import Request
 from stackfs.tree import Tree

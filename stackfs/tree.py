@@ -11,7 +11,7 @@ import stat
 
 import pyfuse3
 
-from stackfs.inodes import Directory, Inodes, Node
+from stackfs.inodes import Inodes
 from stackfs.journal import Journal
 from stackfs.layers import copying, redirect, whiteout
 from stackfs.layers.layer import Layer, lift, listing
@@ -20,6 +20,7 @@ from stackfs.layers.redirect import Path, Way
 from stackfs.layers.union import Entry, merge
 from stackfs.layers.walk import open_beneath
 from stackfs.layers.work import Work
+from stackfs.nodes import Directory, Node
 
 NAME_MAX = 255
 

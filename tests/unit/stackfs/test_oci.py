@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stackfs.layers import tar, whiteout
 from stackfs.layers.identity import identity
-from stackfs.layers.oci import pack, unpack
+from stackfs.layers.oci import pack
 from stackfs.layers.tar import DIRECTORY, LINK, SYMLINK, Member, TarError, encode, padded
+from stackfs.layers.unpack import unpack
 
 pytestmark = pytest.mark.needs("root")
 

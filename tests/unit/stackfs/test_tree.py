@@ -7,11 +7,11 @@ import stat
 import pytest
 
 from stackfs import abi, attributes, names
-from stackfs.inodes import Directory
 from stackfs.layers import whiteout
 from stackfs.layers.layer import DIRECTORY
 from stackfs.layers.work import remove
 from stackfs.names import Owner
+from stackfs.nodes import Directory
 from stackfs.rename import rename
 from stackfs.stack import Spec, open_stack
 from stackfs.tree import Tree
