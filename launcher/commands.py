@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+_KILLED = 128 + signal.SIGKILL
 
 
 def describe(places: Places, name: str) -> list[str]:
@@ -78,12 +79,26 @@ def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make
                 session = terminal.start(places, pod, config, argv)
             else:
                 session = terminal.start_plain(pod, config, argv)
-        return session.wait()
+        status = session.wait()
+        if status == _KILLED and config.limits.memory is not None:
+            _explain_kill(places, name)
+        return status
     except SpawnFailed as e:
         return _report(e)
     finally:
         if made:
             _end_if_empty(places, name)
+
+
+def _explain_kill(places: Places, name: str) -> None:
+    """Say that it was for want of memory, if the kernel has killed one of the pod for that."""
+    from launcher import usage
+
+    pod = pods.find(places, name)
+    row = usage.of(pod) if pod is not None else None
+    if row is not None and row.oom_killed:
+        limit = f"the pod's {row.limit} KiB are used up"
+        sys.stderr.write(f"launcher: the kernel killed {row.oom_killed}: {limit}\n")
 
 
 def _report(e: SpawnFailed) -> int:

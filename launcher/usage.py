@@ -46,10 +46,11 @@ class UsageRow:
 def running(places: Places) -> list[UsageRow]:
     """Return what each running pod uses now."""
     found = (pods.find(places, name) for name in pods.names(places))
-    return [_row(pod) for pod in found if pod is not None]
+    return [of(pod) for pod in found if pod is not None]
 
 
-def _row(pod: Pod) -> UsageRow:
+def of(pod: Pod) -> UsageRow:
+    """Return what a running pod uses now."""
     texts = _texts(pod.cgroups)
     pids = [pod.init_pid, *enter.pids(pod)]
     spent, resident = _of_processes(pids)

@@ -1,6 +1,7 @@
 """What a pod is: apart from the host and from other pods, and gone without a trace."""
 
 import os
+import re
 import socket
 import subprocess
 import time
@@ -291,6 +292,8 @@ def test_limits_hold(pod):
     eater = pod.launch("run", "a", "/usr/bin/python3", "-c", "b'x' * (1 << 28)", expect=None)
 
     assert eater.returncode == 137, "the kernel's out-of-memory killer"
+    said = r"launcher: the kernel killed python3 \(\d+\): the pod's 65536 KiB are used up\n"
+    assert re.fullmatch(said, eater.stderr)
 
 
 def test_a_limit_without_controller_is_refused(pod, monkeypatch):
