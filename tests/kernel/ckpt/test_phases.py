@@ -113,7 +113,7 @@ def test_idle(family):
         one.close()
         assert other.recv(1) == b""
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -143,7 +143,7 @@ def test_unread_unacknowledged_and_unsent(family):
         assert read(one, 7) == b"as well"
         talk(one, other)
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -170,7 +170,7 @@ def test_one_side_has_ended(family, data):
         assert one.recv(1) == b""
         wait_for(lambda: phase(one) == CLOSE)
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -194,7 +194,7 @@ def test_the_end_is_not_acknowledged(family, unsent):
         other.close()
         assert one.recv(1) == b""
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -218,7 +218,7 @@ def test_the_last_acknowledgement_is_missing(family, unsent):
         assert read(one, unsent + 1) == b"z" * unsent
         wait_for(lambda: (phase(one), phase(other)) == (CLOSE, CLOSE))
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -245,7 +245,7 @@ def test_both_end_at_once(family):
         assert one.recv(1) == other.recv(1) == b""
         wait_for(lambda: (phase(one), phase(other)) == (CLOSE, CLOSE))
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 @FAMILIES
@@ -274,7 +274,7 @@ def test_ended(family):
             reset.recv(1)
         assert reset.recv(1) == b""
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_options():
@@ -304,7 +304,7 @@ def test_options():
         assert [os.get_blocking(s.fileno()) for s in ends] == [False, True]
         talk(one, other)
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def options(s):
@@ -339,7 +339,7 @@ def test_corked():
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         assert read(other, 18) == b"not a full segment"
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_beside_a_listener():
@@ -357,7 +357,7 @@ def test_beside_a_listener():
         talk(take(OURS), take(THEIRS))
         socket.create_connection(("127.0.0.1", 25)).close()
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_urgent_data_is_refused():
@@ -368,7 +368,7 @@ def test_urgent_data_is_refused():
         wait_for(lambda: sockets.is_readable(other))
         keep(one, other)
 
-    (refusal,) = refusals(setup, network=True, look=False)
+    (refusal,) = refusals(setup, network=True, mounts=True, look=False)
     assert refusal.why == "urgent data waits to be read from it (MSG_OOB)"
 
 
@@ -385,7 +385,7 @@ def test_a_look_changes_nothing():
         talk(one, other)
         keep(one, other)
 
-    roundtrip(setup, lambda _: None, network=True)
+    roundtrip(setup, lambda _: None, network=True, mounts=True)
 
 
 def sequence_numbers(s):

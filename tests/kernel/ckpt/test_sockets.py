@@ -329,7 +329,7 @@ def test_datagrams_that_wait(family, bound):
             s.recv(1)
         assert [s.getsockopt(0, 20), s.getsockopt(socket.SOL_SOCKET, 42)] == [0, -1]
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_multicast():
@@ -372,7 +372,7 @@ def test_multicast():
 
         assert [multicast.collect(take(number), Dump) for number in (10, 11, 12)] == expected
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_raw_sockets():
@@ -402,13 +402,13 @@ def test_raw_sockets():
         icmp.sendto(echo, ("127.0.0.1", 0))
         assert icmp.recv(100)[20] == 0  # the request itself is filtered
 
-    roundtrip(setup, check, network=True)
+    roundtrip(setup, check, network=True, mounts=True)
 
 
 def test_other_families_are_refused_by_name():
     def setup():
         put(socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 10)
 
-    assert [refusal.why for refusal in refusals(setup, network=True)] == [
+    assert [refusal.why for refusal in refusals(setup, network=True, mounts=True)] == [
         "a socket of AF_PACKET SOCK_RAW protocol 0 cannot be carried over",
     ]
