@@ -1,6 +1,7 @@
 """TCP connections in each phase in which a checkpoint can find them, both ends in the pod."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.needs("root", "namespaces")
 HOSTS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 FAMILIES = pytest.mark.parametrize("family", HOSTS)
 OURS, THEIRS = 10, 11
-ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 4, 5, 7, 8, 9, 11
+ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2 = 1, 2, 4, 5
+CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 7, 8, 9, 11
 
 
 def put(s, number):
@@ -402,3 +404,32 @@ def wait_for(predicate):
     while not predicate():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+@FAMILIES
+def test_on_its_way_up(family):
+    """SYN_SENT: the socket calls again, from the same port."""
+
+    def setup():
+        listener = socket.create_server((HOSTS[family], 2525), family=family)
+        put(listener, THEIRS)
+        nothing_passes()
+        caller = socket.socket(family)
+        caller.setblocking(False)
+        assert caller.connect_ex((HOSTS[family], 2525)) == errno.EINPROGRESS
+        assert phase(caller) == SYN_SENT
+        name = caller.getsockname()
+        put(caller, OURS)
+        return name
+
+    def check(name):
+        caller, listener = socket.socket(fileno=OURS), take(THEIRS)
+        assert not os.get_blocking(OURS)
+        other, whom = listener.accept()
+        assert whom == name == caller.getsockname()
+        wait_for(lambda: phase(caller) == ESTABLISHED)
+        assert caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        other.settimeout(10)
+        talk(caller, other)
+
+    roundtrip(setup, check, network=True, mounts=True)
