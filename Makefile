@@ -1,6 +1,6 @@
 # Everything as root on Debian 12. Each target does all set-up that it needs itself.
 #
-#   make setup   Debian packages, .venv (PYFUSE3=patched: docs/notes/stackfs-speed.md)
+#   make setup   Debian packages, .venv (PYFUSE3=plain: docs/notes/stackfs-speed.md)
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails; PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
@@ -14,10 +14,21 @@ PACKAGES := acl attr catatonit debootstrap erofs-utils fuse3 gcc iproute2 kmod l
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE
+PIP := .venv/bin/pip --quiet --disable-pip-version-check
+
+# As pip builds it, from the same source, with two lines changed. Without that all works, too.
+PATCH := patches/pyfuse3-readdir-by-inode.patch
+define PATCHED_PYFUSE3
+rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
+&& $(PIP) download --no-deps --no-binary pyfuse3 -d build pyfuse3==3.5.0 \
+&& tar -x -f build/pyfuse3-3.5.0.tar.gz -C build/pyfuse3 --strip-components=1 \
+&& patch --quiet --directory build/pyfuse3 --strip 1 < $(PATCH) \
+&& $(PIP) install build/pyfuse3
+endef
 
 .PHONY: setup packages compiled demo test bench clean
 
-setup: packages .venv/.stamp compiled $(if $(filter patched,$(PYFUSE3)),.venv/.pyfuse3-patched)
+setup: packages .venv/.stamp compiled
 
 packages:
 	@missing=$$(dpkg-query -W -f='$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
@@ -29,21 +40,12 @@ packages:
 	fi
 
 # editable_mode=compat: a path, not an import hook that each start would pay for.
-.venv/.stamp: pyproject.toml | packages
+.venv/.stamp: pyproject.toml $(PATCH) | packages
 	@echo "making .venv"
 	@/usr/bin/python3 -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' \
-	    --config-settings editable_mode=compat
-	@touch $@
-
-# As pip builds it from the same source, with one change that lets the kernel keep listings.
-.venv/.pyfuse3-patched: patches/pyfuse3-cache-readdir.patch .venv/.stamp
-	@echo "building pyfuse3 with $<"
-	@rm -rf build/pyfuse3 && mkdir -p build/pyfuse3
-	@.venv/bin/pip download --quiet --no-deps --no-binary pyfuse3 -d build pyfuse3==3.5.0
-	@tar -x -f build/pyfuse3-3.5.0.tar.gz -C build/pyfuse3 --strip-components=1
-	@patch --quiet --directory build/pyfuse3 --strip 1 < $<
-	@.venv/bin/pip install --quiet --no-deps --force-reinstall build/pyfuse3
+	@[ "$(PYFUSE3)" = plain ] || { $(PATCHED_PYFUSE3); } \
+	    || echo "could not patch pyfuse3: going on without, listings will be slower"
+	@$(PIP) install -e '.[dev]' --config-settings editable_mode=compat
 	@touch $@
 
 # Each command is a fresh interpreter: none shall compile what has not changed.

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stackfs.copyup import copy_up
 from stackfs.layers import copying, whiteout
@@ -12,8 +12,7 @@ from stackfs.nodes import Directory, Node
 from stackfs.tree import Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """New attributes of an inode; None leaves one as it is.
 
     Attributes:
@@ -42,12 +41,12 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
         uid = -1 if wanted.uid is None else wanted.uid
         gid = -1 if wanted.gid is None else wanted.gid
         os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow)
-        node.xattrs = None
+        node.xattrs = node.xattrs and None  # capabilities go; where nothing is, nothing comes
     if wanted.mode is not None:
         if stat.S_ISLNK(node.attr.st_mode):
             raise OSError(errno.EOPNOTSUPP, "a symbolic link has no mode")
         os.chmod(path, stat.S_IMODE(wanted.mode), dir_fd=dir_fd)
-        node.xattrs = None
+        node.xattrs = node.xattrs and None  # an ACL has changed
     if wanted.atime_ns is not None or wanted.mtime_ns is not None:
         attr = tree.attributes(node)
         atime = attr.st_atime_ns if wanted.atime_ns is None else wanted.atime_ns

@@ -6,7 +6,6 @@ are in the journal, so that the next daemon can go on with them.
 
 import logging
 import os
-from collections.abc import Iterable
 
 from stackfs.copyup import switch_handles
 from stackfs.journal import State
@@ -23,16 +22,15 @@ class Handles:
     Attributes:
         files: the inode of each open file.
         by_root: the files that root opened: what it writes clears no set-id bits.
-        listings: what each open directory tells, name by name; the directory is None for the
-            barrier.
+        directories: the directory of each handle, None for the barrier.
     """
 
     def __init__(self, tree: Tree) -> None:
         self.files: dict[int, Node] = {}
         self.by_root: set[int] = set()
-        self.listings: dict[int, tuple[Directory | None, list[bytes]]] = {}
+        self.directories: dict[int, Directory | None] = {}
         self._tree = tree
-        self._next_listing = 1
+        self._next_directory = 1
         self._journal = tree.inodes.journal
         self._journal.writers.append(self._write)
 
@@ -56,30 +54,24 @@ class Handles:
 
     def open_directory(self, directory: Directory | None, pid: int) -> int:
         """Return a handle for reading a directory, None being the barrier."""
-        handle = self._next_listing
-        self._next_listing += 1
-        self.listings[handle] = directory, []
-        self._journal.listing(handle, _number(directory), pid)
+        handle = self._next_directory
+        self._next_directory += 1
+        self.directories[handle] = directory
+        self._journal.opened_directory(handle, _number(directory), pid)
         return handle
 
-    def listed(self, handle: int, names: Iterable[bytes]) -> None:
-        """Note which names a directory stream tells."""
-        directory, told = self.listings[handle]
-        told[:] = names
-        self._journal.listed(handle, _number(directory), told)
-
     def close_directory(self, handle: int) -> None:
-        """Forget a directory stream; nothing if that was done before."""
-        self.listings.pop(handle, None)
-        self._journal.unlisted(handle)
+        """Forget an open directory; nothing if that was done before."""
+        self.directories.pop(handle, None)
+        self._journal.closed_directory(handle)
 
     def counts(self) -> tuple[int, int]:
         """Return how many files and directories programs have open."""
-        return len(self.files), len(self.listings)
+        return len(self.files), len(self.directories)
 
     def has(self, handle: int, *, directory: bool) -> bool:
         """Tell whether a handle is one of an open file, or directory."""
-        return handle in (self.listings if directory else self.files)
+        return handle in (self.directories if directory else self.files)
 
     def drop(self, handle: int, *, directory: bool) -> None:
         """Close what no program was told of."""
@@ -99,16 +91,15 @@ class Handles:
             self.files[fd] = node
         for node in set(self.files.values()):
             self._switch(node)
-        for handle, (ino, text) in state.listings.items():
-            directory = None if ino == BARRIER else self._tree.node(ino)
-            names = text.split(b"\0")[:-1]
-            if isinstance(directory, Directory):
-                self.listings[handle] = directory, names
-            elif ino == BARRIER:
-                self.listings[handle] = None, names
+        for handle, ino in state.directories.items():
+            node = self._tree.node(ino)
+            if ino == BARRIER:
+                self.directories[handle] = None
+            elif isinstance(node, Directory):
+                self.directories[handle] = node
             else:
                 log.error("the open directory %d, inode %d, is not to be found", handle, ino)
-        self._next_listing = max(state.listings, default=0) + 1
+        self._next_directory = max(state.directories, default=0) + 1
 
     def _switch(self, node: Node) -> None:
         """Have the descriptors of a file be of its copy, where it was copied up and they are not.
@@ -128,8 +119,8 @@ class Handles:
         """Write all of it into the journal."""
         for fd, node in self.files.items():
             self._journal.opened(fd, node.attr.st_ino)
-        for handle, (directory, listed) in self.listings.items():
-            self._journal.listed(handle, _number(directory), listed)
+        for handle, directory in self.directories.items():
+            self._journal.opened_directory(handle, _number(directory))
 
 
 def _number(directory: Directory | None) -> int:

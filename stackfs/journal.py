@@ -18,9 +18,10 @@ daemon changes one thing at a time, so one note is enough.
 """
 
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from stackfs import abi, requests
 
@@ -33,14 +34,16 @@ class _Kind:
     GONE = 3
     FILE = 4
     CLOSED = 5
-    LISTING = 6
-    UNLISTED = 7
+    DIRECTORY = 6
+    CLOSED_DIRECTORY = 7
     ALIAS = 8
     INTENT = 9
 
 
 _FIRST: Final = 64
 """Offset of the first record."""
+
+_WORDS: Final = [struct.Struct(f"={count}Q") for count in range(6)]
 
 _MIN_LIMIT: Final = 1 << 20
 _MIN_REGION: Final = 1 << 30
@@ -79,8 +82,7 @@ class Pin:
     limbo: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """A change that was begun, and perhaps made; its reply perhaps sent.
 
     Attributes:
@@ -110,7 +112,7 @@ class State:
         places: by inode number.
         pins: by inode number.
         files: inode numbers by the descriptors of open files.
-        listings: inode number and names, a NUL after each, by the handles of open directories.
+        directories: inode numbers by the handles of open directories.
         aliases: inode numbers given, by the number claimed, device and inode of the backing file.
         intent: what was under way.
     """
@@ -118,7 +120,7 @@ class State:
     places: dict[int, Place] = field(default_factory=dict)
     pins: dict[int, Pin] = field(default_factory=dict)
     files: dict[int, int] = field(default_factory=dict)
-    listings: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    directories: dict[int, int] = field(default_factory=dict)
     aliases: dict[tuple[int, int, int], int] = field(default_factory=dict)
     intent: Intent | None = None
 
@@ -185,18 +187,15 @@ class Journal:
         """Note that a program has closed a file."""
         self._append(_Kind.CLOSED, (fd,))
 
-    def listing(self, handle: int, ino: int, pid: int) -> None:
-        """Note an open directory, and that thread *pid* will be told of it now."""
-        self.words[0] = self._append(_Kind.LISTING, (handle, ino, pid))
+    def opened_directory(self, handle: int, ino: int, pid: int = -1) -> None:
+        """Note an open directory, and that thread *pid*, unless it is -1, will be told of it."""
+        at = self._append(_Kind.DIRECTORY, (handle, ino, max(pid, 0)))
+        if pid >= 0:
+            self.words[0] = at
 
-    def listed(self, handle: int, ino: int, names: list[bytes]) -> None:
-        """Note the names that are being told from an open directory."""
-        text = b"".join(name + b"\0" for name in names)
-        self._append(_Kind.LISTING, (handle, ino, 0), text)
-
-    def unlisted(self, handle: int) -> None:
+    def closed_directory(self, handle: int) -> None:
         """Note that a program has closed a directory."""
-        self._append(_Kind.UNLISTED, (handle,))
+        self._append(_Kind.CLOSED_DIRECTORY, (handle,))
 
     def alias(self, claimed: int, backing: tuple[int, int], ino: int) -> None:
         """Note that a file does not have the number that it claims."""
@@ -216,13 +215,10 @@ class Journal:
         size = 8 + 8 * len(words) + len(name)
         if self._end + size > self._limit:
             self._write_anew(size)
-        first = at = self._end >> 3
-        for word in words:
-            at += 1
-            self.words[at] = word
+        first = self._end >> 3
+        _WORDS[len(words)].pack_into(self._bytes, self._end + 8, *words)
         if name:
-            start = at + 1 << 3
-            self._bytes[start : start + len(name)] = name
+            self._bytes[self._end + size - len(name) : self._end + size] = name
         self._end += _padded(size)
         self.words[first] = kind | size << 8
         return first
@@ -290,16 +286,16 @@ def _note(state: State, kind: int, words: memoryview, at: int, record: bytes) ->
             state.files[ino] = words[at + 2]
         case _Kind.CLOSED:
             state.files.pop(ino, None)
-        case _Kind.LISTING:
-            state.listings[ino] = words[at + 2], record[32:]
-        case _Kind.UNLISTED:
-            state.listings.pop(ino, None)
+        case _Kind.DIRECTORY:
+            state.directories[ino] = words[at + 2]
+        case _Kind.CLOSED_DIRECTORY:
+            state.directories.pop(ino, None)
         case _Kind.ALIAS:
             state.aliases[ino, words[at + 2], words[at + 3]] = words[at + 4]
 
 
 def _intent(record: bytes) -> Intent:
-    if record[0] in (_Kind.FILE, _Kind.LISTING):
+    if record[0] in (_Kind.FILE, _Kind.DIRECTORY):
         opcode = requests.OPEN if record[0] == _Kind.FILE else requests.OPENDIR
         handle, ino, pid = memoryview(record[8:32]).cast("Q")
         return Intent(opcode, pid, handle, ino)

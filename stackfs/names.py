@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stackfs import abi
 from stackfs.copyup import copy_up
@@ -17,8 +17,7 @@ from stackfs.tree import NAME_MAX, Tree
 _DEFAULT_ACL = "system.posix_acl_default"
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Who makes a file, with which umask: it counts where the directory has no default ACL."""
 
     uid: int

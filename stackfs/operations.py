@@ -21,12 +21,14 @@ from stackfs.background import Copier
 from stackfs.handles import Handles
 from stackfs.intents import note_loss, note_new, note_xattr
 from stackfs.layers.numbers import BARRIER
+from stackfs.listings import Listings
 from stackfs.nodes import FOREVER, Directory, Node
 from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree
 
-_CACHES_NAMES = hasattr(pyfuse3.FileInfo, "cache_readdir")
+_BY_INODE = hasattr(pyfuse3, "READDIR_BY_INODE")
+"""Whether pyfuse3 is patched (patches/) to tell which directory is read where none is opened."""
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -42,6 +44,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.tree = tree
         self.handles = Handles(tree)
+        self._listings = Listings()
         self._copier = Copier(tree)
         self._host = callers.pid_namespace(os.getpid()) or ""
         self._barrier = _barrier_attributes()
@@ -120,45 +123,44 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        """Return a handle; with `make setup PYFUSE3=patched` let the kernel keep the names, too.
+        """Return a handle; or the kernel shall not ask, and keeps names until one changes.
 
-        It drops them whenever a name in the directory changes, and nobody else changes any.
+        Source: fs/fuse/file.c, fuse_file_open(), v6.12: what follows from ENOSYS.
         """
+        if _BY_INODE:
+            raise OSError(errno.ENOSYS, "not needed: the kernel stops asking")
         directory = None
         if inode == BARRIER:
             self._check_barrier(ctx)
         else:
             directory = self._directory(inode)
-        handle = self.handles.open_directory(directory, ctx.pid)
-        if _CACHES_NAMES and directory is not None:
-            told = pyfuse3.FileInfo(fh=FileHandleT(handle))
-            told.cache_readdir = True  # type: ignore[attr-defined]
-            return told  # type: ignore[return-value]
-        return FileHandleT(handle)
+        return FileHandleT(self.handles.open_directory(directory, ctx.pid))
+
+    def _opened_directory(self, fh: int) -> Directory | None:
+        """Return an open directory by its handle, or inode number; None is the barrier."""
+        if _BY_INODE:
+            return None if fh == BARRIER else self._directory(fh)
+        return self.handles.directories[fh]
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Tell names from a list made when reading began: offsets stay true while names change.
-
-        In order, so that who seeks in a directory opened anew (a restarted program) goes on.
-        """
-        directory, listed = self.handles.listings[fh]
-        if start_id == 0 or not listed:
-            entries = [b"root"] if directory is None else sorted(self.tree.entries(directory))
-            self.handles.listed(fh, [b".", b"..", *entries])
-        for offset in range(start_id, len(listed)):
-            name = listed[offset]
+        tree = self.tree
+        tree.inodes.trim()
+        directory = self._opened_directory(fh)
+        if directory is None:
+            told = self._listings.after(BARRIER, (b"root",), start_id)
+        else:
+            told = self._listings.after(directory.attr.st_ino, tree.entries(directory), start_id)
+        for position, name in told:
             node = self._listed(directory, name)
             if node is None:
                 attr = self._dot(directory, name)
                 if attr is not None and not pyfuse3.readdir_reply(
-                    token, FileNameT(name), attr, offset + 1
+                    token, FileNameT(name), attr, position
                 ):
                     return
-            elif pyfuse3.readdir_reply(
-                token, FileNameT(name), self.tree.attributes(node), offset + 1
-            ):
-                self.tree.inodes.refer(node)
+            elif pyfuse3.readdir_reply(token, FileNameT(name), tree.attributes(node), position):
+                tree.inodes.refer(node)
             else:
                 return
 
@@ -182,7 +184,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        directory, _ = self.handles.listings[fh]
+        directory = self._opened_directory(fh)
         if directory is not None:
             attributes.sync_directory(self.tree, directory)
 

@@ -230,9 +230,8 @@ class Tree:
     def attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         """Return the attributes of an inode, as they are now."""
         if node.stale:
-            path, dir_fd, follow = self.inodes.place(node)
             known = node.attr.st_mtime_ns
-            node.fill(os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
+            node.fill(self.status(node))
             if node in self.written:
                 node.attr.st_mtime_ns = known
             if not node.linked:
@@ -262,6 +261,8 @@ class Tree:
 
     def status(self, node: Node) -> os.stat_result:
         """Return the status of the backing file."""
+        if node.fd >= 0:
+            return os.fstat(node.fd)
         path, dir_fd, follow = self.inodes.place(node)
         return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow)
 

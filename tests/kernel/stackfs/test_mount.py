@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 
+import pyfuse3
 import pytest
 
 from .conftest import STACKFS, wait_until
@@ -317,3 +318,39 @@ def test_statistics_count_what_was_asked(host):
     text = host.stackfs("stats", "pod", "--prometheus").stdout.decode()
     assert 'stackfs_request_seconds_count{pod="pod",request="open"} 2' in text
     assert "open files" in host.stackfs("stats", "pod").stdout.decode()
+
+
+def _walk(root_fd):
+    """Names of everything below a directory, as a pod's programs see it: without the barrier."""
+    found = []
+    for at, directories, files, dir_fd in os.fwalk(".", dir_fd=root_fd):
+        found += [f"{at}/{name}" for name in directories + files]
+        for name in files:
+            os.lstat(name, dir_fd=dir_fd)
+    return sorted(found)
+
+
+def _asked(host):
+    requests = host.request("stats")["requests"]
+    return {name: sum(one["buckets"][1:]) for name, one in requests.items()}
+
+
+@pytest.mark.skipif(not hasattr(pyfuse3, "READDIR_BY_INODE"), reason="pyfuse3 is not patched")
+def test_a_walk_again_asks_for_nothing(host):
+    for index in range(300):
+        (host.lower / f"d{index % 7}").mkdir(exist_ok=True)
+        (host.lower / f"d{index % 7}/{index}").touch()
+    root_fd = os.open(host.mount(), os.O_RDONLY)
+    try:
+        first = _walk(root_fd)
+        assert len(first) == 307
+        _walk(root_fd)  # asks for access times of directories, which change by being listed
+        before = _asked(host)
+        assert before.get("opendir", 0) <= 1  # by the process that was the first in the mount
+        assert _walk(root_fd) == first
+        assert _asked(host) == before
+        os.unlink("d3/3", dir_fd=root_fd)
+        os.close(os.open("d4/new", os.O_CREAT | os.O_WRONLY, dir_fd=root_fd))
+        assert set(first) ^ set(_walk(root_fd)) == {"./d3/3", "./d4/new"}
+    finally:
+        os.close(root_fd)

@@ -83,7 +83,7 @@ def test_the_size_of_the_upper_layer_does_not_matter(host):
         with open(root / "log", "ab", buffering=0) as file:
             gaps.append(longest_gap(file, lambda: stopped.append(host.request("snapshot"))))
         assert len(os.listdir(host.state() / "layers/1")) == 21
-        assert os.listdir(root / "d7") == sorted(os.listdir(root / "d7"))
+        assert set(os.listdir(root / "d7")) == set(map(str, range(1000)))
         host.stackfs("umount", "pod")
         (upper / "log").unlink()
         upper.rmdir()
