@@ -27,7 +27,7 @@ from stackfs.requests import Request
 log = logging.getLogger(__name__)
 
 _SO_SNDBUFFORCE = 32
-_FLAGS = requests.DONT_MASK | requests.HANDLE_KILLPRIV_V2
+_FLAGS = requests.DONT_MASK | requests.CACHE_SYMLINKS | requests.HANDLE_KILLPRIV_V2
 _OPTIONS = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
 
 

@@ -101,6 +101,9 @@ class Request:
 DONT_MASK: Final = 1 << 6
 """The kernel leaves applying the umask to the file system, which knows of default ACLs."""
 
+CACHE_SYMLINKS: Final = 1 << 23
+"""The kernel may keep what symbolic links say. No request changes it."""
+
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 """The file system clears set-id bits and file capabilities of what is written to. Otherwise the
 kernel asks for the attribute `security.capability` before each write(2)."""
