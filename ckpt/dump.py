@@ -18,10 +18,11 @@ from ckpt import abi, collect, connections, layers, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
+from ckpt.descriptions import Files
 from ckpt.freeze import Freeze, FrozenProcess
 from ckpt.kinds import memory, registers, sysvsem
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
-from ckpt.openfiles import FileCollector, Files
+from ckpt.openfiles import FileCollector
 from ckpt.progress import Progress
 from ckpt.wire import Wire
 from launcher import config, enter, holder, network, pods

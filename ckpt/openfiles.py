@@ -10,18 +10,17 @@ It runs while the pod stands still: a descriptor costs five short system calls, 
 more. With store=None it only looks, and then the pod may be running (`ckpt check`).
 """
 
-import contextlib
 import errno
 import os
 import resource
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from ckpt.kinds import abi, flags, procinfo, sockets, table
+from ckpt.descriptions import Files, describe, printable, search
+from ckpt.kinds import abi, flags, late, procinfo, table
 from ckpt.kinds.protocol import Mount, Source
 from ckpt.model import PAGE_SIZE, Descriptor, Object, OpenFile, Part, Refusal
 
@@ -29,26 +28,6 @@ T = TypeVar("T")
 
 _GONE: Final = (errno.ENOENT, errno.ESRCH, errno.EBADF)
 _VIEWS: Final = {"map_files": "mapping of", "exe": "program", "cwd": "directory", "root": "root"}
-
-
-class Files(msgspec.Struct, frozen=True):
-    """What was collected; of no use but for the reasons where there are refusals.
-
-    Attributes:
-        files: open file descriptions; add_path() and Descriptor.file give their ids.
-        objects: kernel objects that several of them share.
-        descriptors: descriptor table of each process, by its pid in the pod.
-        process_parts: what a process must do itself at the restart, by its pid in the pod.
-        pod_parts: what belongs to the pod as a whole.
-        refusals: why the pod cannot be checkpointed.
-    """
-
-    files: list[OpenFile]
-    objects: list[Object]
-    descriptors: dict[int, list[Descriptor]]
-    process_parts: dict[int, list[Part]]
-    pod_parts: list[Part]
-    refusals: list[Refusal]
 
 
 class _Shared(msgspec.Struct):
@@ -182,7 +161,7 @@ class FileCollector:
         head = procinfo.parse_fdinfo(text)
         key = (head.position, head.flags, head.mount, head.inode)
         bucket = self._buckets.setdefault(key, [])
-        at, known = _search(bucket, process.host_pid, fd)
+        at, known = search(bucket, process.host_pid, fd)
         if known is None:
             known = self._duplicate(process, pidfd, fd, text.decode(), head.flags)
             bucket.insert(at, known)
@@ -215,6 +194,11 @@ class FileCollector:
     def file_id(self, host_pid: int, fd: int) -> int | None:
         """See protocol.Dump."""
         return self._ids.get((host_pid, fd))
+
+    def own_id(self, fd: int) -> int | None:
+        """See protocol.Dump."""
+        known = self._look_up(fd)[-1]
+        return known.id if known else None
 
     def object_id(self, kind: str, key: object) -> tuple[int, bool]:
         """See protocol.Dump."""
@@ -260,10 +244,10 @@ class FileCollector:
 
     def refuse(self, source: Source, why: str, hint: str = "") -> None:
         """See protocol.Dump."""
-        if source.fd >= 0:
-            what = f"descriptor {source.fd} ({_printable(source.link)})"
+        if source.id in self._views:
+            what = f"{self._views[source.id]} {printable(source.link)}"
         else:
-            what = f"{self._views[source.id]} {_printable(source.link)}"
+            what = f"descriptor {source.fd} ({printable(source.link)})"
         self._refuse(source.host_pid, source.pid, what, why, hint)
 
     def refuse_process(self, host_pid: int, what: str, why: str, hint: str = "") -> None:
@@ -287,7 +271,7 @@ class FileCollector:
 
     def _refuse(self, host_pid: int, pid: int, what: str, why: str, hint: str) -> None:
         try:
-            command = _printable(os.fsdecode(_read(f"/proc/{host_pid}/comm")).rstrip("\n"))
+            command = printable(os.fsdecode(_read(f"/proc/{host_pid}/comm")).rstrip("\n"))
         except OSError as e:
             if not self._may_be_gone(e):
                 raise
@@ -306,6 +290,7 @@ class FileCollector:
         Raises:
             OSError: the pod changed meanwhile, or a system call failed.
         """
+        self._add_carried()
         files = [file for source in self._sources if (file := self._collect(source)) is not None]
         process_parts = {p.pid: self._collect_process(p) for p in self._processes.values()}
         pod_parts = [
@@ -318,6 +303,43 @@ class FileCollector:
         ]
         descriptors = {p.pid: p.descriptors for p in self._processes.values()}
         return Files(files, objects, descriptors, process_parts, pod_parts, self._refusals)
+
+    def _add_carried(self) -> None:
+        """Find the files that are only in messages, and in messages of such files."""
+        for source in self._sources:  # it grows meanwhile
+            for kind in table.CARRYING_KINDS:
+                if source.fd >= 0 and kind.recognises(source, self):
+                    for fd in kind.carried(source, self):
+                        self._add_message_file(source, fd)
+
+    def _add_message_file(self, carrier: Source, fd: int) -> None:
+        """Take *fd*, which a message in *carrier* holds."""
+        text, bucket, at, known = self._look_up(fd)
+        if known is not None:
+            os.close(fd)
+            return
+        source = msgspec.structs.replace(
+            carrier,
+            id=len(self._sources),
+            fd=fd,
+            local_fd=fd,
+            link=os.readlink(f"/proc/self/fd/{fd}"),
+            stat=os.fstat(fd),
+            fdinfo=text.decode(),
+            flags=procinfo.parse_fdinfo(text).flags,
+            in_message=True,
+        )
+        self._sources.append(source)
+        bucket.insert(at, source)
+        self._views[source.id] = f"file in a message at descriptor {carrier.fd},"
+
+    def _look_up(self, fd: int) -> tuple[bytes, list[Source], int, Source | None]:
+        """Return fdinfo of our *fd*, the bucket it belongs to, its place there, and itself."""
+        text = _read(f"/proc/self/fdinfo/{fd}")
+        head = procinfo.parse_fdinfo(text)
+        key = (head.position, head.flags, head.mount, head.inode)
+        bucket = self._buckets.setdefault(key, [])
+        return text, bucket, *search(bucket, os.getpid(), fd)
 
     def _collect_process(self, process: _Process) -> list[Part]:
         parts = []
@@ -348,12 +370,15 @@ class FileCollector:
         except ValueError as e:
             self.refuse(source, f"it is open with {e}")
             return None
+        if source.in_message and late.is_late(source):
+            self.refuse(source, "only the process that receives it can open it", "try again later")
+            return None
         for kind in table.FILE_KINDS:
             if kind.recognises(source, self):
                 state = kind.collect(source, self)
                 break
         else:
-            self.refuse(source, f"{_describe(source)} cannot be carried over")
+            self.refuse(source, f"{describe(source)} cannot be carried over")
             return None
         if state is None:
             return None
@@ -365,43 +390,9 @@ class FileCollector:
         return OpenFile(source.id, names, _part(kind, state), attributes)
 
 
-def _describe(source: Source) -> str:
-    """Return what *source* is, for a person."""
-    domain, kind, protocol = sockets.family(source)
-    if domain < 0:
-        return "this kind of file"
-    with contextlib.suppress(ValueError):
-        names = (socket.AddressFamily(domain).name, socket.SocketKind(kind).name)
-        return f"a socket of {' '.join(names)} protocol {protocol}"
-    return f"a socket of family {domain}"
-
-
 def _part(kind: object, state: msgspec.Struct) -> Part:
     """Return the encoded *state* of *kind*, a module of ckpt/kinds."""
     return Part(table.name(kind), msgspec.Raw(msgspec.msgpack.encode(state)))
-
-
-def _search(bucket: list[Source], host_pid: int, fd: int) -> tuple[int, Source | None]:
-    """Find the description of *fd* among *bucket*, which is in kcmp(2)'s order.
-
-    Returns its place there, or the one where it belongs, and the Source if it is known.
-    """
-    low, high, own = 0, len(bucket), os.getpid()
-    while low < high:
-        middle = (low + high) // 2
-        order = abi.kcmp(own, host_pid, abi.KCMP_FILE, bucket[middle].local_fd, fd)
-        if order == 0:
-            return middle, bucket[middle]
-        if order == 1:
-            low = middle + 1
-        else:
-            high = middle
-    return low, None
-
-
-def _printable(text: str) -> str:
-    """Return *text*, which a program has chosen, fit for a person's terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _read(path: str) -> bytes:

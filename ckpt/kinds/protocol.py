@@ -38,6 +38,8 @@ class Source(msgspec.Struct, frozen=True):
         stat: fstat(2) of it.
         fdinfo: text of /proc/PID/fdinfo/FD; of our duplicate's where fd is -1.
         flags: O_* as fcntl(F_GETFL) gives them; where fd is -1, as the user of the file needs them.
+        in_message: no process has it open: it is in a message that waits to be received, and fd
+            means nothing.
     """
 
     id: int
@@ -49,6 +51,7 @@ class Source(msgspec.Struct, frozen=True):
     stat: os.stat_result
     fdinfo: str
     flags: int
+    in_message: bool = False
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -106,6 +109,10 @@ class Dump(Protocol):
 
     def file_id(self, host_pid: int, fd: int) -> int | None:
         """Return the OpenFile.id of descriptor *fd* of *host_pid*; None if it has no such."""
+        ...
+
+    def own_id(self, fd: int) -> int | None:
+        """Return the OpenFile.id of what our own descriptor *fd* refers to; None if unknown."""
         ...
 
     def object_id(self, kind: str, key: object) -> tuple[int, bool]:
@@ -233,6 +240,18 @@ class FileKind(Protocol):
 
     def rebuild(self, state: Any, file: OpenFile, workshop: Workshop) -> int:  # noqa: ANN401
         """Return a new descriptor of the rebuilt open file, with file.flags set; close-on-exec."""
+        ...
+
+
+class Carrying(Protocol):
+    """A kind whose files can hold other open files."""
+
+    def recognises(self, source: Source, dump: Dump) -> bool:
+        """See FileKind."""
+        ...
+
+    def carried(self, source: Source, dump: Dump) -> Iterable[int]:
+        """Return descriptors, which the caller owns then, of the files that *source* holds."""
         ...
 
 

@@ -38,6 +38,7 @@ from ckpt.kinds import (
 )
 from ckpt.kinds.protocol import (
     AttributeKind,
+    Carrying,
     Completing,
     FileKind,
     Finishing,
@@ -69,6 +70,9 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
     regular,
 )
 """The first that recognises a file collects it; regular, which goes by the path, comes last."""
+
+CARRYING_KINDS: Final[tuple[Carrying, ...]] = (unix,)
+"""Can hold open files that no process has."""
 
 COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, tcp, epoll)
 """Need a second step in the workshop, in this order."""

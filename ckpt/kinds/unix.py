@@ -8,8 +8,10 @@ group that it showed; the process is not known there, for none exists yet.
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -77,6 +79,14 @@ class ObjectState(msgspec.Struct, frozen=True):
     listener: int | None
 
 
+@dataclass(slots=True)
+class _Queue:
+    """What waits at a socket, or why that cannot be carried over."""
+
+    messages: list[Message] = field(default_factory=list)
+    reason: str = ""
+
+
 # --- collecting ----------------------------------------------------------------------------
 
 
@@ -93,19 +103,19 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     peer = _peers(dump).get(info.peer) if info.peer else None
     if info.peer and peer is None:
-        dump.refuse(source, _OUTSIDE)
+        if not (dump.looking_only and dump.once("files in messages", lambda: _any_sent(dump))):
+            dump.refuse(source, _OUTSIDE)
         return None
     with sockets.borrowed(source.local_fd) as s:
         reason = _unportable(s, info, dump)
         if reason:
             dump.refuse(source, reason, _RETRY)
             return None
-        try:
-            queue = [] if info.listening else unixqueue.collect(s, _addresses(dump), dump)
-        except unixqueue.NotPortable as e:
-            dump.refuse(source, str(e), _RETRY)
+        waiting = _queue(source, dump)
+        if waiting.reason:
+            dump.refuse(source, waiting.reason, _RETRY)
             return None
-        return _state(s, source, info, queue, dump)
+        return _state(s, source, info, [_addressed(m, dump) for m in waiting.messages], dump)
 
 
 def _state(
@@ -189,8 +199,6 @@ def _unportable(s: socket.socket, info: sockdiag.UnixSocket, dump: Dump) -> str:
         return "a connection waits to be accepted whose client is gone, or outside of the pod"
     if info.peer == 0 and not info.shutdown and unixqueue.unread_by_peer(s):
         return "it has sent data on a connection that was not yet accepted"
-    if s.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) and not unixqueue.is_empty(s):
-        return "messages with credentials wait in it"
     return ""
 
 
@@ -221,6 +229,42 @@ def _roles(one: Source, other: Source, dump: Dump) -> tuple[Source, Source, Sour
     return older, newer, _listeners(dump).get(name)
 
 
+def carried(source: Source, dump: Dump) -> Iterator[int]:
+    """See protocol.Carrying. What waits is looked at here, and only here."""
+    info = _known(dump).get(source.stat.st_ino)
+    if info is None or info.listening or dump.looking_only:
+        return
+    queue = _queue(source, dump)
+    try:
+        with sockets.borrowed(source.local_fd) as s:
+            for message, fds in unixqueue.collect(s, dump):
+                files = []
+                for fd in fds:
+                    yield os.dup(fd)
+                    files.append(dump.own_id(fd))
+                    os.close(fd)
+                queue.messages.append(msgspec.structs.replace(message, files=files))
+    except unixqueue.NotPortable as e:
+        queue.reason = str(e)
+
+
+def _queue(source: Source, dump: Dump) -> _Queue:
+    return dump.once(f"unix queue {source.id}", _Queue)
+
+
+def _addressed(message: Message, dump: Dump) -> Message:
+    """Return *message* with the socket that has its sender's address, if there is one."""
+    known = _addresses(dump).get(message.address)
+    if known is None:
+        return message
+    return msgspec.structs.replace(message, sender=known, address=b"")
+
+
+def _any_sent(dump: Dump) -> bool:
+    """Do descriptors wait in a socket of the pod? Source: fs/proc, unix_show_fdinfo()."""
+    return any(re.search(r"^scm_fds: *[1-9]", s.fdinfo, re.MULTILINE) for s in dump.sources())
+
+
 # --- rebuilding ----------------------------------------------------------------------------
 
 
@@ -240,21 +284,37 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
 
 
 def rebuild_object(state: ObjectState, workshop: Workshop) -> dict[int, int]:
-    """Make both ends of a connection; return their descriptors by OpenFile.id."""
+    """Make both ends of a connection; return their descriptors by OpenFile.id, client first."""
     client, server = (workshop.part(end, "unix") for end in (state.client, state.server))
     listener = None if state.listener is None else workshop.file(state.listener)
     ends = _connect(client, server, listener, workshop)
-    for receiver, other in ((0, 1), (1, 0)):
-        for message in (client, server)[receiver].queue:
-            unixqueue.send(message, ends[other], b"", workshop)
     for s, end in zip(ends, (client, server), strict=True):
         sockets.adopt(s, end.common)
-        _shut_down(s, end)
     return {state.client: ends[0].detach(), state.server: ends[1].detach()}
+
+
+def _fill(ends: dict[int, int], workshop: Workshop) -> None:
+    """Send what waits at both ends of a connection, which may be any open file; shut them down."""
+    if not ends:
+        return
+    client, server = ends
+    with (
+        sockets.borrowed(workshop.file(client)) as one,
+        sockets.borrowed(workshop.file(server)) as other,
+    ):
+        pairs = ((one, other, client), (other, one, server))
+        for _, sender, receiver in pairs:
+            for message in workshop.part(receiver, "unix").queue:
+                unixqueue.send(message, sender, b"", workshop)
+        for s, _, end in pairs:
+            _shut_down(s, workshop.part(end, "unix"))
+    ends.clear()  # the other end comes here, too
 
 
 def complete(state: State, fd: int, workshop: Workshop) -> None:
     """See protocol.Completing: clients connect, datagrams are sent."""
+    if state.connection is not None:
+        _fill(workshop.object(state.connection), workshop)
     if state.connection is not None or state.orphan:
         return
     with sockets.borrowed(fd) as s:

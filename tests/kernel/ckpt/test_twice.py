@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark
 WORKLOADS = [
     "unlinked_files.py",
     "unix_sockets.py",
+    "unix_messages.py",
     "epolls.py",
     "ptys.py",
     "memfds.py",
@@ -34,7 +35,9 @@ def test_twice(places, debian_root, build, name):
         pod.finish(pid)
 
 
-@pytest.mark.parametrize("name", ["posix_queues.c", "sysv_shm.c", "sysv_semaphores.c"])
+@pytest.mark.parametrize(
+    "name", ["posix_queues.c", "sysv_shm.c", "sysv_semaphores.c", "unix_messages.py"]
+)
 def test_nothing_is_touched(places, debian_root, build, name):
     """Looking at these takes more than reading; a pod that goes on must not notice."""
     with harness.Pod(places, debian_root) as pod:
