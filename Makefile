@@ -4,7 +4,7 @@
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails; PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
-#                (BENCH_ARGS='files --pin 1': file systems only, 5 rounds, on one processor)
+#                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
@@ -58,8 +58,9 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
-bench: PACKAGES += bubblewrap crun fuse-overlayfs runc systemd-container unionfs-fuse wrk
+bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup
+	@$(PIP) install -e '.[bench]' --config-settings editable_mode=compat
 	@.venv/bin/python -m bench $(BENCH_ARGS)
 
 clean:
