@@ -101,8 +101,6 @@ class FileCollector:
         while self._sources:
             os.close(self._sources.pop().local_fd)
 
-    # --- finding ---------------------------------------------------------------------------
-
     def add_process(self, host_pid: int, pid: int) -> None:
         """Find the descriptors of a stopped process.
 
@@ -197,7 +195,7 @@ class FileCollector:
 
     def own_id(self, fd: int) -> int | None:
         """See protocol.Dump."""
-        known = self._look_up(fd)[-1]
+        *_, known = self._look_up(fd)
         return known.id if known else None
 
     def object_id(self, kind: str, key: object) -> tuple[int, bool]:
@@ -358,11 +356,13 @@ class FileCollector:
     def _collect(self, source: Source) -> OpenFile | None:
         try:
             return self._collect_file(source)
+        except PermissionError as e:
+            self.refuse(source, e.strerror or str(e))
         except OSError as e:
             if not self._may_be_gone(e):
                 e.add_note(f"while collecting {source.link} of process {source.pid}")
                 raise
-            return None
+        return None
 
     def _collect_file(self, source: Source) -> OpenFile | None:
         try:

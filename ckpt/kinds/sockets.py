@@ -225,10 +225,17 @@ def collect_common(source: Source, table: Table) -> Common:
             device=s.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, 16)
             .rstrip(b"\0")
             .decode("utf-8", "replace"),
-            filter=abi.get_filter(source.local_fd),
+            filter=_filter(source.local_fd),
             uid=source.stat.st_uid,
             gid=source.stat.st_gid,
         )
+
+
+def _filter(fd: int) -> bytes:
+    try:
+        return abi.get_filter(fd)
+    except PermissionError as e:
+        raise PermissionError(e.errno, "a BPF program filters it that cannot be read") from None
 
 
 def make(domain: int, kind: int, protocol: int, common: Common) -> socket.socket:

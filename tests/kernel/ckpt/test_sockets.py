@@ -1,5 +1,6 @@
 """Sockets through collector and workshop."""
 
+import ctypes
 import os
 import socket
 import struct
@@ -231,6 +232,23 @@ def test_what_cannot_be_carried_over_is_refused():
     (refusal,) = refusals(setup, look=False)
     assert refusal.what == "file in a message at descriptor 11, anon_inode:[pidfd]"
     assert refusal.why == "only the process that receives it can open it"
+
+
+def test_a_bpf_program_at_a_socket_is_refused():
+    def setup():
+        program = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
+        code, license_ = ctypes.create_string_buffer(program), ctypes.create_string_buffer(b"GPL")
+        fields = (1, 2, ctypes.addressof(code), ctypes.addressof(license_))
+        attributes = struct.pack("=IIQQ", *fields) + bytes(96)
+        fd = ctypes.CDLL(None).syscall(321, 5, attributes, len(attributes))  # BPF_PROG_LOAD
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        s.setsockopt(socket.SOL_SOCKET, 50, fd)  # SO_ATTACH_BPF
+        os.close(fd)
+        put(s, 10)
+
+    (refusal,) = refusals(setup)
+    assert refusal.what.startswith("descriptor 10 (socket:[")
+    assert refusal.why == "a BPF program filters it that cannot be read"
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
