@@ -153,6 +153,7 @@ def test_hard_links_are_found_in_moved_directories(host):
     """All names of a file come up together, wherever they are seen; after a snapshot, too."""
     fill(host.lower)
     os.link(host.lower / "a/d/f", host.lower / "other/linked")
+    os.link(host.lower / "a/x", host.lower / "other/x")
     root = host.mount()
     os.rename(root / "a", root / "b")
     os.rename(root / "b/d", root / "d")
@@ -160,13 +161,39 @@ def test_hard_links_are_found_in_moved_directories(host):
     os.rename(root / "d", root / "other/dd")
     again(host)
     os.rename(root / "other", root / "last")
-    with open(root / "last/linked", "a") as file:
-        file.write("+")
+    append(root / "last/linked")
     assert (root / "last/dd/f").read_text() == "a/d/f+"
     assert os.stat(root / "last/dd/f").st_ino == os.stat(root / "last/linked").st_ino
     again(host)
     assert (root / "last/dd/f").read_text() == "a/d/f+"
     assert os.stat(root / "last/dd/f").st_nlink == 2
+    append(root / "b/x")
+    assert (root / "last/x").read_text() == "a/x+"
+
+
+@pytest.mark.parametrize("how", [os.rename, exchange])
+def test_hard_links_after_moves_that_the_daemon_has_seen(host, how):
+    """Where directories are is read once; what moves then is noted."""
+    for number in range(2):
+        (host.lower / f"from{number}").mkdir()
+        (host.lower / f"from{number}/f").write_text("f")
+        os.link(host.lower / f"from{number}/f", host.lower / f"name{number}")
+    root = host.mount()
+    os.mkdir(root / "new")
+    for number in range(2):
+        os.rename(root / f"from{number}", root / f"new/to{number}")
+    append(root / "name0")
+    assert (root / "new/to0/f").read_text() == "f+"
+    if how is exchange:
+        os.mkdir(root / "newer")
+    how(root / "new", root / "newer")
+    append(root / "name1")
+    assert (root / "newer/to1/f").read_text() == "f+"
+
+
+def append(path):
+    with open(path, "a") as file:
+        file.write("+")
 
 
 def test_differences_of_moved_directories(host):
