@@ -79,6 +79,16 @@ def clear_set_id(tree: Tree, node: Node) -> None:
         tree.attributes(node)
 
 
+def clear_set_group_id(tree: Tree, node: Node) -> None:
+    """Take away what a file may not keep when somebody outside its group has set its ACL.
+
+    Source: fs/posix_acl.c, posix_acl_update_mode(), v6.12.
+    """
+    mode = tree.attributes(node).st_mode
+    if mode & stat.S_ISGID:
+        change(tree, node, Change(mode=mode & ~stat.S_ISGID))
+
+
 def _truncate(tree: Tree, node: Node, size: int) -> None:
     for fd in node.handles:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:

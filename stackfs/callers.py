@@ -18,3 +18,16 @@ def pid_namespace(pid: int) -> str | None:
         return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
         return None
+
+
+def groups(pid: int) -> set[int]:
+    """Return the supplementary groups of a process or thread, none where it has gone.
+
+    Source: proc_pid_status(5), "Groups".
+    """
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            found = next(line for line in file if line.startswith("Groups:"))
+    except (OSError, StopIteration):
+        return set()
+    return {int(gid) for gid in found.split()[1:]}

@@ -385,6 +385,8 @@ class Operations(pyfuse3.Operations):
         await self._copier.copy_up(node)
         note_xattr(self.tree, requests.SETXATTR, ctx.pid, node, name)
         attributes.set_xattr(self.tree, node, os.fsdecode(name), value)
+        if name == b"system.posix_acl_access" and not _is_in_group(ctx, node):
+            attributes.clear_set_group_id(self.tree, node)
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -392,6 +394,12 @@ class Operations(pyfuse3.Operations):
         if os.fsdecode(name) in self.tree.xattrs(node):
             note_xattr(self.tree, requests.REMOVEXATTR, ctx.pid, node, name)
         attributes.remove_xattr(self.tree, node, os.fsdecode(name))
+
+
+def _is_in_group(ctx: RequestContext, node: Node) -> bool:
+    """Tell whether a caller is in a file's group, or root."""
+    gid = node.attr.st_gid
+    return ctx.uid == 0 or gid == ctx.gid or gid in callers.groups(ctx.pid)
 
 
 def _owner(ctx: RequestContext) -> names.Owner:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 
 import pytest
 
@@ -87,3 +88,24 @@ def test_a_write_drops_capabilities(host, change):
     assert "security.capability" in os.listxattr(path)
     change(path)
     assert "security.capability" not in os.listxattr(path)
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_an_acl_set_from_outside_the_group_drops_its_set_id_bit(host, directory):
+    """As chmod(2) does; the kernel leaves it to the file system for ACLs."""
+    root = host.mount()
+    path = root / "tool"
+    if directory:
+        path.mkdir()
+    else:
+        path.touch()
+    acl = struct.pack("<I" + "HHI" * 3, 2, 1, 7, 0xFFFFFFFF, 4, 7, 0xFFFFFFFF, 32, 7, 0xFFFFFFFF)
+    for group, mode in ((65534, 0o2777), (0, 0o777)):
+        os.chown(path, 65534, group)
+        path.chmod(0o2755)
+        os.chdir(root)
+        try:
+            as_nobody(lambda: os.setxattr("tool", "system.posix_acl_access", acl))
+        finally:
+            os.chdir("/")
+        assert stat.S_IMODE(path.stat().st_mode) == mode
