@@ -230,7 +230,7 @@ def discard(places: Places, pod: str) -> None:
     restart goes when it lets the pod go, or the pod is started otherwise: launcher.pods.create().
     """
     marker = places.restarting(pod)
-    if not marker.exists():
+    if not (marker.exists() and (places.state(pod) / "stack.json").exists()):
         return
     mounted = _mounted_lowers(places, pod)
     if mounted is not None:

@@ -91,6 +91,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
             failed.callback(_remove_state, places, pod)
+        marker = places.restarting(pod)
+        failed.callback(marker.unlink, missing_ok=True)
         making = network.begin(places, settings, walled=walled)
         failed.callback(making.undo)
         failed.enter_context(making)
@@ -100,7 +102,6 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         making.finish()
         running = pods.create(places, settings, clocks=_offsets(model), walled=walled)
         failed.callback(pods.destroy, places, pod)
-        marker = places.restarting(pod)
         marker.touch()
 
         def pass_gate() -> None:

@@ -41,8 +41,6 @@ def started(pod, name, build):
 @pytest.mark.parametrize(
     ("code", "process", "what", "why"),
     [
-        ("libc.shmget(5, 4096, 0o1600)", 1, "System V shared memory", "yet"),
-        ("libc.semget(5, 1, 0o1600)", 1, "System V semaphore set", "yet"),
         ("libc.unshare(0x04000000)", None, "its uts namespace", "not the pod's own"),
         ("libc.unshare(0x20000000)\nif os.fork() == 0: signal.pause()", None, "its child", "pid"),
         ("fd = libc.syscall(323, 1)", None, "descriptor", "userfaultfd"),
