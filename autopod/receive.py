@@ -7,7 +7,7 @@ ends with the process that receives it.
 import os
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
 from ckpt.layers import Prepared
 from ckpt.progress import Silent
-from launcher import addresses, config, enter, netconfig, pods
+from launcher import addresses, config, enter, netconfig, network, pods
 from launcher.errors import Locked
 from launcher.identity import identity
 from launcher.lock import locked
@@ -50,13 +50,17 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
         link.send(wire.Accepted([one for one in offer.layers if one in there]))
         if offer.trial:
             return
-        with ExitStack() as undo:
-            mounting = undo.enter_context(stack.begin_mount(places, pod))
-            _import_engine()
-            while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
-                _take_layer(places, pod, message.id, link)
-            prepared = Prepared(mounting, journal.cache(places, pod), identities)
-            _take_pod(places, link, offer, prepared)
+        journal.arrive(places, pod, offer.session)
+        try:
+            with stack.begin_mount(places, pod) as mounting, _begin_network(places, offer):
+                _import_engine()
+                while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
+                    _take_layer(places, pod, message.id, link)
+                prepared = Prepared(mounting, journal.cache(places, pod), identities)
+                _take_pod(places, link, offer, prepared)
+        except BaseException:
+            clear(places, pod)
+            raise
 
 
 def answer(places: Places, peer: str, session: str) -> wire.Living | wire.Gone:
@@ -180,6 +184,12 @@ def _cached(places: Places, pod: str) -> set[str]:
     return {name for name in names if journal.is_session(name)}
 
 
+def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
+    """Begin to make the pod's network, behind a wall: it has the same one at the other host."""
+    settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
+    return network.begin(places, settings, walled=True)
+
+
 def _import_engine() -> None:
     """Import what a restart needs, while the pod still runs at the other host."""
     from ckpt import restore
@@ -210,7 +220,6 @@ def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared)
     path = journal.arrived(places, offer.session)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
-    journal.arrive(places, offer.pod, offer.session)
     try:
         with open(file.fd, "wb", closefd=False) as stream:
             stream.writelines(link.receive_stream())
@@ -240,9 +249,6 @@ def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared)
         _make_durable(places.state(offer.pod))
         path.unlink(missing_ok=True)
         journal.has_arrived(places, offer.pod)
-    except BaseException:
-        clear(places, offer.pod)
-        raise
     finally:
         file.discard()
 

@@ -110,17 +110,22 @@ def restore(  # noqa: PLR0913 (the command's own choices)
 
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
             notes = _raise(places, running, model, archive, progress, pass_gate)
-        if not places.config(pod).exists():
-            config.save(places, settings)
-        if settings.service.restart != "no":
-            holder.keep(places, pod, start=False).close()
-        elif settings.log.size is not None:
-            holder.connect(places, pod).close()  # it cuts the log
+        _keep(places, pod, settings)
         failed.pop_all()
         network.announce_network(places, pod)
     if installed.replaced is not None:
         notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
+
+
+def _keep(places: Places, pod: str, settings: config.PodConfig) -> None:
+    """See to what belongs to a pod that runs: its file, its keeper, its log."""
+    if not places.config(pod).exists():
+        config.save(places, settings)
+    if settings.service.restart != "no":
+        holder.keep(places, pod, start=False).close()
+    elif settings.log.size is not None:
+        holder.connect(places, pod).close()  # it cuts the log
 
 
 def _remove_state(places: Places, pod: str) -> None:

@@ -33,7 +33,8 @@ _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 def make(places: Places, config: PodConfig, *, walled: bool) -> None:
     """Make the network of a pod; on failure nothing is left but what was in the book before.
 
-    With *walled* there is a wall around it before it has an address: see launcher.wall.
+    With *walled* there is a wall around it before it has an address (launcher.wall), and it is no
+    port of the bridge: the pod may still have its address and MAC elsewhere.
     """
     before = addresses.read(places)
     book = _with(places, before, config)
@@ -139,7 +140,10 @@ def _make_namespace(places: Places, name: str, found: Identity | None, *, walled
         if found is not None:
             abi.setns(host_fd, abi.CLONE_NEWNET)
             with IPRoute() as ip:
-                (_plug if found.bridge else _branch)(ip, found, pod_fd)
+                if found.bridge:
+                    _plug(ip, found, pod_fd, joined=not walled)
+                else:
+                    _branch(ip, found, pod_fd)
             abi.setns(pod_fd, abi.CLONE_NEWNET)
         with IPRoute() as ip:
             _configure(ip, found)
@@ -172,13 +176,15 @@ def _remove_namespace(places: Places, name: str) -> None:
     file.unlink(missing_ok=True)
 
 
-def _plug(ip: IPRoute, found: Identity, pod_fd: int) -> None:
-    """Make a veth pair from the bridge to the namespace *pod_fd*."""
+def _plug(ip: IPRoute, found: Identity, pod_fd: int, *, joined: bool) -> None:
+    """Make a veth pair to the namespace *pod_fd*, from the bridge if it is *joined* to that now."""
     bridge = _bridge(ip, found)
     peer = {"ifname": "eth0", "net_ns_fd": pod_fd, "address": found.mac}
     ip.link("add", ifname=found.port, kind="veth", peer=peer)
     port = ip.link_lookup(ifname=found.port)[0]
-    ip.link("set", index=port, master=bridge, state="up", ifalias=found.pairs[0][0])
+    ip.link("set", index=port, state="up", ifalias=found.pairs[0][0])
+    if joined:
+        ip.link("set", index=port, master=bridge)
 
 
 def _bridge(ip: IPRoute, found: Identity) -> int:

@@ -6,10 +6,14 @@ of its own: pyroute2 takes 150 ms to import and starts an event loop, which no p
 is to fork into a pod.
 """
 
+import errno
+import fcntl
 import os
+import socket
+import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     import subprocess
 
 _NOTHING: Final = b""
+_SIOCBRADDIF: Final = 0x89A2  # <linux/sockios.h>
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -65,9 +70,13 @@ def begin(places: Places, config: PodConfig, *, walled: bool = False) -> "Making
         PodError: the address book is damaged.
     """
     entry = addresses.read(places).pods.get(config.name)
-    if entry and entry.asked == config.network and is_kept(path(places, config.name)):
+    if entry and entry.asked == config.network and _stands(places, config.name, entry.identity):
         with _opened(path(places, config.name)) as fd:
-            (wall.build_lasting if walled else wall.remove)(fd)
+            if walled:
+                wall.build_lasting(fd)
+            else:
+                _join_bridge(places, config.name)
+                wall.remove(fd)
         return Making(places, config.name, None, is_new=False)
     asked = msgspec.json.encode(config)
     process = _spawn("make-walled" if walled else "make", places, config.name, asked)
@@ -113,6 +122,7 @@ def open_network(places: Places, name: str) -> None:
     Raises:
         OSError: as netlink(7).
     """
+    _join_bridge(places, name)
     with _opened(path(places, name)) as fd:
         wall.open_lasting(fd)
 
@@ -183,6 +193,33 @@ def is_kept(file: Path) -> bool:
         return abi.fstatfs_type(fd) == abi.NSFS_MAGIC
     finally:
         os.close(fd)
+
+
+def _stands(places: Places, name: str, found: Identity | None) -> bool:
+    """Is the pod's network there, with both ends of its veth pair?"""
+    if found is not None and found.bridge is not None:
+        with suppress(OSError):
+            return socket.if_nametoindex(found.port) > 0 and is_kept(path(places, name))
+        return False
+    return is_kept(path(places, name))
+
+
+def _join_bridge(places: Places, name: str) -> None:
+    """Make the host's end of the pod's veth pair a port of the bridge, if it is none.
+
+    By ioctl(2): netlink would take the import of pyroute2, and the pod may be standing still.
+    Source: Linux v6.1, net/bridge/br_ioctl.c, add_del_if().
+    """
+    found = addresses.identity_of(places, name)
+    if found is None or found.bridge is None:
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
+        request = struct.pack("16si12x", found.bridge.encode(), socket.if_nametoindex(found.port))
+        try:
+            fcntl.ioctl(s, _SIOCBRADDIF, request)
+        except OSError as e:
+            if e.errno != errno.EBUSY:  # it is one
+                raise
 
 
 @contextmanager

@@ -152,7 +152,9 @@ def test_there_and_back_again(pair, debian_root):
     assert a.living("pod")
     for source, target in [(a, b), (b, a), (a, b)]:
         before = count(source)
-        assert "down" in source.run("autopod", "migrate", "pod", target.name)
+        said = source.run("autopod", "migrate", "pod", target.name)
+        assert "down" in said
+        print(said)
         goes_on(target, before)
         assert source.living("pod") == 0
         assert not source.root("pod").exists()

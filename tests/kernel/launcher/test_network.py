@@ -371,3 +371,36 @@ def test_a_start_makes_no_network(pod, monkeypatch):
         pod.create("a")
 
     assert enter.pids(pod.pod("a")) == []
+
+
+def on_bridge(pod):
+    """Is the host's end of pod a's veth pair a port of the bridge?"""
+    found = addresses.identity_of(pod.places, "a")
+    (link,) = json.loads(subprocess.check_output(["ip", "-json", "link", "show", found.port]))
+    return link.get("master") == found.bridge
+
+
+def test_behind_a_wall_it_is_no_port_of_the_bridge(pod):
+    """The pod has the same address and MAC at another host meanwhile."""
+    settings = config.load(pod.places, "a")
+    with network.begin(pod.places, settings, walled=True) as making:
+        making.finish()
+    assert not on_bridge(pod)
+    network.open_network(pod.places, "a")
+    network.open_network(pod.places, "a")
+    assert on_bridge(pod)
+
+
+def test_a_start_that_follows_joins_the_bridge(pod):
+    with network.begin(pod.places, config.load(pod.places, "a"), walled=True) as making:
+        making.finish()
+    pod.create("a")
+    assert on_bridge(pod)
+
+
+def test_an_interface_that_was_deleted_is_made_anew(pod):
+    network.ensure(pod.places, config.load(pod.places, "a"))
+    ip("link", "del", addresses.identity_of(pod.places, "a").port)
+    pod.create("a")
+    assert on_bridge(pod)
+    assert " eth0" in shown(pod, "a", "-o", "addr")
