@@ -59,25 +59,38 @@ def parts(places: Places, name: str) -> list[Path]:
 
 
 def follow(places: Places, name: str) -> Iterator[bytes]:
-    """Return what is appended to the log of pod *name* from its present beginning on, for ever."""
+    """Return what is appended to the log of pod *name* from its present beginning on, for ever.
+
+    What has been cut off meanwhile is read from the copies, as long as these are kept.
+    """
     path = places.log(name)
     place = None
     while True:
         text = b""
         with contextlib.suppress(FileNotFoundError), _locked(path.parent, fcntl.LOCK_SH):
-            cut = _cut(path)
-            place = cut if place is None else place
-            with path.open("rb") as file:
-                begin = max(0, place - cut)
+            place = _cut(path) if place is None else place
+            part, start = _part_at(places, name, place)
+            with part.open("rb") as file:
+                begin = max(0, place - start)
                 if begin > os.fstat(file.fileno()).st_size:  # another file: the pod was replaced
                     begin = 0
                 file.seek(begin)
                 text = file.read(1 << 20)
-                place = cut + begin + len(text)
+                place = start + begin + len(text)
         if text:
             yield text
         else:
             time.sleep(_PAUSE_S)
+
+
+def _part_at(places: Places, name: str, place: int) -> tuple[Path, int]:
+    """Return the file with the byte *place* of all that was ever written, and its first byte's."""
+    *old, newest = parts(places, name)
+    part, start = newest, _cut(newest)
+    while place < start and old:
+        part = old.pop()
+        start -= part.stat().st_size
+    return part, start
 
 
 @contextlib.contextmanager

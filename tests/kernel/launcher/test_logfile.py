@@ -61,9 +61,26 @@ def test_who_follows_sees_every_line_once(path, tmp_path):
     while len(text) < LINES * len(line(0)):
         text += next(follower)
         logfile.rotate(places, "a", LOG)
-    writer.join()
+    writer.join(timeout=30)
 
     assert text == b"".join(map(line, range(LINES)))
+
+
+def test_who_follows_slowly_sees_what_was_cut_off_meanwhile(path, tmp_path):
+    places = Places(tmp_path)
+    follower = logfile.follow(places, "a")
+    expected = text = b""
+    for letter in (b"a", b"b", b"c", b"d"):
+        with path.open("ab") as file:
+            file.write(letter * 100_000)
+        expected += letter * 100_000
+        if letter == b"a":
+            text += next(follower)
+        assert logfile.rotate(places, "a", LOG)
+    while len(text) < len(expected):
+        text += next(follower)
+
+    assert text == expected
 
 
 def test_old_parts_go(path, tmp_path):
