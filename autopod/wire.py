@@ -35,7 +35,9 @@ _DEAD_MS: Final = 20_000
 class LinkCut(Exception):  # noqa: N818 (what happened)
     """The connection ended, or never came about."""
 
-    hint = ""
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag=True):
@@ -323,7 +325,7 @@ def _open(name: str, address: str, context: ssl.SSLContext) -> ssl.SSLSocket:
         _tune(plain)
         return context.wrap_socket(plain)
     except OSError as e:
-        raise _cut(f"{name} at {address}", e) from e
+        raise _cut(name if name == address else f"{name} at {address}", e) from e
 
 
 def _tune(connection: socket.socket) -> None:
@@ -352,4 +354,5 @@ def _cut(peer: str, error: OSError) -> LinkCut:
         reason = "it shows another certificate than the one that is known"
     elif isinstance(error, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError):
         reason = "it ended the connection"
-    return LinkCut(f"host {peer}: {reason}")
+    refused = isinstance(error, ConnectionRefusedError)
+    return LinkCut(f"host {peer}: {reason}", "does autopod statusd run there?" if refused else "")
