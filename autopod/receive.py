@@ -15,7 +15,7 @@ from autopod import hosts, journal, leaving, wire
 from autopod.errors import Refused
 from autopod.journal import Arrival
 from autopod.wire import Link
-from ckpt import abi, layers, stack
+from ckpt import layers, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
@@ -246,7 +246,7 @@ def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared)
         )
         with suppress(wire.LinkCut):  # the other host will ask
             link.send(wire.Living(report.notes))
-        _make_durable(places.state(offer.pod))
+        layers.make_durable(places.state(offer.pod))
         path.unlink(missing_ok=True)
         journal.has_arrived(places, offer.pod)
     finally:
@@ -265,11 +265,3 @@ def _restart(places: Places, pod: str, file: Path) -> None:
         replace=False,
         progress=Silent(),
     )
-
-
-def _make_durable(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        abi.syncfs(fd)
-    finally:
-        os.close(fd)

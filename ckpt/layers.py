@@ -105,7 +105,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = 
 
         waiting = deque(upwards[len(below) :])
         begun = deque(begin(waiting.popleft()) for _ in range(min(2, len(waiting))))
-        _make_durable(sealed.places.state(sealed.pod))
+        make_durable(sealed.places.state(sealed.pod))
         while begun:
             layer_id, packing = begun.popleft()
             with packing as tar:
@@ -361,10 +361,11 @@ def _extract(archive: "Archive", places: Places, staging: Path, cache: Path | No
             for piece in archive.layer_tar(layer):
                 tar.write(piece)
         os.setxattr(directory / str(number), _LAYER_ID, layer.id.encode())
-    _make_durable(staging)
+    make_durable(staging)
 
 
-def _make_durable(directory: Path) -> None:
+def make_durable(directory: Path) -> None:
+    """Write out the file system that *directory* is on."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         abi.syncfs(fd)

@@ -345,7 +345,7 @@ with open_archive(Path(sys.argv[1]), TRUSTED) as archive:
     ("place", "replacing"),
     [
         ("layers._extract before", False),
-        ("layers._make_durable before", False),
+        ("layers.make_durable before", False),
         ("layers._take_place before", True),
         ("layers._forget before", True),
         ("layers._forget after", True),
