@@ -2,7 +2,8 @@
 #
 #   make setup   Debian packages, .venv (PYFUSE3=plain: docs/notes/stackfs-speed.md)
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
-#   make test    all tests (TEST_REQUIRE=all: a missing capability fails; PYTEST_ARGS=…)
+#   make test    all tests (TEST_REQUIRE=all: a missing capability fails, with PYFUSE3=plain the
+#                patched pyfuse3, too; TEST_REQUIRE= skips what needs it; PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
 #   make clean   remove what the above left, but for Debian packages
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 PACKAGES := acl attr catatonit debootstrap erofs-utils fuse3 gcc iproute2 kmod libc6-dev libfuse3-dev \
     libseccomp2 make mmdebstrap nftables patch pkg-config procps python3-dev python3-seccomp python3-venv \
-    squashfs-tools umoci
+    squashfs-tools systemd umoci
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE

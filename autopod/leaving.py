@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from autopod import journal, wire
@@ -45,7 +46,7 @@ def settle(places: Places, pod: str) -> wire.Living | None:
             if isinstance(answer, wire.Living):
                 return answer
             journal.return_(places, pod)
-        _restart(places, pod)
+        restart(places, pod, journal.packed(places, pod))
     journal.departed(places, pod)
     return None
 
@@ -94,9 +95,12 @@ def _insist(places: Places, pod: str, departure: journal.Departure) -> wire.Mess
         time.sleep(_PAUSE_S)
 
 
-def _restart(places: Places, pod: str) -> None:
-    """Let a pod that was killed for its departure go on here."""
-    file = journal.packed(places, pod)
+def restart(places: Places, pod: str, file: Path) -> None:
+    """Let a pod whose migration was broken off go on here, from its archive.
+
+    Raises:
+        OSError, RestoreError, …: as ckpt.restore.restore().
+    """
     trusted = keys.load_trusted(places.trust())
     restore.restore(
         places, pod, file, trusted=trusted, lowers=None, replace=False, progress=progress.Silent()

@@ -15,7 +15,7 @@ from autopod import hosts, journal, leaving, wire
 from autopod.errors import Refused
 from autopod.journal import Arrival
 from autopod.wire import Link
-from ckpt import layers, stack
+from ckpt import layers, restore, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
@@ -53,7 +53,6 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
         journal.arrive(places, pod, offer.session)
         try:
             with stack.begin_mount(places, pod) as mounting, _begin_network(places, offer):
-                _import_engine()
                 while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
                     _take_layer(places, pod, message.id, link)
                 prepared = Prepared(mounting, journal.cache(places, pod), identities)
@@ -99,7 +98,7 @@ def finish(places: Places, session: str, *, patience_s: float = _PATIENCE_S) -> 
             with locked(places, decided.pod):
                 running = pods.find(places, decided.pod)
                 if running is None or not enter.pids(running):
-                    _restart(places, decided.pod, file)
+                    leaving.restart(places, decided.pod, file)
                 file.unlink(missing_ok=True)
                 journal.has_arrived(places, decided.pod)
         except Locked:
@@ -190,13 +189,6 @@ def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
     return network.begin(places, settings, walled=True)
 
 
-def _import_engine() -> None:
-    """Import what a restart needs, while the pod still runs at the other host."""
-    from ckpt import restore
-
-    del restore
-
-
 def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     """Keep a sealed layer in the cache, where it appears whole."""
     if not journal.is_session(layer_id):
@@ -215,8 +207,6 @@ def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
 
 def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared) -> None:
     """Build the pod from the archive that comes; let it go when the other host has let go of it."""
-    from ckpt import restore
-
     path = journal.arrived(places, offer.session)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
@@ -251,17 +241,3 @@ def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared)
         journal.has_arrived(places, offer.pod)
     finally:
         file.discard()
-
-
-def _restart(places: Places, pod: str, file: Path) -> None:
-    from ckpt import restore
-
-    restore.restore(
-        places,
-        pod,
-        file,
-        trusted=keys.load_trusted(places.trust()),
-        lowers=None,
-        replace=False,
-        progress=Silent(),
-    )

@@ -6,6 +6,7 @@ number: distributions backport, and sandboxes forbid.
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,16 @@ def cc() -> str | None:
     return None if run.returncode == 0 else "no C compiler"
 
 
+def systemd() -> str | None:
+    """Not a running one: its program that reads units."""
+    return None if shutil.which("systemd-analyze") else "no systemd-analyze"
+
+
+def patched_pyfuse3() -> str | None:
+    return _in_child("import pyfuse3; pyfuse3.READDIR_BY_INODE")
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
-    probe.__name__: functools.cache(probe) for probe in (root, fuse, mount_ns, namespaces, cc)
+    probe.__name__: functools.cache(probe)
+    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, patched_pyfuse3)
 }

@@ -1,7 +1,6 @@
 """`launcher serve`, as systemd runs it; and the units."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -106,7 +105,7 @@ def test_the_pod_outlives_who_serves_it(pod, tmp_path):
     assert log(pod) == "begun\nended\n"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.needs("systemd")
 def test_systemd_understands_the_units(tmp_path):
     units = list(UNITS.glob("pod*@.service"))
     for unit in units:

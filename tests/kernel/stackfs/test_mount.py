@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 
-import pyfuse3
 import pytest
 
 from .conftest import STACKFS, wait_until
@@ -336,7 +335,7 @@ def _asked(host):
     return {name: sum(one["buckets"][1:]) for name, one in requests.items()}
 
 
-@pytest.mark.skipif(not hasattr(pyfuse3, "READDIR_BY_INODE"), reason="pyfuse3 is not patched")
+@pytest.mark.needs("patched_pyfuse3")
 def test_a_walk_again_asks_for_nothing(host):
     for index in range(300):
         (host.lower / f"d{index % 7}").mkdir(exist_ok=True)
