@@ -16,7 +16,7 @@ from .conftest import LAUNCHER, wait_until
 pytestmark = pytest.mark.needs("root", "namespaces")
 
 UNITS = Path(__file__).parents[3] / "systemd"
-WAITS = '"-c", "trap \'echo ended; exit\' TERM; echo begun; sleep 1000 & wait"'
+WAITS = '"-c", "trap \'echo ended; exit\' TERM; sleep 1000 & echo begun; wait"'
 
 
 def configure(pod, arguments, restart="no"):
