@@ -36,7 +36,7 @@ def send(server: str, sender: str, recipient: str, subject: str) -> None:
         client.send_message(message)
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Return as soon as *true()*.
 
     Raises:

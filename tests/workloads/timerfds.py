@@ -42,7 +42,8 @@ signal.sigwait({signal.SIGUSR1})
 
 assert 90 < left(periodic) <= 100
 assert os.read(expired, 8) == struct.pack("Q", 1)
-assert abs(left(wall) - (deadline / SECOND - time.time())) < 0.05
+# Another process may run between two calls, not each time.
+assert min(abs(left(wall) - (deadline / SECOND - time.time())) for _ in range(50)) < 0.05
 assert abs(left(point) - (until - time.monotonic())) < 1
 assert left(soon) <= 0.5
 os.set_blocking(soon, True)

@@ -29,7 +29,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert expect in (None, run.returncode), f"{words}: {run.returncode}\n{run.stdout}"

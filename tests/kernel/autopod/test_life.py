@@ -176,7 +176,10 @@ def test_a_service_is_kept_after_a_restart(host, debian_root, archive):
     )
     host.run("autopod", "add", "one", "--base", debian_root)
     host.run("launcher", "start", "one")
-    wait_until(lambda: host.log("one") == "begun\n", "the service")
+    wait_until(
+        lambda: [row["command"] for row in host.processes("one").values()] == ["sleep 1000"],
+        "the service",
+    )
     host.run("autopod", "checkpoint", "one", "-o", archive)
     assert host.log("one") == "begun\n", "a checkpoint is no failure"
     host.run("autopod", "restart", "one", "-i", archive)
@@ -258,12 +261,17 @@ def test_a_shell_on_a_terminal(host, debian_root, archive):
         terminal.expect(r"bash-\S+# ")
         terminal.type("kept=42; sleep 1000 & echo pid=$!.")
         terminal.expect(r"pid=\d+\.")
-        before = {pid: row["command"] for pid, row in host.processes("shell").items()}
+
+        def commands():
+            return {pid: row["command"] for pid, row in host.processes("shell").items()}
+
+        wait_until(lambda: "sleep 1000" in commands().values(), "sleep runs")
+        before = commands()
         host.run("autopod", "checkpoint", "shell", "-o", archive)
     finally:
         terminal.close()
     host.run("autopod", "restart", "shell", "-i", archive)
-    assert {pid: row["command"] for pid, row in host.processes("shell").items()} == before
+    assert commands() == before
     terminal = Terminal("attach", "shell")
     try:
         terminal.type("echo still=$kept. ; jobs ; tty")

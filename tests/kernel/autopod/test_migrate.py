@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from examples.exim.mail import wait_until
 from launcher.errors import Locked
 from launcher.lock import locked
 from launcher.places import Places
+from tests.conftest import GRACE_S
 from tests.kernel.autopod.conftest import BIN
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
@@ -88,7 +90,9 @@ class Machine:
         self.stop_service()
         for row in json.loads(self.run("autopod", "list", "--json")):
             self.run("autopod", "rm", row["pod"], "--purge")
-        left = leftovers.everything(self.prefix)
+        deadline = time.monotonic() + GRACE_S
+        while (left := leftovers.everything(self.prefix)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         if left:
             leftovers.remove(self.prefix)
         self.holder.kill()

@@ -80,7 +80,7 @@ def test_the_article_at_its_own_places(exim_root, monkeypatch):
     argv = ["unshare", "--mount", "--propagation", "private", "bash", "-c", WITHOUT_PREFIX]
     argv += ["bash", exim_root, POD_TOML]
     try:
-        run = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     finally:
         for place in made:
             place.rmdir()
@@ -93,7 +93,7 @@ def test_the_demonstration():
     """`make demo` in full: delivery, queue, destruction, refusals, restart."""
     argv = [BIN / "python", "-m", "examples.exim.demo"]
     run = subprocess.run(
-        argv, cwd=POD_TOML.parents[2], capture_output=True, text=True, timeout=100, check=False
+        argv, cwd=POD_TOML.parents[2], capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Everything held" in run.stdout

@@ -42,8 +42,9 @@ def test_timers():
         assert abi.timerfd_gettime(11) == (0, 0)
         with pytest.raises(BlockingIOError):
             os.read(11, 8)
-        left, _ = abi.timerfd_gettime(12)
-        assert abs(time.time_ns() + left - deadline) < SECOND // 10
+        # Another process may run between two calls, not each time.
+        found = [time.time_ns() + abi.timerfd_gettime(12)[0] - deadline for _ in range(50)]
+        assert min(map(abs, found)) < SECOND // 10
         assert os.read(13, 8) == struct.pack("Q", 1)
         assert os.read(14, 8) == struct.pack("Q", 1)
         left, interval = abi.timerfd_gettime(14)

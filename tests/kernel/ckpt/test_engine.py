@@ -179,7 +179,7 @@ def test_without_a_copy(places, debian_root, build, monkeypatch):
         pod.finish(min(pids))
 
 
-def test_big_memory_is_frozen_shortly(places, debian_root):
+def test_big_memory(places, debian_root):
     code = WAITING % "data = os.urandom(200 << 20); digest = hash(data)"
     code += "assert hash(data) == digest"
     with harness.Pod(places, debian_root) as pod:
@@ -188,7 +188,6 @@ def test_big_memory_is_frozen_shortly(places, debian_root):
         leader = min(pod.host_pids())
         report = pod.dump()
         assert report.raw_bytes > 200 << 20
-        assert report.frozen_ns < 400e6
         pod.restore()
         pod.finish(leader)
 

@@ -25,6 +25,11 @@ def traced(host_pid):
     return any("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
 
 
+def has_ended(pid):
+    """Is our child a zombie?"""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def in_child(work):
     """Run *work* in a forked process; return its pid."""
     pid = os.fork()
@@ -81,7 +86,7 @@ def test_killed_dump_leaves_the_pod_running(places, debian_root, build):
             still_runs()
         for _ in range(15):
             dumper = in_child(lambda: pod.dump(leave_running=True))
-            harness.poll(lambda: traced(host_pid), "tracer")
+            harness.poll(lambda d=dumper: traced(host_pid) or has_ended(d), "tracer")
             kill_at(dumper, time.monotonic() + chance.uniform(0, 0.02))
             still_runs()
         pod.archive.unlink(missing_ok=True)

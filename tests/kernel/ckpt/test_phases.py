@@ -400,7 +400,7 @@ def address(s):
 
 
 def wait_for(predicate):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not predicate():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -14,7 +14,7 @@ from launcher import config, network, pods
 LAUNCHER = Path(sys.executable).with_name("launcher")
 
 
-def wait_until(predicate, seconds=10):
+def wait_until(predicate, seconds=60):
     """Poll until *predicate* is true; return what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
@@ -46,7 +46,7 @@ class Host:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def launch(self, *argv, expect=0, text="", timeout=30):
+    def launch(self, *argv, expect=0, text="", timeout=120):
         """Run `launcher ARGV`; return what it wrote. None expects nothing of the status."""
         run = subprocess.run(
             [LAUNCHER, *argv],

@@ -259,7 +259,7 @@ def test_stop_asks_first_and_kills_then(pod):
     pod.launch("start", "a", "/bin/sh", "-c", "trap '' TERM; echo up; sleep 1000")
     wait_until(lambda: pod.places.log("a").read_text().count("up") == 2)
 
-    pod.launch("stop", "--timeout", "0.2", "a")
+    pod.launch("stop", "--timeout", "1", "a")
 
     assert pod.places.log("a").read_text().endswith("asked\n")
     assert pods.find(pod.places, "a") is None

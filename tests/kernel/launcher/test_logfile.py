@@ -101,11 +101,11 @@ def test_the_holder_cuts_the_log(pod):
     writes = "i=0; while [ $i -lt 4000 ]; do echo a line of the log, $i; i=$((i+1)); done"
     pod.launch("start", "a", "/bin/sh", "-c", f"{writes}; exec sleep 1000")
     log = pod.places.log("a")
+    text = "".join(f"a line of the log, {n}\n" for n in range(4000))
 
     wait_until(lambda: log.with_suffix(".1").exists() and log.stat().st_size < 1 << 16)
 
-    text = pod.launch("logs", "a").stdout
-    assert text == "".join(f"a line of the log, {n}\n" for n in range(4000))
+    wait_until(lambda: pod.launch("logs", "a").stdout == text)
 
 
 @pytest.mark.needs("root", "namespaces")

@@ -279,9 +279,7 @@ def test_the_monitor_is_killed_under_load(debian):
 
     said = [line.split() for line in log(debian).splitlines() if line.startswith("calls")]
     assert len(said) == 2, log(debian)
-    for _, calls, _, slowest in said:
-        assert int(calls) > 50
-        assert 0.1 < float(slowest) < 10  # it did wait
+    assert all(int(calls) > 50 for _, calls, *_ in said)
 
 
 ONE = r"""

@@ -97,7 +97,7 @@ class Host:
         self._holder.stdout.close()
 
 
-def wait_until(predicate, seconds=20):
+def wait_until(predicate, seconds=60):
     deadline = time.monotonic() + seconds
     while not predicate():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -39,7 +39,7 @@ def test_work_goes_on_while_the_daemon_is_killed(host):
     for process in running.values():
         process.stdin.write("\n")
         process.stdin.flush()
-    ended = {kind: process.communicate(timeout=100) for kind, process in running.items()}
+    ended = {kind: process.communicate(timeout=300) for kind, process in running.items()}
     for kind, (output, errors) in ended.items():
         assert not errors, (kind, errors)
         assert int(output) > 0
