@@ -68,6 +68,7 @@ class Freeze:
     def __init__(self) -> None:
         self.began_ns = 0
         self._tracees: dict[int, Tracee] = {}
+        self._leaders: set[int] = set()
 
     def __enter__(self) -> "Freeze":
         return self
@@ -127,9 +128,8 @@ class Freeze:
         for tracee in self._tracees.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(tracee.tid, signal.SIGKILL)
-        # A leader is reported when its other threads have been waited for: it comes first in the
-        # table, so go backwards.
-        for tracee in reversed(self._tracees.values()):
+        # A leader is reported when its other threads have been waited for: leaders come last.
+        for tracee in sorted(self._tracees.values(), key=lambda one: one.tid in self._leaders):
             tracee.await_end()
         self._tracees.clear()
 
@@ -143,6 +143,8 @@ class Freeze:
         try:
             tracee = Tracee.seize(tid, abi.PTRACE_O_TRACESYSGOOD | abi.PTRACE_O_SUSPEND_SECCOMP)
             self._tracees[tid] = tracee
+            if tid == pid:
+                self._leaders.add(tid)
             tracee.interrupt()
         except ProcessLookupError:
             pass

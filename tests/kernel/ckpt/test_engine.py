@@ -9,6 +9,7 @@ from ckpt import dump, raising, vdso
 from ckpt.inject import Injection
 from ckpt.model import NotCheckpointable
 from ckpt.pagemap import PageMap
+from ckpt.tracee import DoesNotStop, Tracee
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
@@ -84,6 +85,26 @@ def test_a_parent_in_vfork_is_waited_for(places, debian_root, build):
         pod.dump()
         pod.restore()
         pod.finish(leader)
+
+
+def test_a_thread_that_stops_late(places, debian_root, build, monkeypatch):
+    """Its leader is seized anew meanwhile, and is the last then of those that are killed."""
+    real, late = Tracee.wait_stop, []
+
+    def wait_stop(tracee, deadline):
+        if tracee.tid not in leaders and not late:
+            late.append(tracee.tid)
+            raise DoesNotStop(tracee.tid)
+        return real(tracee, deadline)
+
+    monkeypatch.setattr(Tracee, "wait_stop", wait_stop)
+    with harness.Pod(places, debian_root) as pod:
+        pids = started(pod, "threads.py", build)
+        leaders = set(pod.host_pids().values())
+        pod.dump()
+        assert late
+        pod.restore()
+        pod.finish(min(pids))
 
 
 def test_leave_running(places, debian_root, build):
