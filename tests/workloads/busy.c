@@ -97,10 +97,12 @@ int main(void)
     sigwait(&set, &number);
     unsigned long then[3];
     memcpy(then, (void *)rounds, sizeof then);
-    usleep(100000);
     for (int i = 0; i < 3; i++)
-        if (rounds[i] == then[i])
-            problem = "a thread that stands still";
+        for (int left = 50000; rounds[i] == then[i]; usleep(1000))
+            if (!left--) {
+                puts("fail: a thread stands still");
+                return 1;
+            }
     end = 1;
     for (int i = 0; i < 3; i++)
         pthread_join(threads[i], NULL);

@@ -27,7 +27,7 @@ static volatile int inside;
         int error = errno; \
         clock_gettime(CLOCK_MONOTONIC, &now); \
         double late = now.tv_sec - until.tv_sec + (now.tv_nsec - until.tv_nsec) / 1e9; \
-        if ((late < -0.1 && !(early && result == -1 && error == EINTR)) || late > 2) \
+        if ((late < -0.1 && !(early && result == -1 && error == EINTR)) || late > 20) \
             snprintf(problem, 99, "%s: %+.2f s, result %ld, errno %d", #name, late, result, error); \
         return NULL; \
     }

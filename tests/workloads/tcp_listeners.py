@@ -43,7 +43,7 @@ assert client.recv(100) == b"220 ready"
 client.send(b"x")
 assert os.waitpid(child, 0)[1] == 0
 socket.create_connection(("::1", 25))
-assert epoll.poll(5) == [(listener.fileno(), select.EPOLLIN)]
+assert epoll.poll(30) == [(listener.fileno(), select.EPOLLIN)]
 assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 bound.listen()
 assert fresh.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

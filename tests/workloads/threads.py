@@ -37,10 +37,12 @@ while not all(counts):
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 before = list(counts)
-time.sleep(0.05)
-if any(now <= then for now, then in zip(counts, before, strict=True)):
-    print(f"fail: a thread stands still: {before} {counts}", flush=True)
-    sys.exit(1)
+give_up = time.monotonic() + 50
+while any(now <= then for now, then in zip(counts, before, strict=True)):
+    if time.monotonic() > give_up:
+        print(f"fail: a thread stands still: {before} {counts}", flush=True)
+        sys.exit(1)
+    time.sleep(0.001)
 gate.set()
 for thread in threads:
     thread.join()

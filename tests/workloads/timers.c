@@ -83,7 +83,7 @@ int main(void)
     CHECK(cpu.it_value.tv_sec >= 95, "the profiling timer");
 
     siginfo_t info;
-    struct timespec patience = {2, 0};
+    struct timespec patience = {30, 0};
     sigset_t period;
     sigemptyset(&period);
     sigaddset(&period, SIGRTMIN + 2);

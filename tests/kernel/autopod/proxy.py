@@ -9,14 +9,29 @@ import http.server
 import shutil
 import socket
 import sys
+import time
 from urllib.parse import urlsplit
+
+
+def connect(netloc):
+    """Connect to the server; names that cannot be resolved right now are asked for again."""
+    upstream = http.client.HTTPConnection(netloc, timeout=60)
+    give_up = time.monotonic() + 60
+    while upstream.sock is None:
+        try:
+            upstream.connect()
+        except OSError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+    return upstream
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
         headers = {k: v for k, v in self.headers.items() if not k.startswith(("Proxy-", "Conn"))}
-        upstream = http.client.HTTPConnection(url.netloc, timeout=60)
+        upstream = connect(url.netloc)
         upstream.request("GET", f"{url.path}?{url.query}".rstrip("?"), headers=headers)
         answer = upstream.getresponse()
         self.send_response(answer.status, answer.reason)
