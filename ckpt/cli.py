@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file", metavar="FILE", type=Path)
     show.add_argument("--json", action="store_true", help="everything, as one JSON object")
 
+    diff = verbs.add_parser("diff", help="tell what changed between two archives of a pod")
+    diff.set_defaults(run=_diff)
+    diff.add_argument("first", metavar="A", type=Path, help="the older one")
+    diff.add_argument("second", metavar="B", type=Path)
+    diff.add_argument("--json", action="store_true", help="as one JSON object")
+
     check = verbs.add_parser("check", help="tell what of a running pod cannot be checkpointed")
     check.set_defaults(run=_check)
     check.add_argument("pod", metavar="POD", type=commandline.pod)
@@ -125,6 +131,20 @@ def _show(places: Places, arguments: argparse.Namespace) -> int:
 
     with _open(places, arguments.file) as archive:
         print(show.as_json(archive) if arguments.json else show.as_text(archive), end="")
+    return 0
+
+
+def _diff(places: Places, arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from ckpt import diff, difftext
+
+    with _open(places, arguments.first) as first, _open(places, arguments.second) as second:
+        found = diff.compare(first, second)
+        if arguments.json:
+            print(msgspec.json.encode(found).decode())
+        else:
+            print(difftext.as_text(found, first, second), end="")
     return 0
 
 

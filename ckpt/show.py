@@ -106,14 +106,14 @@ def _tree(model: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"  {pid:>7} {process['group']:>7} {process['session']:>7} "
             f"{len(process['threads']):>7} {len(process['descriptors']):>5}  "
-            f"{'  ' * depth}{_command(process)}"
+            f"{'  ' * depth}{command(process)}"
         )
         below = sorted(children.get(pid, []), reverse=True)
         waiting += [(child, depth + 1) for child in below]
 
 
-def _command(process: Mapping[str, Any]) -> str:
-    """Return what the program is called, if a kind tells."""
+def command(process: Mapping[str, Any]) -> str:
+    """Return what the program of a decoded *process* is called, if a kind tells."""
     if process["exit_status"] is not None:
         return f"(zombie, wait status {process['exit_status']})"
     leader = process["threads"][0]["parts"] if process["threads"] else []

@@ -139,6 +139,14 @@ class PageReader:
         """
         return b"".join(self._pieces(first, count))
 
+    def runs(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield what *count* pages from *first* on are: first unique page, number of pages.
+
+        Raises:
+            IndexError: there are no such pages.
+        """
+        return self._map.runs(first, count)
+
     def _pieces(self, first: int, count: int) -> Iterator[memoryview]:
         for unique, run in self._map.runs(first, count):
             page, end = unique, unique + run

@@ -155,6 +155,11 @@ class Archive:
         with _naming(self._path):
             return self._small(schema.POD_CONFIG_TYPE)
 
+    def page_hashes(self) -> bytes:
+        """Return the SHA-256 digests of the unique pages, one after another."""
+        with _naming(self._path):
+            return self._small(schema.HASHES_TYPE)
+
     def layer_tar(self, layer: Layer) -> Iterator[bytes]:
         """Yield the OCI layer tar of *layer* in pieces."""
         return iter(self._frames(layer.digest, f"layer {layer.id}"))
