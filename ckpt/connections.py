@@ -1,9 +1,10 @@
 """The TCP connections of a pod: what a restart needs more than the workshop, and policies.
 
-The workshop gives each its addresses and sequence numbers and leaves it in repair mode. When all
-processes stand, the queues are filled and repair mode ends, all behind the wall; then packets pass
-again, and what the peers must hear or have sent is made up for. So the clocks of retransmission
-start as late as they can, and no peer ever speaks to a kernel that lacks its connection.
+The workshop gives each its addresses, sequence numbers and what it has received, and leaves it in
+repair mode. When all processes stand, the send queues are filled and repair mode ends, all behind
+the wall; then packets pass again, and what the peers must hear or have sent is made up for. So the
+clocks of retransmission start as late as they can, and no peer ever speaks to a kernel that lacks
+its connection.
 """
 
 import os
@@ -107,7 +108,7 @@ class Connections:
         self._udp.clear()
 
     def settle(self) -> None:
-        """Fill the queues of TCP connections and end repair mode; no packet passes yet.
+        """Fill the send queues of TCP connections and end repair mode; no packet passes yet.
 
         Raises:
             OSError: as socket(7).

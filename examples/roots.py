@@ -106,6 +106,23 @@ def main(build: Callable[[], Path]) -> int:
     return 0
 
 
+def in_network(network: int, module: str) -> Path:
+    """Build the tree of *module*, which has called main(), in another network namespace.
+
+    Args:
+        network: a descriptor of the namespace in which packages can be fetched.
+        module: `examples.exim.build`, for one.
+
+    Raises:
+        BuildError: it could not be made; the module has said why.
+    """
+    argv = ["nsenter", f"--net=/proc/self/fd/{network}", sys.executable, "-m", module]
+    run = subprocess.run(argv, pass_fds=[network], stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode != 0:
+        raise BuildError("the root tree could not be built; it says why above")
+    return Path(run.stdout.strip())
+
+
 def add_account(root: Path, user: str, uid: int, *, group: str) -> None:
     """Add *user* (no password, no shell, an empty home) to the tree *root*."""
     gid = _group_id(root, group)

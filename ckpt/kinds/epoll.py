@@ -3,7 +3,8 @@
 An entry of an epoll is a file and the number it had when it was added. The number may mean
 something else by now, or nothing: kcmp(2) tells which file is meant. Numbers only matter when an
 entry is added, so that a short-lived child of the workshop can add them all, each target under
-its number there. Only what the process itself must replace (a pidfd, …) is added by the process.
+its number there. Only what the process itself must replace (a pidfd, …) is added by the process,
+and a signalfd, for it tells of the signals of whoever adds it (fs/signalfd.c, signalfd_poll()).
 
 Not carried over, for the kernel does not tell: that an edge-triggered event was already reported
 (it is reported once more), and that a one-shot entry was disabled for errors and hang-ups, too.
@@ -17,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import abi, flags, late
+from ckpt.kinds import abi, flags, late, signalfd
 from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -53,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True):
         file: OpenFile.id.
         events: as epoll_ctl(2) names them, in lower case, without the prefix.
         data: what the program gets back with an event.
-        late: only the process itself has the file, under *number*.
+        late: the process itself must add it; it has the file under *number*.
     """
 
     number: int
@@ -90,7 +91,10 @@ def collect(source: Source, dump: Dump) -> State | None:
         except ValueError as e:
             dump.refuse(source, f"it watches descriptor {number} with {e}")
             return None
-        is_late = late.is_late(target)
+        is_late = late.is_late(target) or signalfd.recognises(target, dump)
+        if is_late and dump.file_id(source.host_pid, number) != target.id:
+            dump.refuse(source, f"descriptor {number}, which it watches, is another file by now")
+            return None
         entries.append(Entry(number, target.id, events, int(match[3], 16), is_late))
     return State(entries)
 

@@ -1,9 +1,9 @@
 """TCP sockets: tcp(7). Listening, bound, fresh, connected, and what is left of a connection.
 
-A connection goes through three stages at a restart: complete() gives a new socket its addresses
-and sequence numbers, settle() its queues when all processes stand, and release() has it speak when
-packets pass again; ckpt/connections.py calls the latter two. docs/notes/connections.md has the
-reasons.
+A connection goes through three stages at a restart: complete() gives a new socket its addresses,
+sequence numbers and what it has received, settle() what it has sent when all processes stand, and
+release() has it speak when packets pass again; ckpt/connections.py calls the latter two.
+docs/notes/connections.md has the reasons.
 
 Connections that wait to be accepted do not survive: their peers see a reset, as they do when a
 server is restarted.
@@ -215,11 +215,13 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
             inet.bind(s, state.address, state.common)
             s.connect(inet.sockaddr(s, state.peer))
             tcprepair.agree(s, state.connection)
+            tcprepair.fill_received(s, state.connection.receiving, workshop.load)
         elif state.state == "ended":
             # Of its addresses nothing is to be seen any more.
             tcprepair.begin(s, _NOTHING)
             s.bind((_SOMEWHERE[s.family][0], 0))
             s.connect(_SOMEWHERE[s.family])
+            tcprepair.fill_received(s, _unread(state), workshop.load)
 
 
 def is_late(state: State) -> bool:
@@ -228,12 +230,15 @@ def is_late(state: State) -> bool:
 
 
 def settle(state: State, s: socket.socket, load: Loader) -> None:
-    """Give a connection its queues, and take it out of repair mode; no packet passes yet."""
+    """Give a connection its send queue, and take it out of repair mode; no packet passes yet."""
     if state.state == "connected" and state.connection is not None:
-        tcprepair.fill(s, state.connection, load)
+        tcprepair.fill_sent(s, state.connection, load)
     elif state.state == "ended":
-        unread = state.unread or Queue(0, 0)
-        tcprepair.fill(s, msgspec.structs.replace(_NOTHING, receiving=unread), load)
+        tcprepair.fill_sent(s, msgspec.structs.replace(_NOTHING, receiving=_unread(state)), load)
+
+
+def _unread(state: State) -> Queue:
+    return state.unread or Queue(0, 0)
 
 
 def release(state: State, s: socket.socket, load: Loader, forge: Forge) -> None:
@@ -285,7 +290,7 @@ def _end(state: State, s: socket.socket, forge: Forge) -> None:
     if state.connection is not None and state.address is not None and state.peer is not None:
         forge.reset(state.address, state.peer, state.connection.send_sequence)
     own, peer = inet.own_address(s), inet.peer_address(s)
-    length = state.unread.length if state.unread else 0
+    length = _unread(state).length
     if own is not None and peer is not None:
         _until(s, {"closed"}, lambda: forge.reset(peer, own, _NOTHING.receive_sequence + length))
     if not state.failed:

@@ -277,11 +277,21 @@ def agree(s: socket.socket, connection: Connection) -> None:
         s.setsockopt(socket.IPPROTO_TCP, _TCP_TIMESTAMP, stamp)
 
 
-def fill(s: socket.socket, connection: Connection, load: Loader) -> None:
-    """Fill the queues of *s* and end repair mode, without a word to the peer."""
+def fill_received(s: socket.socket, received: Queue, load: Loader) -> None:
+    """Fill the receive queue of *s*, which is connected.
+
+    Whoever is to watch *s* comes later: what is put there in repair mode wakes nobody
+    (net/ipv4/tcp_input.c, tcp_send_rcvq()).
+    """
     with _roomy(s):
         _choose(s, _RECV_QUEUE)
-        _push(s, _load(load, connection.receiving))
+        _push(s, _load(load, received))
+    _choose(s, _NO_QUEUE)
+
+
+def fill_sent(s: socket.socket, connection: Connection, load: Loader) -> None:
+    """Fill the send queue of *s* and end repair mode, without a word to the peer."""
+    with _roomy(s):
         _choose(s, _SEND_QUEUE)
         sent = connection.sending.length - connection.unsent
         _push(s, _load(load, connection.sending)[:sent])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from examples import apart, leftovers
 from examples.exim import mail
-from examples.roots import BuildError
+from examples.roots import BuildError, in_network
 from examples.transcript import BIN, Failed, Transcript
 
 HERE = Path(__file__).parent
@@ -86,14 +86,7 @@ class Demo:
 
     def _root_trees(self, network: int) -> Path:
         with self.out.step("The pod's root tree: one program and what it loads, nothing else"):
-            argv = ["nsenter", f"--net=/proc/self/fd/{network}"]
-            argv += [sys.executable, "-m", "examples.exim.build"]
-            run = subprocess.run(
-                argv, pass_fds=[network], stdout=subprocess.PIPE, text=True, check=False
-            )
-            if run.returncode != 0:
-                raise Failed("the root tree could not be built; it says why above")
-            base = Path(run.stdout.strip())
+            base = in_network(network, "examples.exim.build")
             files = [path for path in base.rglob("*") if path.is_file() and not path.is_symlink()]
             size_mib = sum(path.stat().st_size for path in files) / 2**20
             self.out.say(f"{base}: {len(files)} files, {size_mib:.0f} MiB")

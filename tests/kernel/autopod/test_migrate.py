@@ -1,26 +1,17 @@
-"""Pods move between two hosts: network namespaces with a wire between them, a prefix each."""
+"""Pods move between two hosts: network namespaces with a wire between them."""
 
 import contextlib
-import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from autopod import journal
-from examples import leftovers
+from examples import hosts
 from examples.exim.mail import wait_until
 from launcher.errors import Locked
 from launcher.lock import locked
-from launcher.places import Places
-from tests.conftest import GRACE_S
-from tests.kernel.autopod.conftest import BIN
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 
@@ -35,101 +26,10 @@ while True:
 """
 
 
-class Machine:
-    """A host: a network namespace with an address on the wire, a prefix, and its service."""
-
-    def __init__(self, name, number):
-        self.name, self.address = name, f"192.0.2.{number}"
-        self.prefix = Path(tempfile.mkdtemp(prefix=f"autopod-{name}-"))
-        self.places = Places(self.prefix)
-        self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
-        self.service = None
-
-    def command(self, *argv):
-        """Return *argv* as it is run on this host."""
-        words = [os.fspath(word) for word in argv]
-        return [
-            *("nsenter", f"--net=/proc/{self.holder.pid}/ns/net"),
-            *("env", f"AUTOPOD_PREFIX={self.prefix}"),
-            *((BIN / words[0], *words[1:]) if (BIN / words[0]).exists() else words),
-        ]
-
-    def run(self, *argv, expect=0):
-        run = subprocess.run(
-            self.command(*argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert expect in (None, run.returncode), f"{argv}: {run.returncode}\n{run.stdout}"
-        assert "Traceback" not in run.stdout, run.stdout
-        return run.stdout
-
-    def serve(self):
-        self.service = subprocess.Popen(self.command("autopod", "statusd"))
-        wait_until(lambda: ":7463" in self.run("ss", "-ltn"), "the service listens")
-
-    def stop_service(self, number=signal.SIGTERM):
-        if self.service:
-            self.service.send_signal(number)
-            self.service.wait()
-            self.service = None
-
-    def root(self, pod):
-        return self.prefix / "autopod" / pod / "root"
-
-    def living(self, pod):
-        """How many processes the pod has here."""
-        rows = {row["pod"]: row for row in json.loads(self.run("autopod", "list", "--json"))}
-        return rows[pod]["processes"] if pod in rows else 0
-
-    def end(self):
-        self.stop_service()
-        for row in json.loads(self.run("autopod", "list", "--json")):
-            self.run("autopod", "rm", row["pod"], "--purge")
-        deadline = time.monotonic() + GRACE_S
-        while (left := leftovers.everything(self.prefix)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if left:
-            leftovers.remove(self.prefix)
-        self.holder.kill()
-        self.holder.wait()
-        shutil.rmtree(self.prefix)
-        return left
-
-
 @pytest.fixture
 def pair():
-    with contextlib.ExitStack() as undo:
-        machines = [Machine("a", 1), Machine("b", 2)]
-        left = []
-        for machine in machines:
-            undo.callback(lambda machine=machine: left.extend(machine.end()))
-        a, b = machines
-        wait_until(lambda: separate(a) and separate(b), "two network namespaces")
-        ends = [("netns", str(machine.holder.pid)) for machine in machines]
-        wire = [*ends[0], "type", "veth", "peer", "name", "wire", *ends[1]]
-        subprocess.run(["ip", "link", "add", "wire", *wire], check=True)
-        for machine in machines:
-            machine.run("ip", "link", "set", "lo", "up")
-            machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "wire")
-            machine.run("ip", "link", "set", "wire", "up")
-            machine.run(
-                "autopod", "host", "init", "--name", machine.name, "--address", machine.address
-            )
-            machine.serve()
-        *_, join = a.run("autopod", "host", "invite").split(maxsplit=3)
-        b.run("autopod", "host", "join", *join.split())
-        yield a, b
-    assert not left, "left behind:\n" + "\n".join(left)
-
-
-def separate(machine):
-    own = os.stat("/proc/self/ns/net").st_ino
-    return os.stat(f"/proc/{machine.holder.pid}/ns/net").st_ino != own
+    with hosts.pair() as machines:
+        yield machines
 
 
 def start_counter(machine, debian_root):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from examples import hosts
 from examples.exim.mail import wait_until
 from launcher import wall
-from launcher.identity import bridge_name
 from tests.kernel.autopod.test_migrate import pair  # noqa: F401 (a fixture)
 from tests.kernel.ckpt import stream
 
@@ -21,33 +21,8 @@ ENOUGH = 200_000
 @pytest.fixture
 def client(pair):  # noqa: F811
     """The network namespace of a client: a path."""
-    holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
-    netns = f"/proc/{holder.pid}/ns/net"
-    try:
-        while Path(netns).samefile("/proc/self/ns/net"):
-            time.sleep(0.001)
-
-        def client_ip(*words):
-            subprocess.run(["nsenter", f"--net={netns}", "ip", *words], check=True)
-
-        client_ip("link", "add", "switch", "type", "bridge")
-        client_ip("link", "set", "switch", "up")
-        client_ip("addr", "add", "10.98.7.2/24", "dev", "switch")
-        client_ip("addr", "add", "fd98:7::2/64", "dev", "switch", "nodad")
-        for machine in pair:
-            bridge = bridge_name(machine.places)
-            machine.run("ip", "link", "add", bridge, "type", "bridge")
-            peer = ("peer", "name", f"to-{machine.name}", "netns", str(holder.pid))
-            machine.run("ip", "link", "add", "uplink", "type", "veth", *peer)
-            machine.run("ip", "link", "set", "uplink", "master", bridge, "up")
-            machine.run("ip", "link", "set", bridge, "up")
-            client_ip("link", "set", f"to-{machine.name}", "master", "switch", "up")
+    with hosts.switch(pair, "10.98.7.2/24", "fd98:7::2/64") as netns:
         yield netns
-        for machine in pair:
-            machine.run("ip", "link", "del", bridge_name(machine.places))
-    finally:
-        holder.kill()
-        holder.wait()
 
 
 def serve(machine, debian_root):

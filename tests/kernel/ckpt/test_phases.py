@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -358,6 +359,32 @@ def test_beside_a_listener():
     def check(_):
         talk(take(OURS), take(THEIRS))
         socket.create_connection(("127.0.0.1", 25)).close()
+
+    roundtrip(setup, check, network=True, mounts=True)
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_an_epoll_knows_of_what_waits(over):
+    """No packet comes that would wake who waits for it."""
+
+    def setup():
+        one, other = connect(socket.AF_INET)
+        one.send(b"request")
+        wait_for(lambda: sockets.is_readable(other))
+        if over:  # a connection that was reset, and has something to be read
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.close()
+            wait_for(lambda: phase(other) == CLOSE)
+        epoll = select.epoll()
+        epoll.register(THEIRS, select.EPOLLIN)
+        os.dup2(epoll.fileno(), 12)
+        keep(other, *([] if over else [one]))
+
+    def check(_):
+        epoll = select.epoll.fromfd(12)
+        ((number, events),) = epoll.poll(0)
+        assert number == THEIRS
+        assert events & select.EPOLLIN
 
     roundtrip(setup, check, network=True, mounts=True)
 

@@ -1,0 +1,170 @@
+"""Several hosts on one machine: network namespaces, each with a prefix and a service of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from examples import leftovers
+from examples.exim.mail import wait_until
+from examples.transcript import BIN, Failed
+from launcher.identity import bridge_name
+from launcher.places import Places
+
+GRACE_S = 20
+"""For what has been told to end, and is on its way."""
+
+
+class Machine:
+    """A host: a network namespace with an address on the wire, a prefix, and its service."""
+
+    def __init__(self, name: str, number: int) -> None:
+        """Make host *name* with the address 192.0.2.*number*; end() takes it away."""
+        self.name, self.address = name, f"192.0.2.{number}"
+        self.prefix = Path(tempfile.mkdtemp(prefix=f"autopod-{name}-"))
+        self.places = Places(self.prefix)
+        self.holder = apart()
+        self._service: subprocess.Popen[bytes] | None = None
+
+    def command(self, *argv: str | Path) -> list[str]:
+        """Return *argv* as it is run on this host; the project's commands by their names."""
+        words = [os.fspath(word) for word in argv]
+        if (BIN / words[0]).exists():
+            words[0] = os.fspath(BIN / words[0])
+        net = f"--net=/proc/{self.holder.pid}/ns/net"
+        return ["nsenter", net, "env", f"AUTOPOD_PREFIX={self.prefix}", *words]
+
+    def run(self, *argv: str | Path, expect: int | None = 0) -> str:
+        """Run *argv* on this host; return standard output and standard error together.
+
+        Raises:
+            Failed: the exit status is not *expect*; None takes any. Or there was a traceback.
+        """
+        run = subprocess.run(
+            self.command(*argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if expect not in (None, run.returncode) or "Traceback" in run.stdout:
+            raise Failed(f"{self.name}: {argv}: exit status {run.returncode}\n{run.stdout}")
+        return run.stdout
+
+    def serve(self) -> None:
+        """Start the service; it listens when this returns."""
+        self._service = subprocess.Popen(self.command("autopod", "statusd"))
+        wait_until(lambda: ":7463" in self.run("ss", "-ltn"), "the service listens")
+
+    def stop_service(self, number: int = signal.SIGTERM) -> None:
+        """Send the service a signal, and wait for its end."""
+        if self._service:
+            self._service.send_signal(number)
+            self._service.wait()
+            self._service = None
+
+    def root(self, pod: str) -> Path:
+        """Where the root of *pod* is mounted."""
+        return self.prefix / "autopod" / pod / "root"
+
+    def living(self, pod: str) -> int:
+        """How many processes *pod* has here."""
+        rows = {row["pod"]: row for row in json.loads(self.run("autopod", "list", "--json"))}
+        return rows[pod]["processes"] if pod in rows else 0
+
+    def end(self) -> list[str]:
+        """Take everything away; return what the commands had left that they should not."""
+        self.stop_service()
+        for row in json.loads(self.run("autopod", "list", "--json")):
+            self.run("autopod", "rm", row["pod"], "--purge")
+        deadline = time.monotonic() + GRACE_S
+        while (left := leftovers.everything(self.prefix)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if left:
+            leftovers.remove(self.prefix)
+        self.holder.kill()
+        self.holder.wait()
+        shutil.rmtree(self.prefix)
+        return left
+
+
+def apart() -> "subprocess.Popen[bytes]":
+    """Return a process that holds a new network namespace, until it is killed."""
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+    own = Path("/proc/self/ns/net")
+    wait_until(lambda: not own.samefile(f"/proc/{holder.pid}/ns/net"), "a network namespace")
+    return holder
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[tuple[Machine, Machine]]:
+    """Hosts a and b with a wire between them, that know each other.
+
+    Raises:
+        Failed: their commands have left something behind.
+    """
+    left: list[str] = []
+    with contextlib.ExitStack() as undo:
+        machines = []
+        for number, name in enumerate("ab", 1):
+            machines.append(machine := Machine(name, number))
+            undo.callback(lambda machine=machine: left.extend(machine.end()))
+        a, b = machines
+        ends = [("netns", str(machine.holder.pid)) for machine in machines]
+        wire = [*ends[0], "type", "veth", "peer", "name", "wire", *ends[1]]
+        subprocess.run(["ip", "link", "add", "wire", *wire], check=True)
+        for machine in machines:
+            machine.run("ip", "link", "set", "lo", "up")
+            machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "wire")
+            machine.run("ip", "link", "set", "wire", "up")
+            identity = ("--name", machine.name, "--address", machine.address)
+            machine.run("autopod", "host", "init", *identity)
+            machine.serve()
+        *_, join = a.run("autopod", "host", "invite").split(maxsplit=3)
+        b.run("autopod", "host", "join", *join.split())
+        yield a, b
+    if left:
+        raise Failed("left behind:\n" + "\n".join(left))
+
+
+@contextlib.contextmanager
+def switch(machines: tuple[Machine, Machine], *addresses: str) -> Iterator[str]:
+    """A third host, which has *addresses*, and a switch that joins it to the pods' bridges.
+
+    Yields:
+        The path of its network namespace.
+    """
+    holder = apart()
+    netns = f"/proc/{holder.pid}/ns/net"
+
+    def client_ip(*words: str) -> None:
+        subprocess.run(["nsenter", f"--net={netns}", "ip", *words], check=True)
+
+    try:
+        client_ip("link", "add", "switch", "type", "bridge")
+        client_ip("link", "set", "switch", "up")
+        for address in addresses:
+            options = ("nodad",) if ":" in address else ()
+            client_ip("addr", "add", address, "dev", "switch", *options)
+        for machine in machines:
+            bridge = bridge_name(machine.places)
+            machine.run("ip", "link", "add", bridge, "type", "bridge")
+            peer = ("peer", "name", f"to-{machine.name}", "netns", str(holder.pid))
+            machine.run("ip", "link", "add", "uplink", "type", "veth", *peer)
+            machine.run("ip", "link", "set", "uplink", "master", bridge, "up")
+            machine.run("ip", "link", "set", bridge, "up")
+            client_ip("link", "set", f"to-{machine.name}", "master", "switch", "up")
+        yield netns
+        for machine in machines:
+            machine.run("ip", "link", "del", bridge_name(machine.places))
+    finally:
+        holder.kill()
+        holder.wait()
