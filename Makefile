@@ -2,7 +2,8 @@
 #
 #   make setup   Debian packages, .venv (PYFUSE3=plain: docs/notes/stackfs-speed.md)
 #   make demo    an Exim pod: mail in, checkpoint, everything gone, restart, mail out
-#   make demo-apache   a web server moves between two hosts under load (DEMO_ARGS="--moves 50")
+#   make demo-apache, demo-redis   a web server, a database moves between two hosts under load
+#                (DEMO_ARGS="--moves 50")
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails, with PYFUSE3=plain the
 #                patched pyfuse3, too; TEST_REQUIRE= skips what needs it; PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
@@ -28,7 +29,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-.PHONY: setup packages compiled demo demo-apache test bench clean
+.PHONY: setup packages compiled demo demo-apache demo-redis test bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -59,6 +60,9 @@ demo: setup
 
 demo-apache: setup
 	@.venv/bin/python -m examples.apache.demo $(DEMO_ARGS)
+
+demo-redis: setup
+	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
 test: setup
 	.venv/bin/python -m pytest $(PYTEST_ARGS)

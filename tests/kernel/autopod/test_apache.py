@@ -1,7 +1,5 @@
 """examples/apache: several processes of many threads, one listening socket, through a restart."""
 
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -34,18 +32,3 @@ def test_apache_serves_again(host, apache_root):
     host.run("autopod", "restart", "apache", "-i", archive)
     assert "comes from a pod" in page()
     assert set(before) & set(host.processes("apache")), "the same processes serve"
-
-
-def test_the_demonstration(apache_root):
-    """`make demo-apache`, with few clients and one move."""
-    argv = [sys.executable, "-m", "examples.apache.demo", "--moves", "1", "--browsers", "9"]
-    run = subprocess.run(
-        [*argv, "--downloads", "1"],
-        cwd=POD_TOML.parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "Everything held" in run.stdout
