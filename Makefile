@@ -5,7 +5,8 @@
 #   make demo-apache, demo-redis   a web server, a database moves between two hosts under load
 #                (DEMO_ARGS="--moves 50")
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails, with PYFUSE3=plain the
-#                patched pyfuse3, too; TEST_REQUIRE= skips what needs it; PYTEST_ARGS=…)
+#                patched pyfuse3, too; TEST_REQUIRE= skips what needs it; TEST_JOBS=2 at a time;
+#                PYTEST_ARGS=…)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
 #   make clean   remove what the above left, but for Debian packages
@@ -17,6 +18,7 @@ PACKAGES := acl attr catatonit debootstrap erofs-utils fuse3 gcc iproute2 kmod l
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE
+TEST_JOBS ?= 2
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
 # As pip builds it, from the same source, with two lines changed. Without that all works, too.
@@ -65,7 +67,7 @@ demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
 test: setup
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup
