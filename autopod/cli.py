@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from autopod import checkpointing
 from launcher import commandline
 from launcher.places import Places
 
@@ -66,16 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     addproc.add_argument("program", metavar="PROGRAM", help="its path inside the pod")
     addproc.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
 
-    checkpoint = verbs.add_parser("checkpoint", help="write a pod to a signed file, and end it")
-    checkpoint.set_defaults(run=_checkpoint)
-    _add_pod(checkpoint)
-    checkpoint.add_argument("-o", dest="file", metavar="FILE", type=Path, required=True)
-    checkpoint.add_argument(
-        "--leave-running", action="store_true", help="let the pod go on afterwards"
-    )
-    commandline.add_tcp(checkpoint)
-
-    _add_restart(verbs)
+    checkpointing.add_verbs(verbs)
 
     remove = verbs.add_parser("rm", help="remove a pod from this host; its base is left alone")
     remove.set_defaults(run=_remove)
@@ -132,27 +124,6 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("host", metavar="HOST")
 
 
-def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
-    restart = verbs.add_parser("restart", help="let a pod go on from such a file")
-    restart.set_defaults(run=_restart)
-    _add_pod(restart)
-    restart.add_argument("-i", dest="file", metavar="FILE", type=Path, required=True)
-    restart.add_argument(
-        "--base",
-        "--lower",
-        dest="lower",
-        metavar="DIR",
-        type=Path,
-        action="append",
-        help="a base directory of the pod, told by what is in it (default: as configured, or as "
-        "archived)",
-    )
-    restart.add_argument(
-        "--replace", action="store_true", help="move other files of the pod on this host aside"
-    )
-    commandline.add_tcp(restart)
-
-
 def _add_pod(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pod", metavar="POD", type=commandline.pod)
 
@@ -184,39 +155,6 @@ def _addproc(places: Places, arguments: argparse.Namespace) -> int:
     from launcher import commands
 
     commands.start(places, arguments.pod, [arguments.program, *arguments.arguments])
-    return 0
-
-
-def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
-    from ckpt import commands
-    from ckpt.archive import keys
-
-    new_key = None
-    if not (places.keys() / keys.PRIVATE).exists():
-        new_key, _ = keys.ensure(places.keys(), places.trust())
-    commands.checkpoint(
-        places,
-        arguments.pod,
-        arguments.file,
-        leave_running=arguments.leave_running,
-        tcp=arguments.tcp,
-    )
-    if new_key:
-        print(f"signed with this host's new key pair, {new_key[:16]}…, in {places.keys()}")
-    return 0
-
-
-def _restart(places: Places, arguments: argparse.Namespace) -> int:
-    from ckpt import commands
-
-    commands.restart(
-        places,
-        arguments.pod,
-        arguments.file,
-        lowers=arguments.lower,
-        replace=arguments.replace,
-        tcp=arguments.tcp,
-    )
     return 0
 
 

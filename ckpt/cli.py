@@ -115,14 +115,13 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
 
 
 def _verify(places: Places, arguments: argparse.Namespace) -> int:
-    from ckpt import progress
+    from ckpt import commands
 
-    with _open(places, arguments.file) as archive:
-        archive.verify(progress.for_terminal())
-        print(
-            f"{arguments.file}: good: pod {archive.manifest.pod} of {archive.manifest.created}, "
-            f"signed by {archive.signer}"
-        )
+    archive = commands.verify(places, arguments.file)
+    print(
+        f"{arguments.file}: good: pod {archive.manifest.pod} of {archive.manifest.created}, "
+        f"signed by {archive.signer}"
+    )
     return 0
 
 

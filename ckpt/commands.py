@@ -7,9 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.lock import locked
 from launcher.places import Places
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from ckpt.archive.read import Archive
 
 
 def checkpoint(
@@ -23,20 +29,26 @@ def checkpoint(
         NotCheckpointable: the pod has what cannot be checkpointed; nothing was touched.
         KeyFileError: the host has no key pair.
     """
-    from ckpt import dump, progress, show
-    from ckpt.archive import keys
-
-    key = keys.load_private(places.keys() / keys.PRIVATE)
+    own_key(places)  # if there is none, nothing need be begun
     with locked(places, pod):
-        report = dump.dump(
-            places,
-            pod,
-            file,
-            leave_running=leave_running,
-            tcp=tcp,
-            key=key,
-            progress=progress.for_terminal(),
-        )
+        write(places, pod, file, leave_running=leave_running, tcp=tcp)
+
+
+def write(
+    places: Places, pod: str, file: Path, *, leave_running: bool, tcp: str | None = None
+) -> None:
+    """Do the same; the caller holds the pod's lock."""
+    from ckpt import dump, progress, show
+
+    report = dump.dump(
+        places,
+        pod,
+        file,
+        leave_running=leave_running,
+        tcp=tcp,
+        key=own_key(places),
+        progress=progress.for_terminal(),
+    )
     ratio = report.raw_bytes / report.archive_bytes
     sys.stdout.write(
         f"pod {pod}: frozen {report.frozen_ns / 1e6:.1f} ms, "
@@ -44,6 +56,17 @@ def checkpoint(
         f"{show.size(report.archive_bytes)} of {show.size(report.raw_bytes)} (1:{ratio:.1f})\n"
     )
     _write_notes(pod, report.notes)
+
+
+def own_key(places: Places) -> "Ed25519PrivateKey":
+    """Return the host's private key.
+
+    Raises:
+        KeyFileError: there is none.
+    """
+    from ckpt.archive import keys
+
+    return keys.load_private(places.keys() / keys.PRIVATE)
 
 
 def restart(
@@ -86,6 +109,21 @@ def restart(
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")
     _write_notes(pod, report.notes)
+
+
+def verify(places: Places, file: Path) -> "Archive":
+    """Check every byte of the archive *file*, which is returned as it was: it is closed.
+
+    Raises:
+        ArchiveError: it is refused.
+    """
+    from ckpt import progress
+    from ckpt.archive import keys
+    from ckpt.archive.read import open_archive
+
+    with open_archive(file, keys.load_trusted(places.trust())) as archive:
+        archive.verify(progress.for_terminal())
+    return archive
 
 
 def _write_notes(pod: str, notes: Sequence[str]) -> None:

@@ -151,6 +151,12 @@ def rollback(places: Places, pod: str, layer: str) -> None:
         command.wait()
 
 
+def flatten(places: Places, pod: str) -> None:
+    """Merge the sealed layers of *pod* into one, which has an id of its own."""
+    with _Command(places, "flatten", pod) as command:
+        command.wait()
+
+
 def identity(places: Places, directory: str | Path) -> "Identity":
     """Start to compute the identity of the lower layer *directory*."""
     return Identity(places, directory)

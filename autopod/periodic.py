@@ -1,0 +1,120 @@
+"""`autopod checkpoint POD --keep N`, once or at intervals, and what is told of those kept."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from autopod import checkpoints, retention
+from autopod.errors import Refused
+from ckpt import commands, show, stack
+from launcher import pods
+from launcher.lock import locked
+from launcher.places import Places
+
+_MANY_LAYERS: Final = 64
+"""Each checkpoint may seal one, and an archive has at most 512: then they are merged."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A kept checkpoint.
+
+    Attributes:
+        checkpoint: its number.
+        taken: RFC 3339, UTC.
+        bytes: of the archive.
+        pinned: is it to stay?
+        file: the archive.
+    """
+
+    checkpoint: int
+    taken: str
+    bytes: int
+    pinned: bool
+    file: str
+
+
+def take(places: Places, pod: str, keep: int, *, pin: bool, tcp: str | None) -> None:
+    """Checkpoint *pod*, which goes on, and then delete what need not be kept.
+
+    If it cannot be taken, nothing is deleted.
+
+    Raises:
+        Refused: there is no such pod.
+        NotCheckpointable, OSError, …: as ckpt.dump.dump().
+    """
+    if pod not in pods.names(places):
+        raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
+    with locked(places, pod):
+        path = checkpoints.next_path(places, pod)
+        commands.write(places, pod, path, leave_running=True, tcp=tcp)
+        if pin:
+            checkpoints.pin(places, pod, checkpoints.known(places, pod)[-1].number)
+    collect(places, pod, keep)
+    with locked(places, pod):
+        if len(stack.status(places, pod).layers) >= _MANY_LAYERS:
+            stack.flatten(places, pod)
+
+
+def collect(places: Places, pod: str, keep: int) -> None:
+    """Delete what need not be kept, and say so; and which ones are damaged."""
+    damaged: list[str] = []
+
+    def check(path: Path) -> None:
+        try:
+            commands.verify(places, path)
+        except Exception as e:
+            damaged.append(str(e))
+            raise
+
+    gone = checkpoints.collect(places, pod, keep, check)
+    for problem in damaged:
+        sys.stdout.write(f"pod {pod}: note: a kept checkpoint is not good: {problem}\n")
+    if gone:
+        many = f"s {gone[0].number} to {gone[-1].number}" if len(gone) > 1 else f" {gone[0].number}"
+        sys.stdout.write(f"pod {pod}: deleted checkpoint{many}\n")
+
+
+def repeat(pod: str, interval_s: int, arguments: Sequence[str]) -> NoReturn:
+    """Take a checkpoint of *pod* now and then at intervals, each by a process of its own.
+
+    Whatever happens to one, the next is taken in its time. The time is that of CLOCK_MONOTONIC,
+    which nobody sets.
+
+    Args:
+        pod: its name.
+        interval_s: in seconds.
+        arguments: of `autopod checkpoint POD`.
+    """
+    program = Path(sys.executable).with_name("autopod")
+    due = time.monotonic()
+    while True:
+        subprocess.run([program, "checkpoint", pod, *arguments], check=False)
+        due = retention.next_due(due, interval_s, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def rows(places: Places, pod: str) -> list[Row]:
+    """Return the kept checkpoints of *pod*, the oldest first."""
+    found = []
+    for one in checkpoints.known(places, pod):
+        path = checkpoints.path_of(places, pod, one)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        found.append(Row(one.number, checkpoints.spelled(one), size, one.pinned, str(path)))
+    return found
+
+
+def table(found: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return *found* as lines of cells for a person. Pure."""
+    lines: list[tuple[str, ...]] = [("CHECKPOINT", "TAKEN", "SIZE", "PINNED", "FILE")]
+    for row in found:
+        pinned = "yes" if row.pinned else "-"
+        lines.append((str(row.checkpoint), row.taken, show.size(row.bytes), pinned, row.file))
+    return lines

@@ -1,0 +1,118 @@
+"""Kept checkpoints: which one a time means, which may go, when the next is due. Pure.
+
+Checkpoints are ordered by their numbers, in which they were taken, and never by their times: the
+clock may have been set in between.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from typing import Final
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN: Final = re.compile(r"([0-9]{1,9})([smhd])")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A kept checkpoint.
+
+    Attributes:
+        number: 1, 2, 3, …: in which order they were taken.
+        at: when, in seconds since the epoch, as the clock was then.
+        pinned: it is to stay.
+    """
+
+    number: int
+    at: int
+    pinned: bool = False
+
+
+def newest_at(known: Iterable[Taken], moment: float) -> Taken | None:
+    """Return the newest of *known* that was taken at or before *moment*, seconds since the epoch.
+
+    One that a clock running ahead has dated later is left out, which errs to the older.
+    """
+    before = [one for one in known if one.at <= moment]
+    return max(before, key=lambda one: one.number, default=None)
+
+
+def expendable(
+    known: Iterable[Taken],
+    keep: int,
+    in_use: Collection[int],
+    is_good: Callable[[Taken], bool],
+) -> list[Taken]:
+    """Return those of *known* that may be deleted, the oldest first.
+
+    The *keep* newest that are not pinned stay, and all that are pinned or in use. The newest good
+    one stays, too; as long as none is known to be good, all do.
+
+    Args:
+        known: all there are.
+        keep: 1 or more.
+        in_use: their numbers.
+        is_good: reads one from end to end; asked from the newest on, until one is, and only if
+            there is something to delete.
+    """
+    newest_first = sorted(known, key=lambda one: one.number, reverse=True)
+    surplus = [one for one in newest_first if not one.pinned][keep:]
+    surplus = [one for one in surplus if one.number not in in_use]
+    if not surplus:
+        return []
+    good = next(filter(is_good, newest_first), None)
+    if good is None:
+        return []
+    return [one for one in reversed(surplus) if one != good]
+
+
+def next_due(due: float, interval: float, now: float) -> float:
+    """Return when the next checkpoint is due, in seconds of a clock that nobody sets.
+
+    Args:
+        due: when the last one was.
+        interval: from one to the next.
+        now: what was missed until now is not made up for.
+    """
+    return due + interval * max(1, int((now - due) // interval) + 1)
+
+
+def parse_span(text: str) -> int:
+    """Return the seconds that *text* means: 90s, 10m, 2h, 7d.
+
+    Raises:
+        ValueError: it is not of that form, or 0.
+    """
+    span = _SPAN.fullmatch(text)
+    if span is None or not int(span[1]):
+        raise ValueError(f"{text!r} is no length of time: use 90s, 10m, 2h, 7d")
+    return int(span[1]) * _UNITS[span[2]]
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Return the moment that *text* means.
+
+    Args:
+        text: RFC 3339, or a date and time without a zone (in that of *now*), or a time (of the day
+            of *now*), or a length of time (that long ago).
+        now: with a time zone.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    try:
+        if _SPAN.fullmatch(text):
+            return now - timedelta(seconds=parse_span(text))
+        if "-" not in text:
+            return datetime.combine(now.date(), time.fromisoformat(text), now.tzinfo)
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        forms = "2026-11-27T09:00:00Z, '2026-11-27 10:00', 10:00, or 2h for two hours ago"
+        raise ValueError(f"{text!r} is no time: use {forms}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+
+
+def numbered(known: Sequence[Taken], number: int) -> Taken | None:
+    """Return the one with that number."""
+    return next((one for one in known if one.number == number), None)

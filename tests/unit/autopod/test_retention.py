@@ -1,0 +1,101 @@
+"""Which kept checkpoint a time means, and which may go: whatever the clock did meanwhile."""
+
+import contextlib
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopod import retention
+from autopod.retention import Taken
+
+TIMES = st.integers(0, 10)  # so few that many are the same, and in no order: clocks are set
+KNOWN = st.lists(st.builds(Taken, st.integers(1, 30), TIMES, st.booleans()), max_size=15).map(
+    lambda found: list({one.number: one for one in found}.values())
+)
+NUMBERS = st.sets(st.integers(1, 30))
+
+
+@settings(deadline=None)
+@given(KNOWN, st.integers(1, 6), NUMBERS, NUMBERS)
+def test_what_may_go(known, keep, in_use, good):
+    gone = retention.expendable(known, keep, in_use, lambda one: one.number in good)
+    stay = [one for one in known if one not in gone]
+    assert set(gone) <= set(known)
+    assert not any(one.pinned or one.number in in_use for one in gone)
+    newest = sorted((one.number for one in known if not one.pinned), reverse=True)[:keep]
+    assert set(newest) <= {one.number for one in stay}
+    the_good = [one.number for one in known if one.number in good]
+    if the_good:
+        assert max(the_good) in {one.number for one in stay}
+    else:
+        assert gone == []
+    # Nothing else stays, and a second look finds nothing more.
+    for one in stay:
+        kept = one.pinned or one.number in in_use or one.number in newest
+        assert kept or not the_good or one.number == max(the_good)
+    assert retention.expendable(stay, keep, in_use, lambda one: one.number in good) == []
+
+
+@settings(deadline=None)
+@given(KNOWN)
+def test_no_more_is_read_than_need_be(known):
+    asked = []
+    retention.expendable(known, 3, (), lambda one: not asked.append(one.number))
+    unpinned = [one for one in known if not one.pinned]
+    assert asked == ([max(one.number for one in known)] if len(unpinned) > 3 else [])
+
+
+@settings(deadline=None)
+@given(KNOWN, TIMES)
+def test_the_newest_at_a_time(known, moment):
+    found = retention.newest_at(known, moment)
+    before = [one for one in known if one.at <= moment]
+    assert (found is None) == (not before)
+    if found:
+        assert found in before
+        assert found.number == max(one.number for one in before)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(0, 1e6, allow_nan=False),
+    st.integers(1, 10**6),
+    st.floats(0, 1e6, allow_nan=False),
+)
+def test_when_the_next_is_due(due, interval, took):
+    now = due + took
+    after = retention.next_due(due, interval, now)
+    assert now - 1e-3 <= after <= now + interval + 1e-3
+    turns = (after - due) / interval
+    assert abs(turns - round(turns)) < 1e-3
+    assert round(turns) >= 1
+
+
+NOW = datetime(2026, 11, 27, 12, 30, tzinfo=timezone(timedelta(hours=1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-27T09:00:00Z", datetime(2026, 11, 27, 9, tzinfo=UTC)),
+        ("2026-11-27T09:00:00+02:00", datetime(2026, 11, 27, 7, tzinfo=UTC)),
+        ("2026-11-27 10:00", datetime(2026, 11, 27, 9, tzinfo=UTC)),
+        ("2026-11-26", datetime(2026, 11, 25, 23, tzinfo=UTC)),
+        ("10:00", datetime(2026, 11, 27, 9, tzinfo=UTC)),
+        ("10:00:30", datetime(2026, 11, 27, 9, 0, 30, tzinfo=UTC)),
+        ("2h", datetime(2026, 11, 27, 9, 30, tzinfo=UTC)),
+        ("7d", datetime(2026, 11, 20, 11, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments(text, moment):
+    assert retention.parse_moment(text, NOW) == moment
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.text(alphabet="0123456789:-TZ+smhd. ", max_size=30)))
+def test_whatever_is_said(text):
+    for parse in (lambda: retention.parse_moment(text, NOW), lambda: retention.parse_span(text)):
+        with contextlib.suppress(ValueError):
+            assert parse()
