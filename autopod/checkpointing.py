@@ -43,6 +43,7 @@ def _add_checkpoint(verbs: "argparse._SubParsersAction[commandline.Parser]") -> 
     )
     checkpoint.add_argument("--pin", action="store_true", help="with --keep: it stays for good")
     commandline.add_tcp(checkpoint)
+    commandline.add_recipient(checkpoint)
 
 
 def _add_checkpoints(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -86,6 +87,7 @@ def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> Non
         "--replace", action="store_true", help="move other files of the pod on this host aside"
     )
     commandline.add_tcp(restart)
+    commandline.add_identity(restart)
 
 
 def _count(text: str) -> int:
@@ -130,7 +132,14 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
     elif arguments.keep:
         from autopod import periodic
 
-        periodic.take(places, arguments.pod, arguments.keep, pin=arguments.pin, tcp=arguments.tcp)
+        periodic.take(
+            places,
+            arguments.pod,
+            arguments.keep,
+            pin=arguments.pin,
+            tcp=arguments.tcp,
+            recipients=arguments.recipient,
+        )
     else:
         commands.checkpoint(
             places,
@@ -138,6 +147,7 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
             arguments.file,
             leave_running=arguments.leave_running,
             tcp=arguments.tcp,
+            recipients=arguments.recipient,
         )
     if new_key:
         _say(f"signed with this host's new key pair, {new_key[:16]}…, in {places.keys()}")
@@ -147,8 +157,12 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
 def _repeat(arguments: argparse.Namespace) -> NoReturn:
     from autopod import periodic
 
-    tcp = ("--tcp", arguments.tcp) if arguments.tcp else ()
-    periodic.repeat(arguments.pod, arguments.every, ("--keep", str(arguments.keep), *tcp))
+    more = ["--keep", str(arguments.keep)]
+    if arguments.tcp:
+        more += ["--tcp", arguments.tcp]
+    for recipient in arguments.recipient:
+        more += ["--recipient", str(recipient.absolute())]
+    periodic.repeat(arguments.pod, arguments.every, more)
 
 
 def _checkpoints(places: Places, arguments: argparse.Namespace) -> int:
@@ -180,7 +194,13 @@ def _restart(places: Places, arguments: argparse.Namespace) -> int:
             one, file = held.enter_context(checkpoints.using(places, pod, arguments.at))
             _say(f"pod {pod}: from checkpoint {one.number} of {checkpoints.spelled(one)}")
         commands.restart(
-            places, pod, file, lowers=arguments.lower, replace=replace, tcp=arguments.tcp
+            places,
+            pod,
+            file,
+            lowers=arguments.lower,
+            replace=replace,
+            tcp=arguments.tcp,
+            identity=arguments.identity,
         )
     return 0
 

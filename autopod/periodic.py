@@ -38,7 +38,15 @@ class Row(msgspec.Struct, frozen=True):
     file: str
 
 
-def take(places: Places, pod: str, keep: int, *, pin: bool, tcp: str | None) -> None:
+def take(
+    places: Places,
+    pod: str,
+    keep: int,
+    *,
+    pin: bool,
+    tcp: str | None,
+    recipients: Sequence[Path],
+) -> None:
     """Checkpoint *pod*, which goes on, and then delete what need not be kept.
 
     If it cannot be taken, nothing is deleted.
@@ -51,7 +59,7 @@ def take(places: Places, pod: str, keep: int, *, pin: bool, tcp: str | None) -> 
         raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
     with locked(places, pod):
         path = checkpoints.next_path(places, pod)
-        commands.write(places, pod, path, leave_running=True, tcp=tcp)
+        commands.write(places, pod, path, leave_running=True, tcp=tcp, recipients=recipients)
         if pin:
             checkpoints.pin(places, pod, checkpoints.known(places, pod)[-1].number)
     collect(places, pod, keep)

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     dump.add_argument("-o", dest="file", metavar="FILE", type=Path, required=True)
     dump.add_argument("--leave-running", action="store_true", help="let the pod go on afterwards")
     commandline.add_tcp(dump)
+    commandline.add_recipient(dump)
 
     restore = verbs.add_parser("restore", help="restart a pod from an archive")
     restore.set_defaults(run=_restore)
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--replace", action="store_true", help="move other state of the pod on this host aside"
     )
     commandline.add_tcp(restore)
+    commandline.add_identity(restore)
 
     verify = verbs.add_parser("verify", help="check signature and every byte of an archive")
     verify.set_defaults(run=_verify)
@@ -66,25 +68,46 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_show)
     show.add_argument("file", metavar="FILE", type=Path)
     show.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    commandline.add_identity(show)
 
     diff = verbs.add_parser("diff", help="tell what changed between two archives of a pod")
     diff.set_defaults(run=_diff)
     diff.add_argument("first", metavar="A", type=Path, help="the older one")
     diff.add_argument("second", metavar="B", type=Path)
     diff.add_argument("--json", action="store_true", help="as one JSON object")
+    commandline.add_identity(diff)
 
     check = verbs.add_parser("check", help="tell what of a running pod cannot be checkpointed")
     check.set_defaults(run=_check)
     check.add_argument("pod", metavar="POD", type=commandline.pod)
     check.add_argument("--json", action="store_true", help="as a JSON array")
 
+    _add_keys(verbs)
+    return parser
+
+
+def _add_keys(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     keygen = verbs.add_parser("keygen", help="make this host's key pair, unless there is one")
     keygen.set_defaults(run=_keygen)
+    keygen.add_argument(
+        "--encryption",
+        action="store_true",
+        help="the pair that archives are encrypted to, and encrypt this host's from now on",
+    )
+
+    recipient = verbs.add_parser(
+        "recipient",
+        help="encrypt this host's archives to somebody",
+        description="Encrypt the archives of this host from now on, to this key among others. "
+        "`ckpt keygen --encryption` makes such a pair on the host that shall restart from them: "
+        "give its recipient.pem. Remove it from /etc/autopod/recipients to end that.",
+    )
+    recipient.set_defaults(run=_recipient)
+    recipient.add_argument("key", metavar="KEY", type=Path, help="a public key, a PEM file")
 
     trust = verbs.add_parser("trust", help="accept the archives of another host")
     trust.set_defaults(run=_trust)
     trust.add_argument("key", metavar="KEY", type=Path, help="its public key, a PEM file")
-    return parser
 
 
 def _dump(places: Places, arguments: argparse.Namespace) -> int:
@@ -96,6 +119,7 @@ def _dump(places: Places, arguments: argparse.Namespace) -> int:
         arguments.file,
         leave_running=arguments.leave_running,
         tcp=arguments.tcp,
+        recipients=arguments.recipient,
     )
     return 0
 
@@ -110,6 +134,7 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
         lowers=arguments.lower,
         replace=arguments.replace,
         tcp=arguments.tcp,
+        identity=arguments.identity,
     )
     return 0
 
@@ -128,7 +153,7 @@ def _verify(places: Places, arguments: argparse.Namespace) -> int:
 def _show(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import show
 
-    with _open(places, arguments.file) as archive:
+    with _open(places, arguments.file, arguments.identity) as archive:
         print(show.as_json(archive) if arguments.json else show.as_text(archive), end="")
     return 0
 
@@ -138,7 +163,10 @@ def _diff(places: Places, arguments: argparse.Namespace) -> int:
 
     from ckpt import diff, difftext
 
-    with _open(places, arguments.first) as first, _open(places, arguments.second) as second:
+    with (
+        _open(places, arguments.first, arguments.identity) as first,
+        _open(places, arguments.second, arguments.identity) as second,
+    ):
         found = diff.compare(first, second)
         if arguments.json:
             print(msgspec.json.encode(found).decode())
@@ -166,9 +194,15 @@ def _check(places: Places, arguments: argparse.Namespace) -> int:
     return 1 if refusals else 0
 
 
-def _keygen(places: Places, _arguments: argparse.Namespace) -> int:
-    from ckpt.archive import keys
+def _keygen(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt.archive import keys, recipients
 
+    if arguments.encryption:
+        fingerprint, new = recipients.ensure(places.keys(), places.recipients())
+        state = "made" if new else "is there already"
+        file = places.keys() / recipients.RECIPIENT
+        print(f"key {fingerprint} {state}, archives are encrypted to it: {file}")
+        return 0
     fingerprint, new = keys.ensure(places.keys(), places.trust())
     state = "made and trusted" if new else "is there already, trusted"
     print(f"key {fingerprint} {state}: {places.keys() / keys.PUBLIC}")
@@ -183,11 +217,23 @@ def _trust(places: Places, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(places: Places, path: Path) -> "Archive":
-    from ckpt.archive import keys
+def _recipient(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt.archive import recipients
+
+    key = recipients.load_recipient(arguments.key)
+    fingerprint = recipients.accept(key, places.recipients())
+    print(f"archives are encrypted to key {fingerprint}")
+    if not (places.keys() / recipients.IDENTITY).exists():
+        print("this host itself cannot restart from them: see ckpt keygen --encryption")
+    return 0
+
+
+def _open(places: Places, path: Path, identity: Path | None) -> "Archive":
+    from ckpt.archive import keys, recipients
     from ckpt.archive.read import open_archive
 
-    return open_archive(path, keys.load_trusted(places.trust()))
+    identities = recipients.load_identities(places.keys(), identity)
+    return open_archive(path, keys.load_trusted(places.trust()), identities)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 
 def checkpoint(
-    places: Places, pod: str, file: Path, *, leave_running: bool, tcp: str | None = None
+    places: Places,
+    pod: str,
+    file: Path,
+    *,
+    leave_running: bool,
+    tcp: str | None = None,
+    recipients: Sequence[Path] = (),
 ) -> None:
     """Write pod *pod* to the archive *file*, signed with the host's key.
+
+    It is encrypted to the host's recipients and to those in the files *recipients*, if any.
 
     *tcp* says what becomes of TCP connections (launcher.config.Network); None: as configured.
 
@@ -31,14 +39,21 @@ def checkpoint(
     """
     own_key(places)  # if there is none, nothing need be begun
     with locked(places, pod):
-        write(places, pod, file, leave_running=leave_running, tcp=tcp)
+        write(places, pod, file, leave_running=leave_running, tcp=tcp, recipients=recipients)
 
 
 def write(
-    places: Places, pod: str, file: Path, *, leave_running: bool, tcp: str | None = None
+    places: Places,
+    pod: str,
+    file: Path,
+    *,
+    leave_running: bool,
+    tcp: str | None = None,
+    recipients: Sequence[Path] = (),
 ) -> None:
     """Do the same; the caller holds the pod's lock."""
     from ckpt import dump, progress, show
+    from ckpt.archive.recipients import load_recipient, load_recipients
 
     report = dump.dump(
         places,
@@ -47,6 +62,7 @@ def write(
         leave_running=leave_running,
         tcp=tcp,
         key=own_key(places),
+        recipients=[*load_recipients(places.recipients()), *map(load_recipient, recipients)],
         progress=progress.for_terminal(),
     )
     ratio = report.raw_bytes / report.archive_bytes
@@ -69,7 +85,7 @@ def own_key(places: Places) -> "Ed25519PrivateKey":
     return keys.load_private(places.keys() / keys.PRIVATE)
 
 
-def restart(
+def restart(  # noqa: PLR0913
     places: Places,
     pod: str,
     file: Path,
@@ -77,16 +93,18 @@ def restart(
     lowers: Sequence[Path] | None,
     replace: bool,
     tcp: str | None = None,
+    identity: Path | None = None,
 ) -> None:
     """Make pod *pod* from the archive *file*, if a trusted key has signed it.
 
-    *tcp* as for checkpoint().
+    *tcp* as for checkpoint(). An encrypted archive is opened with the host's identity, or the one
+    in the file *identity*.
 
     Raises:
         ArchiveError: the archive is refused; nothing was taken from it.
     """
     from ckpt import progress, stack
-    from ckpt.archive import keys
+    from ckpt.archive import keys, recipients
 
     with locked(places, pod), ExitStack() as undo:
         mounting = None
@@ -105,6 +123,7 @@ def restart(
             progress=progress.for_terminal(),
             tcp=tcp,
             prepared=layers.Prepared(mounting),
+            identities=recipients.load_identities(places.keys(), identity),
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")
@@ -114,6 +133,8 @@ def restart(
 def verify(places: Places, file: Path) -> "Archive":
     """Check every byte of the archive *file*, which is returned as it was: it is closed.
 
+    An encrypted one is not decrypted for that.
+
     Raises:
         ArchiveError: it is refused.
     """
@@ -121,7 +142,7 @@ def verify(places: Places, file: Path) -> "Archive":
     from ckpt.archive import keys
     from ckpt.archive.read import open_archive
 
-    with open_archive(file, keys.load_trusted(places.trust())) as archive:
+    with open_archive(file, keys.load_trusted(places.trust()), identities=None) as archive:
         archive.verify(progress.for_terminal())
     return archive
 

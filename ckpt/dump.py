@@ -30,6 +30,7 @@ from launcher.places import Places
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 _MORE_LOOKS: Final = 3
 _PAUSE_S: Final = 0.02
@@ -114,6 +115,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     progress: Progress,
     handover: Handover | None = None,
     tcp: str | None = None,
+    recipients: "Sequence[X25519PublicKey]" = (),
 ) -> DumpReport:
     """Checkpoint a running pod into the archive *path*.
 
@@ -126,6 +128,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         progress: is told of the long steps.
         handover: takes the pod over when it ends here.
         tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
+        recipients: whom the archive is encrypted to; none: it is not.
 
     Raises:
         NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
@@ -139,7 +142,9 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     with ExitStack() as stack:
         root_fd = stack.enter_context(_root_of(running))
         _raise_any(_check(places, running, root_fd, policy))
-        writer = stack.enter_context(ArchiveWriter(path, key, progress=progress))
+        writer = stack.enter_context(
+            ArchiveWriter(path, key, progress=progress, recipients=recipients)
+        )
         abi.syncfs(root_fd)  # so that little is left to write while the pod stands still
         wire = stack.enter_context(Wire(running))  # entering and leaving it takes a while
         freeze = stack.enter_context(Freeze())

@@ -26,6 +26,7 @@ from launcher.places import Places
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     tcp: str | None = None,
     prepared: layers.Prepared | None = None,
     gate: Callable[[], None] = lambda: None,
+    identities: "Sequence[X25519PrivateKey]" = (),
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
 
@@ -70,6 +72,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         prepared: what the caller could do earlier; see layers.install().
         gate: called when the pod stands, before its processes are let go; if it raises, the restart
             has failed.
+        identities: private keys that the archive may be encrypted to.
 
     Raises:
         RestoreError: the archive cannot be restarted here.
@@ -82,7 +85,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     with ExitStack() as undo:
         if prepared and prepared.mounting:
             undo.enter_context(prepared.mounting)
-        archive = undo.enter_context(open_archive(path, trusted))
+        archive = undo.enter_context(open_archive(path, trusted, identities))
         _make_room(places, pod)
         _check(archive, pod)
         settings = _config(places, pod, archive)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from launcher.places import Places, check_pod_name
@@ -35,6 +36,28 @@ def add_tcp(parser: argparse.ArgumentParser) -> None:
         "--tcp",
         choices=("keep", "close", "listen-only"),
         help="open TCP connections: they go on, are ended, or forgotten (default: as configured)",
+    )
+
+
+def add_recipient(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says whom an archive is encrypted to."""
+    parser.add_argument(
+        "--recipient",
+        metavar="KEY",
+        type=Path,
+        action="append",
+        default=[],
+        help="encrypt it to this public key, too, a PEM file (see ckpt recipient --help)",
+    )
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what an archive is decrypted with."""
+    parser.add_argument(
+        "--identity",
+        metavar="KEY",
+        type=Path,
+        help="private key of a recipient of an encrypted archive (default: the host's)",
     )
 
 

@@ -77,12 +77,16 @@ class Places:
         return self.states() / "network.json"
 
     def keys(self) -> Path:
-        """Own key pair: `private.pem` (0600) and `public.pem`."""
+        """Own keys: `private.pem` (0600) and `public.pem`; `identity.pem` and `recipient.pem`."""
         return self.prefix / "etc/autopod/keys"
 
     def trust(self) -> Path:
         """Public keys whose archives a restart accepts, one PEM file each."""
         return self.prefix / "etc/autopod/trust"
+
+    def recipients(self) -> Path:
+        """Public keys that archives of this host are encrypted to, one PEM file each."""
+        return self.prefix / "etc/autopod/recipients"
 
     def state(self, pod: str) -> Path:
         """What survives a reboot: upper, earlier layers, log. Mode 0700."""

@@ -8,10 +8,12 @@ import hashlib
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ckpt.archive import container, frames
+from ckpt.archive.crypt import BlobCipher
 from ckpt.archive.schema import Descriptor, Framed
 
 AHEAD: Final = 6
@@ -80,10 +82,13 @@ class TarWriter:
 
 
 class FrameWriter:
-    """A framed blob being written, compressed by the workers of *pool*."""
+    """A framed blob being written, compressed, and encrypted, by the workers of *pool*."""
 
-    def __init__(self, tar: TarWriter, pool: ThreadPoolExecutor) -> None:
-        self._tar, self._pool = tar, pool
+    def __init__(
+        self, tar: TarWriter, pool: ThreadPoolExecutor, cipher: BlobCipher | None = None
+    ) -> None:
+        self._tar, self._pool, self._cipher = tar, pool, cipher
+        self._count = 0
         self._pending: deque[Future[tuple[bytes, bytes]]] = deque()
         self._table = bytearray()
         self._length = 0
@@ -94,7 +99,9 @@ class FrameWriter:
         Takes *content*: the caller does not change it any more.
         """
         self._length += len(content)
-        self._pending.append(self._pool.submit(frames.compress, content))
+        seal = partial(self._cipher.seal, self._count) if self._cipher else bytes
+        self._count += 1
+        self._pending.append(self._pool.submit(frames.compress, content, seal))
         if len(self._pending) > AHEAD:
             self._store()
 

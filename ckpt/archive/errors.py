@@ -45,6 +45,12 @@ class UntrustedKey(ArchiveError):  # noqa: N818
     hint = "if its public key is known to be genuine, accept it with `ckpt trust KEY` and try again"
 
 
+class NotARecipient(ArchiveError):  # noqa: N818
+    """The archive is encrypted, and none of the identities given is a recipient's."""
+
+    hint = "give the private key of a recipient: --identity KEY"
+
+
 class KeyFileError(Exception):
     """A key file is missing, malformed, or open to others."""
 

@@ -6,10 +6,12 @@ A frame is read into memory, compared with its digest there, and decompressed fr
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ckpt.archive import frames
 from ckpt.archive.container import read_exactly
+from ckpt.archive.crypt import BlobCipher
 from ckpt.archive.errors import FormatError
 from ckpt.archive.frames import Frame
 from ckpt.archive.pages import PageMap
@@ -56,9 +58,18 @@ class Workers:
 class FrameReader:
     """The frames of a blob by number, kept for a while; one thread calls."""
 
-    def __init__(self, fd: int, offset: int, cut: list[Frame], name: str, workers: Workers) -> None:
+    def __init__(
+        self,
+        fd: int,
+        offset: int,
+        cut: list[Frame],
+        name: str,
+        workers: Workers,
+        cipher: BlobCipher | None = None,
+    ) -> None:
         """Read the blob at *offset* of *fd*, which stays the caller's; *name* is for errors."""
         self._fd, self._offset, self._name, self._workers = fd, offset, name, workers
+        self._cipher = cipher
         self._cut = cut
         self._cache: OrderedDict[int, Future[bytes] | bytes] = OrderedDict()
         self._pid = os.getpid()
@@ -113,7 +124,8 @@ class FrameReader:
 
     def _decompress(self, number: int, data: bytes) -> bytes:
         try:
-            return frames.decompress(self._cut[number], data)
+            unseal = partial(self._cipher.open, number) if self._cipher else bytes
+            return frames.decompress(self._cut[number], data, unseal)
         except FormatError as e:
             raise type(e)(f"{self._name}, frame {number}: {e}") from e
 

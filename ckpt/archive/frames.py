@@ -7,7 +7,7 @@ each by its own digest *before* it is decompressed, from the very bytes that wer
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,14 +39,21 @@ class Frame:
     length: int
 
 
-def compress(content: bytes | bytearray | memoryview) -> tuple[bytes, bytes]:
-    """Return a frame of *content*, and its table entry. Releases the GIL."""
-    frame = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
+def compress(
+    content: bytes | bytearray | memoryview, seal: Callable[[bytes], bytes] = bytes
+) -> tuple[bytes, bytes]:
+    """Return a frame of *content*, as *seal* encrypts it, and its table entry. Releases the GIL."""
+    frame = seal(zstandard.ZstdCompressor(level=_LEVEL).compress(content))
     return frame, _ENTRY.pack(len(frame), hashlib.sha256(frame).digest())
 
 
-def decompress(frame: Frame, data: bytes) -> bytes:
+def decompress(frame: Frame, data: bytes, unseal: Callable[[bytes], bytes] = bytes) -> bytes:
     """Return the content of *frame*, whose bytes are *data*. Releases the GIL.
+
+    Args:
+        frame: what the index says of it.
+        data: its bytes.
+        unseal: decrypts it.
 
     Raises:
         Damaged: *data* does not have the digest that the table gives; it is not looked at.
@@ -54,6 +61,7 @@ def decompress(frame: Frame, data: bytes) -> bytes:
     """
     if hashlib.sha256(data).digest() != frame.sha256:
         raise Damaged("a frame does not have the digest that the signed index gives")
+    data = unseal(data)
     try:
         announced = zstandard.frame_content_size(data)
         if announced != frame.length:

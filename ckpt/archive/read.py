@@ -10,9 +10,8 @@ Not for several threads at once. A forked child can go on reading.
 
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,13 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
-from ckpt.archive import container, dsse, frames, schema
+from ckpt.archive import container, crypt, dsse, frames, layout, schema
 from ckpt.archive.container import Member, read_exactly
 from ckpt.archive.errors import (
     ArchiveError,
     Damaged,
     FormatError,
+    NotARecipient,
     UnsupportedFeature,
     UnsupportedVersion,
 )
@@ -37,6 +37,7 @@ from ckpt.progress import Progress
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 _MAX_ENVELOPE: Final = schema.MAX_SMALL * 4 // 3 + dsse.ENVELOPE_OVERHEAD
 _LIMITS: Final = {
@@ -44,7 +45,6 @@ _LIMITS: Final = {
     schema.POD_CONFIG_TYPE: schema.MAX_SMALL,
     schema.INDEX_TYPE: schema.MAX_INDEX,
 }
-_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -66,12 +66,17 @@ class Layer:
     length: int
 
 
-def open_archive(path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> "Archive":
+def open_archive(
+    path: Path,
+    trusted_keys: "Mapping[str, Ed25519PublicKey]",
+    identities: "Iterable[X25519PrivateKey] | None" = (),
+) -> "Archive":
     """Open an archive and verify its signature; the rest is checked when it is read.
 
     Args:
         path: the file.
         trusted_keys: by fingerprint, as keys.load_trusted() returns them.
+        identities: private keys that it may be encrypted to; None: it is only to be verified.
 
     Returns:
         The archive, a context manager.
@@ -83,7 +88,7 @@ def open_archive(path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> 
     with ExitStack() as stack:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         stack.callback(os.close, fd)
-        archive = Archive(fd, path, trusted_keys)
+        archive = Archive(fd, path, trusted_keys, identities)
         stack.pop_all()
         return archive
 
@@ -95,17 +100,28 @@ class Archive:
         manifest: the pod manifest.
         signer: fingerprint of the key that signed.
         size: bytes of the file.
+        is_locked: is it encrypted, and opened to be verified only? Then nothing else is here.
         layers: sealed file-system layers, bottommost first.
         pages: the page sequence.
     """
 
-    def __init__(self, fd: int, path: Path, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
+    def __init__(
+        self,
+        fd: int,
+        path: Path,
+        trusted_keys: "Mapping[str, Ed25519PublicKey]",
+        identities: "Iterable[X25519PrivateKey] | None",
+    ) -> None:
         """Take *fd*, unless this raises; see open_archive()."""
         self._fd, self._path, self._workers = fd, path, Workers()
         with _naming(path):
-            self._open(trusted_keys)
+            self._open(trusted_keys, identities)
 
-    def _open(self, trusted_keys: "Mapping[str, Ed25519PublicKey]") -> None:
+    def _open(
+        self,
+        trusted_keys: "Mapping[str, Ed25519PublicKey]",
+        identities: "Iterable[X25519PrivateKey] | None",
+    ) -> None:
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file")
@@ -114,17 +130,41 @@ class Archive:
         self._members = {member.name: member for member in members}
         image = self._verify_signature(members, trusted_keys)
         self.manifest = self._read_manifest(image)
-        _check_members(members, image)
-        self._blobs = _by_type(image)
+        layout.check_members(members, image)
+        layout.check_features(self.manifest)
+        self._ciphers = self._decrypt(image, identities)
+        self._image = image
+        if not self.is_locked:
+            self._read_index(image)
+
+    def _read_index(self, image: schema.ImageManifest) -> None:
+        self._blobs = layout.by_type(image, self._suffix)
         index = _decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
         self._framed = index.frames
-        self.layers = [self._layer(d) for d in image.layers if d.media_type == schema.LAYER_TYPE]
-        _check_below(self.manifest)
+        layer_type = schema.LAYER_TYPE + self._suffix
+        self.layers = [self._layer(d) for d in image.layers if d.media_type == layer_type]
         self._model = self._frames(self._blobs[schema.MODEL_TYPE].digest, "process model")
         if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
             raise FormatError("the process model is too large")
         self.pages = self._pages(index)
         self._check_digest(self._blobs[schema.HASHES_TYPE])  # a restart has no other use for it
+
+    def _decrypt(
+        self, image: schema.ImageManifest, identities: "Iterable[X25519PrivateKey] | None"
+    ) -> dict[str, crypt.BlobCipher]:
+        """Return the ciphers of the blobs by digest, if it is encrypted and not only verified."""
+        encryption, self.is_locked, self._suffix = self.manifest.encryption, False, ""
+        if encryption is None:
+            return {}
+        self._suffix = schema.ENCRYPTED_SUFFIX
+        if identities is None:
+            self.is_locked = True
+            return {}
+        archive = crypt.decrypt(encryption, identities, self.signer)
+        if archive is None:
+            raise NotARecipient("encrypted, and no key that is here is a recipient's")
+        places = reversed(list(enumerate(image.layers)))  # each at its first mention
+        return {blob.digest: archive.blob(place) for place, blob in places}
 
     def __enter__(self) -> Self:
         return self
@@ -171,6 +211,11 @@ class Archive:
             FormatError: something is not what was signed.
         """
         with progress.step("verify", self.size), _naming(self._path):
+            if self.is_locked:
+                for blob in self._image.layers:
+                    self._check_digest(blob)
+                    progress.advance(blob.size)
+                return
             self._verify_pages(progress)
             framed = [(layer.digest, f"layer {layer.id}") for layer in self.layers]
             framed.append((self._blobs[schema.MODEL_TYPE].digest, "process model"))
@@ -191,7 +236,7 @@ class Archive:
         manifest = self._read(members[-3], schema.MAX_SMALL)
         envelope = self._read(members[-2], _MAX_ENVELOPE)
         self.signer = dsse.verify(manifest, envelope, trusted_keys)
-        names = [_blob_name(schema.digest(data)) for data in (manifest, envelope)]
+        names = [layout.blob_name(schema.digest(data)) for data in (manifest, envelope)]
         index = schema.index_json(manifest, envelope)
         if names != [member.name for member in members[-3:-1]] or index != self._read(
             members[-1], len(index)
@@ -216,7 +261,7 @@ class Archive:
 
     def _layer(self, descriptor: Descriptor) -> Layer:
         layer_id = descriptor.annotations.get(schema.LAYER_ID, "")
-        if not _ID.fullmatch(layer_id):
+        if not layout.ID.fullmatch(layer_id):
             raise FormatError(f"a layer with the id {layer_id!r}")
         self._frames(descriptor.digest, f"layer {layer_id}")  # its table is checked here
         length = self._framed[descriptor.digest].length
@@ -226,16 +271,18 @@ class Archive:
         pages, hashes = self._blobs[schema.PAGES_TYPE], self._blobs[schema.HASHES_TYPE]
         reader = self._frames(pages.digest, "pages")
         unique, rest = divmod(self._framed[pages.digest].length, PAGE_SIZE)
-        if rest or hashes.size != unique * hashlib.sha256().digest_size:
+        size = unique * hashlib.sha256().digest_size
+        if rest or hashes.size != (crypt.sealed_size(size) if self._suffix else size):
             raise FormatError("pages and page hashes do not agree")
         return PageReader(reader, PageMap(index.page_runs, unique))
 
     def _frames(self, digest: str, name: str) -> FrameReader:
-        framed, member = self._framed.get(digest), self._members[_blob_name(digest)]
+        framed, member = self._framed.get(digest), self._members[layout.blob_name(digest)]
         if framed is None:
             raise FormatError(f"{name}: not in the index")
         cut = frames.table(framed.length, member.size, framed.table)
-        return FrameReader(self._fd, member.offset, cut, f"{self._path}: {name}", self._workers)
+        where, cipher = f"{self._path}: {name}", self._ciphers.get(digest)
+        return FrameReader(self._fd, member.offset, cut, where, self._workers, cipher)
 
     def _verify_pages(self, progress: Progress) -> None:
         hashes = self._small(schema.HASHES_TYPE)
@@ -259,11 +306,15 @@ class Archive:
             raise Damaged(f"{name}: the blob does not have its digest")
 
     def _small(self, media_type: str) -> bytes:
-        return self._blob(self._blobs[media_type], _LIMITS[media_type])
+        descriptor, limit = self._blobs[media_type], _LIMITS[media_type]
+        cipher = self._ciphers.get(descriptor.digest)
+        if cipher is None:
+            return self._blob(descriptor, limit)
+        return cipher.open_all(self._blob(descriptor, crypt.sealed_size(limit)))
 
     def _blob(self, descriptor: Descriptor, limit: int) -> bytes:
         """Return a whole blob, which the verified manifest names."""
-        member = self._members.get(_blob_name(descriptor.digest))
+        member = self._members.get(layout.blob_name(descriptor.digest))
         if member is None or member.size != descriptor.size:
             raise FormatError(f"{descriptor.digest}: missing, or not of {descriptor.size} bytes")
         data = self._read(member, limit)
@@ -273,7 +324,7 @@ class Archive:
 
     def _check_digest(self, descriptor: Descriptor) -> None:
         """Check a blob without holding it."""
-        member, whole = self._members[_blob_name(descriptor.digest)], hashlib.sha256()
+        member, whole = self._members[layout.blob_name(descriptor.digest)], hashlib.sha256()
         for start in range(0, member.size, frames.FRAME_CONTENT):
             size = min(frames.FRAME_CONTENT, member.size - start)
             whole.update(read_exactly(self._fd, member.offset + start, size))
@@ -299,34 +350,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 class _ModelVersion(msgspec.Struct):
     version: int
-
-
-def _check_members(members: list[Member], image: schema.ImageManifest) -> None:
-    """The tar holds the blobs of the manifest, in its order, each once, and no others."""
-    sizes = {_blob_name(d.digest): d.size for d in [*image.layers, image.config]}
-    if list(sizes.items()) != [(member.name, member.size) for member in members[1:-3]]:
-        raise FormatError("the members are not the blobs of the manifest in their order")
-
-
-def _check_below(manifest: schema.Manifest) -> None:
-    if bool(manifest.below) != (schema.LAYERS_BELOW in manifest.requires):
-        raise FormatError(f"layers below, and feature {schema.LAYERS_BELOW!r} not required")
-    if len(manifest.below) > schema.MAX_LAYERS or not all(map(_ID.fullmatch, manifest.below)):
-        raise FormatError("the layers below have no proper ids, or are too many")
-
-
-def _by_type(image: schema.ImageManifest) -> dict[str, Descriptor]:
-    """Return the blobs that every archive has exactly one of, by media type."""
-    types = [blob.media_type for blob in image.layers if blob.media_type != schema.LAYER_TYPE]
-    if sorted(types) != sorted(schema.SINGLE_TYPES):
-        raise FormatError(f"blobs of the types {', '.join(types)}")
-    if len(image.layers) - len(types) > schema.MAX_LAYERS:
-        raise FormatError(f"more than {schema.MAX_LAYERS} layers")
-    return {blob.media_type: blob for blob in image.layers}
-
-
-def _blob_name(digest: str) -> str:
-    return "blobs/" + digest.replace(":", "/", 1)
 
 
 def _decode(data: bytes, kind: type[T], what: str) -> T:

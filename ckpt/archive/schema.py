@@ -17,7 +17,10 @@ READABLE_VERSIONS: Final = frozenset({1})
 LAYERS_BELOW: Final = "layers-below"
 """The archive builds upon layers that it does not contain."""
 
-FEATURES: Final = frozenset({LAYERS_BELOW})
+ENCRYPTED: Final = "encrypted"
+"""All blobs but the pod manifest are encrypted; see crypt.py."""
+
+FEATURES: Final = frozenset({LAYERS_BELOW, ENCRYPTED})
 """Features that an archive can require and this version has; an archive on its own needs none."""
 
 ARTIFACT_TYPE: Final = "application/vnd.autopod.pod.v1"
@@ -34,6 +37,11 @@ INDEX_TYPE: Final = "application/vnd.autopod.index.v1+msgpack"
 
 SINGLE_TYPES: Final = frozenset({PAGES_TYPE, HASHES_TYPE, MODEL_TYPE, POD_CONFIG_TYPE, INDEX_TYPE})
 """What every archive has exactly one blob of; LAYER_TYPE may be there any number of times."""
+
+ENCRYPTED_SUFFIX: Final = "+encrypted"
+"""Of the media type of an encrypted blob."""
+
+SCHEME: Final = "x25519-hkdf-sha256-chacha20poly1305"
 
 LAYER_ID: Final = "autopod.layer.id"
 """Annotation of a layer's descriptor: the id that it got when it was sealed."""
@@ -111,6 +119,18 @@ class Version(msgspec.Struct, frozen=True):
     requires: list[str]
 
 
+class Encryption(msgspec.Struct, frozen=True):
+    """To whom the archive is encrypted.
+
+    Attributes:
+        scheme: SCHEME.
+        recipients: for each the wrapped file key, in base64; see crypt.py. It does not say whose.
+    """
+
+    scheme: str
+    recipients: list[str]
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The pod manifest.
 
@@ -126,6 +146,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         base: lower layers, topmost first.
         below: ids of the sealed layers that are not in the archive and lie below those that are,
             bottommost first; LAYERS_BELOW is required if there are any.
+        encryption: ENCRYPTED is required if it is there.
     """
 
     format: int
@@ -137,6 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     kinds: list[str]
     base: list[Base]
     below: list[str] = []
+    encryption: Encryption | None = None
 
 
 class Framed(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ calls, in the order of its calls, so that the same input gives the same bytes.
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from ckpt.archive import dsse, host, keys, schema
+from ckpt.archive import crypt, dsse, host, keys, schema
 from ckpt.archive.blobs import AHEAD, FrameWriter, TarWriter
 from ckpt.archive.frames import FRAME_CONTENT
 from ckpt.archive.newfile import NewFile
@@ -28,6 +28,7 @@ from ckpt.progress import Progress
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,30 @@ class ArchiveWriter:
 
     pages: "PageWriter"
 
-    def __init__(self, path: Path, key: "Ed25519PrivateKey", *, progress: Progress) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: "Ed25519PrivateKey",
+        *,
+        progress: Progress,
+        recipients: "Sequence[X25519PublicKey]" = (),
+    ) -> None:
         """Prepare to write *path*, signed with *key*; `with` opens it.
 
         Args:
             path: the file; what has the name now is replaced by commit().
             key: the host's private key.
             progress: is told of pages and layers as they are taken.
+            recipients: whom it is encrypted to; none: it is not.
+
+        Raises:
+            ValueError: as crypt.encrypt().
         """
+        self._encryption, self._cipher = None, None
+        if recipients:
+            signer = keys.fingerprint(key.public_key())
+            self._encryption, self._cipher = crypt.encrypt(recipients, signer)
+        self._place = 0  # in the image manifest's layers, of the blob that is next
         self._path, self._key, self._progress = path, key, progress
         self._stack = ExitStack()
         self._page_blobs: list[Descriptor] = []
@@ -86,7 +103,7 @@ class ArchiveWriter:
             stack.callback(self._pool.shutdown, cancel_futures=True)
             self._tar = TarWriter(self._file.fd, self._path)
             self._tar.add_member("oci-layout", schema.OCI_LAYOUT)
-            self.pages = PageWriter(FrameWriter(self._tar, self._pool), self._pool, self._progress)
+            self.pages = PageWriter(self._begin(), self._pool, self._progress)
             self._tool, self._host = _tool(), host.describe()  # now: the pod still runs
             self._stack = stack.pop_all()
         return self
@@ -125,7 +142,7 @@ class ArchiveWriter:
         if len(self._layers) == schema.MAX_LAYERS:
             raise ValueError(f"more than {schema.MAX_LAYERS} layers")
         self._end_pages()
-        blob = FrameWriter(self._tar, self._pool)
+        blob = self._begin()
         while content := _read_full(stream, FRAME_CONTENT):
             blob.put(content)
             self._progress.advance(len(content))
@@ -141,8 +158,8 @@ class ArchiveWriter:
             raise RuntimeError("an archive without a model")
         self._end_pages()
         model = self._add_model(self._pod)
-        config = self._tar.add_blob(schema.POD_CONFIG_TYPE, self._config)
-        index = self._tar.add_blob(schema.INDEX_TYPE, self._index())
+        config = self._add(schema.POD_CONFIG_TYPE, self._config)
+        index = self._add(schema.INDEX_TYPE, self._index())
         blobs = [*self._page_blobs, *self._layers, model, config, index]
         self._sign(blobs, self._manifest(self._pod))
         size = self._tar.end()
@@ -159,11 +176,11 @@ class ArchiveWriter:
     def _end_pages(self) -> None:
         if not self._page_blobs:
             pages = self._end(self.pages.finish(), schema.PAGES_TYPE)
-            hashes = self._tar.add_blob(schema.HASHES_TYPE, self.pages.hashes())
+            hashes = self._add(schema.HASHES_TYPE, self.pages.hashes())
             self._page_blobs = [pages, hashes]
 
     def _add_model(self, pod: Pod) -> Descriptor:
-        blob = FrameWriter(self._tar, self._pool)
+        blob = self._begin()
         encoded = msgspec.msgpack.encode(pod)
         if len(encoded) > schema.MAX_MODEL:
             raise ValueError(f"a model of {len(encoded)} bytes")
@@ -178,16 +195,34 @@ class ArchiveWriter:
             raise ValueError(f"an index of {len(encoded)} bytes")
         return encoded
 
+    def _begin(self) -> FrameWriter:
+        """Begin a framed blob; blobs are begun, or added, in the order in which they are stored."""
+        return FrameWriter(self._tar, self._pool, self._next_cipher())
+
+    def _add(self, media_type: str, data: bytes) -> Descriptor:
+        cipher = self._next_cipher()
+        if cipher:
+            data = cipher.seal_all(data)
+        return self._tar.add_blob(self._type(media_type), data)
+
+    def _next_cipher(self) -> crypt.BlobCipher | None:
+        self._place += 1
+        return self._cipher.blob(self._place - 1) if self._cipher else None
+
     def _end(
         self, blob: FrameWriter, media_type: str, annotations: dict[str, str] | None = None
     ) -> Descriptor:
-        descriptor, self._framed[descriptor.digest] = blob.finish(media_type, annotations)
+        descriptor, framed = blob.finish(self._type(media_type), annotations)
+        self._framed[descriptor.digest] = framed
         return descriptor
+
+    def _type(self, media_type: str) -> str:
+        return media_type + schema.ENCRYPTED_SUFFIX if self._cipher else media_type
 
     def _manifest(self, pod: Pod) -> schema.Manifest:
         return schema.Manifest(
             format=schema.FORMAT_VERSION,
-            requires=[schema.LAYERS_BELOW] if self._below else [],
+            requires=self._requires(),
             tool=self._tool,
             pod=pod.name,
             created=_now(),
@@ -195,7 +230,12 @@ class ArchiveWriter:
             kinds=sorted({part.kind for part in _parts(pod)}),
             base=self._base,
             below=self._below,
+            encryption=self._encryption,
         )
+
+    def _requires(self) -> list[str]:
+        needed = {schema.LAYERS_BELOW: self._below, schema.ENCRYPTED: self._encryption}
+        return sorted(feature for feature, reason in needed.items() if reason)
 
     def _sign(self, blobs: list[Descriptor], manifest: schema.Manifest) -> None:
         config = self._tar.add_blob(schema.MANIFEST_TYPE, schema.canonical_json(manifest))

@@ -75,9 +75,9 @@ def page(number):
 PAGES = page(1) + page(2) + page(1)
 
 
-def make(path, *, key=KEY, pages=PAGES, layers=((LAYER_ID, LAYER),), model=MODEL):
+def make(path, *, key=KEY, pages=PAGES, layers=((LAYER_ID, LAYER),), model=MODEL, recipients=()):
     """Write an archive to *path* as the program does; return its summary."""
-    with ArchiveWriter(path, key, progress=Silent()) as writer:
+    with ArchiveWriter(path, key, progress=Silent(), recipients=recipients) as writer:
         writer.pages.add(pages)
         for layer_id, content in layers:
             writer.add_layer(layer_id, io.BytesIO(content))
@@ -87,12 +87,12 @@ def make(path, *, key=KEY, pages=PAGES, layers=((LAYER_ID, LAYER),), model=MODEL
         return writer.commit()
 
 
-def make_canonical(path, monkeypatch):
+def make_canonical(path, monkeypatch, **more):
     """The same at any time on any host."""
     monkeypatch.setattr(write.host, "describe", lambda: HOST)
     monkeypatch.setattr(write, "_now", lambda: CREATED)
     monkeypatch.setattr(write, "_tool", lambda: "autopod 0.1.0")
-    return make(path)
+    return make(path, **more)
 
 
 def read_all(path, trusted=TRUSTED):
@@ -121,8 +121,11 @@ class Loose:
 
         self.manifest = msgspec.json.decode(content(self.image["config"]))
         self.blobs = [(descriptor, content(descriptor)) for descriptor in self.image["layers"]]
-        self.index = msgspec.msgpack.decode(self.get(schema.INDEX_TYPE))
+        self.index = None  # encrypted
+        if "encryption" not in self.manifest:
+            self.index = msgspec.msgpack.decode(self.get(schema.INDEX_TYPE))
         self.image_changes = {}
+        self.change_image = lambda image: image
 
     def get(self, media_type):
         return next(data for d, data in self.blobs if d["mediaType"] == media_type)
@@ -140,8 +143,13 @@ class Loose:
         """Where the index says how the blob is cut."""
         return self.index["frames"][schema.digest(self.get(media_type))]
 
-    def write(self, path, key=KEY):
-        if schema.INDEX_TYPE in {d["mediaType"] for d, _ in self.blobs}:
+    def write_raw(self, path, media_type, change):
+        """Replace a blob, whose name in the index stays as it was, and write it."""
+        self.blobs = [(d, change(b) if d["mediaType"] == media_type else b) for d, b in self.blobs]
+        self.write(path)
+
+    def write(self, path, key=KEY, *, keep_index=False):
+        if not keep_index and schema.INDEX_TYPE in {d["mediaType"] for d, _ in self.blobs}:
             self.put(schema.INDEX_TYPE, msgspec.msgpack.encode(self.index))
         with path.open("w+b") as file:
             tar = TarWriter(file.fileno(), path)
@@ -152,7 +160,7 @@ class Loose:
                 blobs.append(tar.end_blob(descriptor["mediaType"], descriptor.get("annotations")))
             config = tar.add_blob(schema.MANIFEST_TYPE, msgspec.json.encode(self.manifest))
             image = msgspec.to_builtins(schema.ImageManifest(config, blobs)) | self.image_changes
-            seal(tar, msgspec.json.encode(image), key)
+            seal(tar, msgspec.json.encode(self.change_image(image)), key)
 
 
 def seal(tar, image, key=KEY):

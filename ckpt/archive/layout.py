@@ -1,0 +1,50 @@
+"""What belongs together in an archive: members, manifests, features. Pure.
+
+All of it raises FormatError where something does not.
+"""
+
+import re
+from typing import Final
+
+from ckpt.archive import schema
+from ckpt.archive.container import Member
+from ckpt.archive.errors import FormatError
+from ckpt.archive.schema import Descriptor
+
+ID: Final = re.compile(r"[0-9a-f]{32}")
+"""Of a sealed layer."""
+
+
+def check_members(members: list[Member], image: schema.ImageManifest) -> None:
+    """The tar holds the blobs of the manifest, in its order, each once, and no others."""
+    sizes = {blob_name(d.digest): d.size for d in [*image.layers, image.config]}
+    if list(sizes.items()) != [(member.name, member.size) for member in members[1:-3]]:
+        raise FormatError("the members are not the blobs of the manifest in their order")
+
+
+def check_features(manifest: schema.Manifest) -> None:
+    """What the manifest has is what it requires, and the other way round."""
+    if (manifest.encryption is not None) != (schema.ENCRYPTED in manifest.requires):
+        raise FormatError(
+            f"encryption, and feature {schema.ENCRYPTED!r} not required, or no encryption"
+        )
+    if bool(manifest.below) != (schema.LAYERS_BELOW in manifest.requires):
+        raise FormatError(f"layers below, and feature {schema.LAYERS_BELOW!r} not required")
+    if len(manifest.below) > schema.MAX_LAYERS or not all(map(ID.fullmatch, manifest.below)):
+        raise FormatError("the layers below have no proper ids, or are too many")
+
+
+def by_type(image: schema.ImageManifest, suffix: str) -> dict[str, Descriptor]:
+    """Return the blobs that every archive has exactly one of, by media type without *suffix*."""
+    layer_type = schema.LAYER_TYPE + suffix
+    types = [blob.media_type for blob in image.layers if blob.media_type != layer_type]
+    if sorted(types) != sorted(kind + suffix for kind in schema.SINGLE_TYPES):
+        raise FormatError(f"blobs of the types {', '.join(types)}")
+    if len(image.layers) - len(types) > schema.MAX_LAYERS:
+        raise FormatError(f"more than {schema.MAX_LAYERS} layers")
+    return {blob.media_type.removesuffix(suffix): blob for blob in image.layers}
+
+
+def blob_name(digest: str) -> str:
+    """Return the name of the member with that digest."""
+    return "blobs/" + digest.replace(":", "/", 1)
