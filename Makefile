@@ -7,6 +7,8 @@
 #   make test    all tests (TEST_REQUIRE=all: a missing capability fails, with PYFUSE3=plain the
 #                patched pyfuse3, too; TEST_REQUIRE= skips what needs it; TEST_JOBS=2 at a time;
 #                PYTEST_ARGS=…)
+#   make fuzz    archives that are wrong in random ways, for some minutes (FUZZ=20: how many times
+#                as many as in make test)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
 #   make clean   remove what the above left, but for Debian packages
@@ -31,7 +33,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-.PHONY: setup packages compiled demo demo-apache demo-redis test bench clean
+.PHONY: setup packages compiled demo demo-apache demo-redis test fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -68,6 +70,10 @@ demo-redis: setup
 
 test: setup
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+
+fuzz: export FUZZ ?= 20
+fuzz: setup
+	.venv/bin/python -m pytest tests/unit/ckpt/test_fuzz.py tests/kernel/ckpt/test_fuzz_real.py $(PYTEST_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup

@@ -19,6 +19,7 @@ from ckpt.kinds.forge import Forge
 from ckpt.kinds.protocol import Loader, Source
 from ckpt.kinds.table import name
 from ckpt.model import OpenFile, Part, Pod
+from ckpt.states import state_of
 
 
 def addresses(model: Pod) -> set[str]:
@@ -55,7 +56,7 @@ def silence(sources: Iterable[Source]) -> None:
 
 def _states(files: Sequence[OpenFile]) -> list[tuple[int, tcp.State]]:
     return [
-        (at, msgspec.msgpack.decode(file.part.state, type=tcp.State))
+        (at, state_of(file.part, tcp.State))
         for at, file in enumerate(files)
         if file.part.kind == name(tcp)
     ]
@@ -83,11 +84,11 @@ class Connections:
         try:
             for file in files:
                 if file.part.kind == name(tcp):
-                    state = msgspec.msgpack.decode(file.part.state, type=tcp.State)
+                    state = state_of(file.part, tcp.State)
                     if tcp.is_late(state):
                         self._tcp.append((state, duplicate(file.id)))
                 elif file.part.kind == name(udp):
-                    datagrams = msgspec.msgpack.decode(file.part.state, type=udp.State)
+                    datagrams = state_of(file.part, udp.State)
                     if udp.is_late(datagrams):
                         self._udp.append((datagrams, duplicate(file.id)))
         except BaseException:

@@ -17,6 +17,7 @@ from ckpt.kinds import memory
 from ckpt.layerview import Entry, View
 from ckpt.model import PAGE_SIZE, Pod, Process
 from ckpt.show import command
+from ckpt.states import state_of
 
 _HASH: Final = hashlib.sha256().digest_size
 
@@ -156,10 +157,7 @@ class _Side:
         for part in process.parts:
             if part.kind != "memory":
                 continue
-            try:
-                space = msgspec.msgpack.decode(part.state, type=memory.State)
-            except (msgspec.DecodeError, RecursionError):
-                continue  # of a later version: it is not known what it means
+            space = state_of(part, memory.State)
             for mapping in space.mappings:
                 pages = found.setdefault(self._area(mapping, space.layout), {})
                 for run in mapping.runs:
@@ -270,10 +268,7 @@ def _name(part: Any) -> str:  # noqa: ANN401 (a model's Part, with whatever stat
 
 
 def _state(part: Any) -> dict[str, Any]:  # noqa: ANN401
-    try:
-        state = msgspec.msgpack.decode(part.state)
-    except (msgspec.DecodeError, RecursionError) as e:
-        raise FormatError(f"state of kind {part.kind!r}: {e}") from e
+    state = state_of(part, object)
     return state if isinstance(state, dict) else {}
 
 

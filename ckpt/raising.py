@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from ckpt import abi, collect, embryo, plan, vdso
 from ckpt.arch import x86_64 as arch
 from ckpt.connections import Connections
@@ -25,6 +23,7 @@ from ckpt.kinds.stages import Stage, Target, name_of
 from ckpt.model import PAGE_SIZE, Pod, Process, Thread
 from ckpt.remote import Remote
 from ckpt.seed import RestoreError, Seed, plant
+from ckpt.states import state_of
 from ckpt.tracee import ALL_SIGNALS
 from ckpt.workshop import FileWorkshop
 from launcher import enter, pods
@@ -115,7 +114,7 @@ class _Raising:
         self._spare = spare
         self._pages = pages
         self._spaces = {
-            process.pid: msgspec.msgpack.decode(part.state, type=memory.State)
+            process.pid: state_of(part, memory.State)
             for process in model.processes
             for part in process.parts
             if part.kind == name_of(memory)
@@ -290,7 +289,7 @@ class _Raising:
             kind: Any = _KINDS.get(part.kind)
             if kind is None or stage != kind.STAGE or kind is registers:
                 continue
-            state = msgspec.msgpack.decode(part.state, type=kind.State)
+            state = state_of(part, kind.State)
             try:
                 kind.rebuild(state, target)
             except OSError as e:
@@ -303,13 +302,9 @@ class _Raising:
         self._unmap_area(made.remote, space)
         for thread in process.threads:
             target = self._target(process, thread.tid, made.threads[thread.tid])
-            states = {part.kind: part.state for part in thread.parts}
-            signals = msgspec.msgpack.decode(
-                states[name_of(thread_signals)], type=thread_signals.State
-            )
-            registers.rebuild(
-                msgspec.msgpack.decode(states[name_of(registers)], type=registers.State), target
-            )
+            parts = {part.kind: part for part in thread.parts}
+            signals = state_of(parts[name_of(thread_signals)], thread_signals.State)
+            registers.rebuild(state_of(parts[name_of(registers)], registers.State), target)
             target.tracee.set_blocked(thread_signals.mask(signals))
 
     def _unmap_area(self, remote: Remote, space: memory.State) -> None:

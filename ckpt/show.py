@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
+from ckpt.archive.errors import FormatError
 from ckpt.archive.read import Archive
 from ckpt.model import PAGE_SIZE
+from ckpt.states import UNDECODABLE
 
 _WIDTH: Final = 100
 _NAMES: Final = ("comm", "name", "command")
@@ -19,7 +21,10 @@ _NAMES: Final = ("comm", "name", "command")
 
 def as_json(archive: Archive) -> str:
     """Return everything but pages and files, as one JSON object with a line feed."""
-    return msgspec.json.encode(_everything(archive), order="sorted").decode() + "\n"
+    try:
+        return msgspec.json.encode(_everything(archive), order="sorted").decode() + "\n"
+    except TypeError as e:
+        raise FormatError(f"process model: {e}") from None
 
 
 def as_text(archive: Archive) -> str:
@@ -53,7 +58,10 @@ def printable(text: str) -> str:
 
 
 def _everything(archive: Archive) -> dict[str, Any]:
-    encoded = msgspec.msgpack.encode(archive.model())
+    try:
+        model = msgspec.msgpack.decode(msgspec.msgpack.encode(archive.model()), strict=False)
+    except UNDECODABLE as e:
+        raise FormatError(f"process model: {e}") from None
     return {
         "file_bytes": archive.size,
         "signer": archive.signer,
@@ -64,7 +72,7 @@ def _everything(archive: Archive) -> dict[str, Any]:
         ],
         "pages": {"count": archive.pages.count, "unique": archive.pages.unique},
         "config": archive.config().decode(errors="replace"),
-        "model": msgspec.msgpack.decode(encoded, strict=False),
+        "model": model,
     }
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from ckpt.archive.errors import FormatError
 from ckpt.kinds import pty, table, terminal
 from ckpt.kinds.protocol import Completing, Remote
 from ckpt.model import Object, OpenFile, Part, Process
+from ckpt.states import state_of
 
 
 class FileWorkshop:
@@ -189,9 +191,9 @@ def _state(part: Part, form: type[msgspec.Struct]) -> Any:  # noqa: ANN401 (each
     """Decode the state of *part*.
 
     Raises:
-        ValueError: it is not of that form.
+        FormatError: it is not of that form.
     """
-    return msgspec.msgpack.decode(part.state, type=form)
+    return state_of(part, form)
 
 
 @contextlib.contextmanager
@@ -199,6 +201,6 @@ def _noting(file: OpenFile) -> Iterator[None]:
     """Say in an error which file it was about."""
     try:
         yield
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, FormatError) as e:
         e.add_note(f"while rebuilding open file {file.id}, a {file.part.kind}")
         raise

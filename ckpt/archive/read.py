@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
+from ckpt import states
 from ckpt.archive import container, crypt, dsse, frames, layout, schema
 from ckpt.archive.container import Member, read_exactly
 from ckpt.archive.errors import (
@@ -34,6 +35,7 @@ from ckpt.archive.pages import PageMap
 from ckpt.archive.schema import Descriptor
 from ckpt.model import MODEL_VERSION, PAGE_SIZE, Pod
 from ckpt.progress import Progress
+from ckpt.states import UNDECODABLE
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -188,7 +190,7 @@ class Archive:
             version = _decode(encoded, _ModelVersion, "process model").version
             if version != MODEL_VERSION:
                 raise UnsupportedVersion(f"process model of version {version}, not {MODEL_VERSION}")
-            return _decode(encoded, Pod, "process model")
+            return states.check(_decode(encoded, Pod, "process model"))
 
     def config(self) -> bytes:
         """Return the pod's configuration file, as it was at the checkpoint."""
@@ -355,12 +357,12 @@ class _ModelVersion(msgspec.Struct):
 def _decode(data: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as e:
+    except UNDECODABLE as e:
         raise FormatError(f"{what}: {e}") from e
 
 
 def _decode_json(data: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as e:
+    except UNDECODABLE as e:
         raise FormatError(f"{what}: {e}") from e
