@@ -84,6 +84,8 @@ def _summary(archive: Archive) -> Iterator[str]:
     yield f"by         {manifest.tool}, format {manifest.format}"
     yield f"signed by  {archive.signer}"
     yield f"file       {size(archive.size)}"
+    if manifest.encryption:
+        yield f"encrypted  recipients: {len(manifest.encryption.recipients)}"
     yield (
         f"memory     {size(pages.count * PAGE_SIZE)} in {pages.count} pages, "
         f"{pages.unique} of them different"

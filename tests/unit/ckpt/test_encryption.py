@@ -212,7 +212,7 @@ def test_the_commands(sealed, tmp_path, monkeypatch, capsys):
     assert (places.keys() / "identity.pem").stat().st_mode & 0o777 == 0o600
     own = recipients.load_recipients(places.recipients())
     archives.make(sealed, recipients=own)
-    assert ckpt("show", sealed)[0] == 0
+    assert "encrypted  recipients: 1" in ckpt("show", sealed)[1]
     (places.keys() / "identity.pem").rename(tmp_path / "key.pem")
     assert ckpt("show", sealed)[0] == 1
     assert ckpt("show", sealed, "--identity", tmp_path / "key.pem")[0] == 0
