@@ -68,7 +68,7 @@ def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> Non
     source.add_argument(
         "--at",
         metavar="TIME",
-        type=_moment,
+        type=moment,
         help="the newest kept checkpoint of that time or before, files and processes: "
         "2026-11-27T09:00:00Z, '2026-11-27 10:00', 10:00, or 2h for two hours ago; "
         "other files of the pod are moved aside",
@@ -105,14 +105,15 @@ def _span(text: str) -> int:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 
-def _moment(text: str) -> "datetime":
+def moment(text: str) -> "datetime":
+    """Return the moment that *text* means: a `type` for arguments."""
     from datetime import UTC, datetime
 
     from autopod import retention
 
-    try:
-        return retention.parse_moment(text, datetime.now(UTC).astimezone())
-    except ValueError as e:
+    try:  # local time is made out by the rules of its own date: summer, or winter
+        return retention.parse_moment(text, datetime.now(UTC).astimezone()).astimezone()
+    except (ValueError, OverflowError) as e:
         raise argparse.ArgumentTypeError(str(e)) from e
 
 

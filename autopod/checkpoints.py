@@ -87,7 +87,7 @@ def using(places: Places, pod: str, moment: datetime) -> Iterator[tuple[Taken, P
         one = retention.newest_at(found, moment.timestamp())
         if one is None:
             hint = f"the oldest is of {spelled(found[0])}" if found else ""
-            raise _none(pod, f"at or before {moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", hint)
+            raise _none(pod, f"at or before {moment.isoformat()}", hint)
         path = path_of(places, pod, one)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

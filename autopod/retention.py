@@ -91,12 +91,12 @@ def parse_span(text: str) -> int:
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Return the moment that *text* means.
+    """Return the moment that *text* means; without a time zone where it is local time.
 
     Args:
-        text: RFC 3339, or a date and time without a zone (in that of *now*), or a time (of the day
-            of *now*), or a length of time (that long ago).
-        now: with a time zone.
+        text: RFC 3339, or a date and time without a zone, or a time (of the day of *now*), or a
+            length of time (that long ago).
+        now: with the local time zone.
 
     Raises:
         ValueError: it is none of these.
@@ -105,12 +105,11 @@ def parse_moment(text: str, now: datetime) -> datetime:
         if _SPAN.fullmatch(text):
             return now - timedelta(seconds=parse_span(text))
         if "-" not in text:
-            return datetime.combine(now.date(), time.fromisoformat(text), now.tzinfo)
-        moment = datetime.fromisoformat(text)
+            return datetime.combine(now.date(), time.fromisoformat(text))
+        return datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         forms = "2026-11-27T09:00:00Z, '2026-11-27 10:00', 10:00, or 2h for two hours ago"
         raise ValueError(f"{text!r} is no time: use {forms}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
 
 
 def numbered(known: Sequence[Taken], number: int) -> Taken | None:

@@ -1,13 +1,15 @@
 """Which kept checkpoint a time means, and which may go: whatever the clock did meanwhile."""
 
+import argparse
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopod import retention
+from autopod import checkpointing, retention
 from autopod.retention import Taken
 
 TIMES = st.integers(0, 10)  # so few that many are the same, and in no order: clocks are set
@@ -81,10 +83,11 @@ NOW = datetime(2026, 11, 27, 12, 30, tzinfo=timezone(timedelta(hours=1)))
     [
         ("2026-11-27T09:00:00Z", datetime(2026, 11, 27, 9, tzinfo=UTC)),
         ("2026-11-27T09:00:00+02:00", datetime(2026, 11, 27, 7, tzinfo=UTC)),
-        ("2026-11-27 10:00", datetime(2026, 11, 27, 9, tzinfo=UTC)),
-        ("2026-11-26", datetime(2026, 11, 25, 23, tzinfo=UTC)),
-        ("10:00", datetime(2026, 11, 27, 9, tzinfo=UTC)),
-        ("10:00:30", datetime(2026, 11, 27, 9, 0, 30, tzinfo=UTC)),
+        ("2026-07-27 10:00", datetime(2026, 7, 27, 10)),
+        ("2026-11-26", datetime(2026, 11, 26)),
+        ("10:00", datetime(2026, 11, 27, 10)),
+        ("10:00:30", datetime(2026, 11, 27, 10, 0, 30)),
+        ("10:00Z", datetime(2026, 11, 27, 10, tzinfo=UTC)),
         ("2h", datetime(2026, 11, 27, 9, 30, tzinfo=UTC)),
         ("7d", datetime(2026, 11, 20, 11, 30, tzinfo=UTC)),
     ],
@@ -96,6 +99,20 @@ def test_moments(text, moment):
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="0123456789:-TZ+smhd. ", max_size=30)))
 def test_whatever_is_said(text):
-    for parse in (lambda: retention.parse_moment(text, NOW), lambda: retention.parse_span(text)):
+    for parse in (retention.parse_span, lambda text: retention.parse_moment(text, NOW)):
         with contextlib.suppress(ValueError):
-            assert parse()
+            assert parse(text)
+
+
+def test_summer_time(monkeypatch):
+    """What is said in winter of a day in summer is meant as the clocks were then."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        assert checkpointing.moment("2026-07-01 10:00") == datetime(2026, 7, 1, 8, tzinfo=UTC)
+        assert checkpointing.moment("2026-12-01 10:00") == datetime(2026, 12, 1, 9, tzinfo=UTC)
+        with pytest.raises(argparse.ArgumentTypeError, match="is no time"):
+            checkpointing.moment("tomorrow")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
