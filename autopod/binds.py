@@ -8,16 +8,16 @@ looked up, and proved by device and inode number, while the bind mount can still
 import errno
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 
 class BindError(Exception):
     """What is mounted has no name of its own that a later mount could use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A line of /proc/PID/mountinfo.
 
     Attributes:

@@ -16,8 +16,9 @@ it has decided, as often as it takes: its answer is final, and exactly one of th
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from autopod import journal, leaving, wire
 from autopod.errors import Refused
@@ -34,8 +35,7 @@ from launcher.lock import locked
 from launcher.places import Places
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a migration took.
 
     Attributes:

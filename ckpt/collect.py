@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Final
 
@@ -55,8 +54,7 @@ THREAD_KINDS: Final = (
 _ATTEMPTS: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """State of one process.
 
     Attributes:

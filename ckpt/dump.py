@@ -10,9 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from ckpt import abi, collect, connections, layers, plan, procfs
 from ckpt.arch import x86_64 as arch
@@ -36,8 +37,7 @@ _MORE_LOOKS: Final = 3
 _PAUSE_S: Final = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class DumpReport:
+class DumpReport(Struct, frozen=True):
     """What a dump took.
 
     Attributes:
@@ -74,8 +74,7 @@ class Handover(Protocol):
         """Let the pod go on elsewhere: here it has ended."""
 
 
-@dataclass(slots=True)
-class _Living:
+class _Living(Struct):
     """A frozen process with its state; the pages are still to be read."""
 
     process: FrozenProcess
@@ -83,8 +82,7 @@ class _Living:
     space: memory.State
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
+class _Snapshot(Struct, frozen=True):
     """The frozen pod, collected."""
 
     clocks: Clocks

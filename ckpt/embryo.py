@@ -10,8 +10,9 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
@@ -36,8 +37,7 @@ _RLIMIT_CORE: Final = 4
 _KERNEL_MADE: Final = {b"[vdso]", b"[vvar]", b"[vvar_vclock]"}
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(Struct, frozen=True):
     """The scratch area: a page of code, a buffer, and the parked kernel mappings.
 
     Attributes:
@@ -61,8 +61,7 @@ class Area:
         return PAGE + _BUFFER
 
 
-@dataclass(slots=True)
-class Embryo:
+class Embryo(Struct):
     """A process, or the leader of one, that is being made.
 
     Attributes:

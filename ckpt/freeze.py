@@ -15,8 +15,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from ckpt import abi, procfs
 from ckpt.model import NotCheckpointable, Refusal
@@ -25,8 +26,7 @@ from ckpt.tracee import DoesNotStop, Tracee
 _PATIENCE_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-@dataclass(slots=True)
-class FrozenProcess:
+class FrozenProcess(Struct):
     """A stopped process; a zombie has no threads.
 
     Attributes:

@@ -19,8 +19,9 @@ stack for a signal handler that would run in between.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
@@ -38,14 +39,12 @@ _CLONE_VM, _CLONE_FILES, _CLONE_PTRACE = 0x100, 0x400, 0x2000
 _CLOSE_RANGE_UNSHARE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Saved:
+class _Saved(Struct, frozen=True):
     registers: arch.Registers
     blocked: int
 
 
-@dataclass(frozen=True, slots=True)
-class Foothold:
+class Foothold(Struct, frozen=True):
     """What a program has of its own by which a call can be made in it.
 
     Attributes:

@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from ckpt import abi, stack
 from ckpt.archive.schema import Base
@@ -38,8 +39,7 @@ class InstallError(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(Struct, frozen=True):
     """A pod's file system at the moment of a checkpoint.
 
     Attributes:
@@ -126,8 +126,7 @@ def identities(places: Places, directories: Sequence[str]) -> Iterator[dict[str,
         yield running
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(Struct, frozen=True):
     """The pod's root is mounted, as the archive has it.
 
     Attributes:
@@ -144,8 +143,7 @@ class Installed:
         self._undo.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """What the caller could prepare for an installation.
 
     Attributes:
@@ -242,8 +240,7 @@ def discard(places: Places, pod: str) -> None:
         stack.mount(places, pod, [lower.path for lower in mounted])
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(Struct, frozen=True):
     """What stackfs keeps for the pod here: ids of its layers, topmost first; is the upper used?"""
 
     layers: list[str]

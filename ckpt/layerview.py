@@ -7,8 +7,9 @@ import io
 import stat
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from ckpt.archive.errors import FormatError
 
@@ -26,8 +27,7 @@ _TYPES: Final[dict[bytes, "Type"]] = {
 Type = Literal["file", "directory", "link", "device", "fifo", "deleted"]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """What a layer says of a name.
 
     Attributes:
@@ -43,8 +43,7 @@ class Entry:
     moved_from: str = ""
 
 
-@dataclass(slots=True)
-class View:
+class View(Struct):
     """A directory of what the layers make together: entries and, by name, what is in them."""
 
     entry: Entry | None = None

@@ -9,8 +9,9 @@ The seed is the first process: it belongs to nobody, its children are given to t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ckpt.model import Process
 
@@ -19,39 +20,34 @@ SEED: Final = 0
 INIT: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Clone:
+class Clone(Struct, frozen=True):
     """*maker* clones process *pid*."""
 
     maker: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloneOrphan:
+class CloneOrphan(Struct, frozen=True):
     """*maker* clones a temporary process, which clones *pid* and ends: init is the parent."""
 
     maker: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewSession:
+class NewSession(Struct, frozen=True):
     """*pid* calls setsid(2)."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class JoinGroup:
+class JoinGroup(Struct, frozen=True):
     """*pid* calls setpgid(0, *group*)."""
 
     pid: int
     group: int
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """The temporary process *pid*, child of *maker*, or the seed, ends: its children are init's."""
 
     pid: int

@@ -5,16 +5,16 @@ Source: proc(5), and fs/proc/task_mmu.c for VmFlags.
 
 import os
 import re
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct
 
 _MAPPING: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
 )
 
 
-@dataclass(slots=True)
-class Mapping:
+class Mapping(Struct):
     """A virtual memory area.
 
     Attributes:
@@ -35,7 +35,7 @@ class Mapping:
     device: str
     inode: int
     name: bytes
-    flags: frozenset[str] = field(default=frozenset())
+    flags: frozenset[str] = frozenset()
 
     @property
     def shared(self) -> bool:
@@ -83,8 +83,7 @@ def parse_stat(text: str) -> list[str]:
     return ["", pid, command, *after.split()]
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(Struct, frozen=True):
     """A POSIX timer: timer_create(2)."""
 
     id: int

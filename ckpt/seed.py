@@ -14,7 +14,6 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -67,8 +66,7 @@ class _Ready(_Message, frozen=True):
 _Request = _Load | _Console | _Failed | _Ready
 
 
-@dataclass(frozen=True, slots=True)
-class Seed:
+class Seed(msgspec.Struct, frozen=True):
     """A process in the pod that holds every open file and waits to be traced.
 
     Attributes:

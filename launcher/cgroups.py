@@ -16,9 +16,10 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from launcher.config import Limits
 from launcher.errors import PodError
@@ -29,8 +30,7 @@ _TRACKERS: Final = frozenset({"name=systemd"})
 _REMOVAL_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
+class Hierarchy(Struct, frozen=True):
     """A mounted hierarchy.
 
     Attributes:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from launcher import light  # noqa: F401 (first: it makes the others cheaper)
 from launcher.places import Places, check_pod_name
 
 _PACKAGES = ("autopod", "ckpt", "launcher")

@@ -8,8 +8,9 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from launcher import abi, capabilities, policy, seccomp
 from launcher.config import Privileges
@@ -17,8 +18,7 @@ from launcher.config import Privileges
 _LAST_CAPABILITY: Final = 63
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
+class Confinement(Struct, frozen=True):
     """What a program is allowed.
 
     Attributes:

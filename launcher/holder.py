@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import sys
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -123,8 +122,7 @@ def wait_for_end(places: Places, pod_name: str, timeout_s: float) -> None:
             raise PodError(f"the holder of pod {pod_name!r} does not end") from e
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True):
     """A client's hold of a terminal.
 
     Attributes:

@@ -23,7 +23,6 @@ import resource
 import select
 import socket
 import sys
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -39,11 +38,10 @@ _LOG_MS: Final = 2000.0
 """How often the log is looked at."""
 
 
-@dataclass(slots=True)
-class _Console:
+class _Console(msgspec.Struct):
     master_fd: int
     client: socket.socket | None = None
-    recent: bytearray = field(default_factory=bytearray)
+    recent: bytearray = msgspec.field(default_factory=bytearray)
 
 
 class _Holder:

@@ -14,7 +14,6 @@ import errno
 import os
 import re
 import socket
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import msgspec
@@ -29,8 +28,7 @@ _CAPABILITIES: Final = ("dac_read_search", "sys_admin", "sys_chroot")
 _UNTOUCHABLE: Final = frozenset({"proc", "sysfs", "devpts"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Mounted:
+class _Mounted(msgspec.Struct, frozen=True):
     """A mount: a line of /proc/self/mountinfo, proc_pid_mountinfo(5)."""
 
     point: bytes

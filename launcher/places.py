@@ -7,8 +7,9 @@ a second instance never meet. Names that are global to the host (bridge, cgroup,
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _POD = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
@@ -32,8 +33,7 @@ def is_pod_name(name: str) -> bool:
     return _POD.fullmatch(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """The paths of one instance."""
 
     prefix: Path

@@ -9,7 +9,6 @@ import select
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,16 +27,14 @@ _DEATH_S: Final = 10.0
 _STUCK: Final = "a process in uninterruptible sleep (state D in `ps`) holds it; see the kernel log"
 
 
-@dataclass(frozen=True, slots=True)
-class ClockOffsets:
+class ClockOffsets(msgspec.Struct, frozen=True):
     """What a pod's clocks are ahead of the host's, in nanoseconds (time_namespaces(7))."""
 
     monotonic_ns: int = 0
     boottime_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(msgspec.Struct, frozen=True):
     """A running pod.
 
     Attributes:

@@ -1,15 +1,15 @@
 """The policy of one pod, as rows for people and for programs. Pure."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from launcher import policy
 from launcher.config import Privileges
 from launcher.policy import Emulated, OnlyFamilies, Rules
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
+class CallRow(Struct, frozen=True):
     """A system call: its *kind* (class of the policy, or what else holds it) and its *rule*."""
 
     call: str

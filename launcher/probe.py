@@ -8,7 +8,6 @@ That child stays undumpable, so no program of the pod gets at the interpreter me
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -25,8 +24,7 @@ from launcher.tries import Found, Outside
 _PATIENCE_S: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRow:
+class AttemptRow(msgspec.Struct, frozen=True):
     """An attempt: *state* is "held", "open", or "granted": opened by the pod's configuration."""
 
     attempt: str

@@ -18,8 +18,9 @@ import stat
 import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from typing import Final, NoReturn
+
+from msgspec import Struct
 
 from launcher import abi, cgroups, confine, enter, spawn
 from launcher.config import PodConfig
@@ -46,8 +47,7 @@ NULL: Final = -1
 """In place of a descriptor: the pod's /dev/null."""
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """A program to be executed in a pod.
 
     Attributes:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class PodRow:
+class PodRow(msgspec.Struct, frozen=True):
     """A pod: *init* is a pid of the host, *age* is in seconds."""
 
     pod: str
@@ -33,8 +31,7 @@ class PodRow:
     age: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessRow:
+class ProcessRow(msgspec.Struct, frozen=True):
     """A process: *host_pid* on the host, *pid* in the pod; *rss* in KiB, *age* in seconds."""
 
     host_pid: int
@@ -125,7 +122,7 @@ def show(rows: Sequence[object], columns: type[Any], *, as_json: bool) -> None:
 
 
 def _table(rows: Sequence[object], columns: type[Any]) -> list[str]:
-    names = [field.name for field in fields(columns)]
+    names = columns.__struct_fields__
     cells = [[_cell(getattr(row, name)) for name in names] for row in rows]
     header = [name.replace("_", " ").upper() for name in names]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]

@@ -15,8 +15,9 @@ import termios
 import tty
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from launcher import abi, holder, program
 from launcher.config import PodConfig
@@ -75,8 +76,7 @@ class Forwarder:
             os.kill(self._pid, number)
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Struct, frozen=True):
     """An attached program.
 
     Attributes:

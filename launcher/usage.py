@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from launcher import enter, pods
 from launcher.places import Places
@@ -21,8 +22,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _VICTIM: Final = re.compile(r"oom-kill:.*,task_memcg=([^,]*),task=(.*),pid=([0-9]+),uid=")
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRow:
+class UsageRow(Struct, frozen=True):
     """A running pod.
 
     *cpu* in seconds of all its life; *memory* and *limit* in KiB; the pressures: percentage of the

@@ -10,8 +10,9 @@ Source: POSIX.1-2017 pax(1), "ustar Interchange Format"; base-256 sizes as GNU t
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from ckpt.archive.errors import FormatError
 
@@ -21,8 +22,7 @@ _NAME: Final = re.compile(rb"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}")
 _OCTAL_LIMIT: Final = 8**11
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A file in the tar: its name, where its content begins, and the content's bytes."""
 
     name: str

@@ -8,10 +8,10 @@ each by its own digest *before* it is decompressed, from the very bytes that wer
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import zstandard
+from msgspec import Struct
 
 from ckpt.archive.errors import Damaged, FormatError
 
@@ -29,8 +29,7 @@ _ENTRY: Final = struct.Struct(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One frame: where it is in its blob, its digest, and the bytes that come out of it."""
 
     offset: int

@@ -8,7 +8,6 @@ next begins: what a later stage takes away (privileges, above all) an earlier on
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -38,8 +37,7 @@ class Stage(enum.IntEnum):
     ARM = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """A frozen process that is collected.
 
     Attributes:
@@ -68,8 +66,7 @@ class Subject:
         return self.process.host_pid
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectThread:
+class SubjectThread(msgspec.Struct, frozen=True):
     """A thread of a frozen process: its remote is borrowed from it, registers are the program's."""
 
     subject: Subject
@@ -80,8 +77,7 @@ class SubjectThread:
     status: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A process, or a thread of one, that is being rebuilt.
 
     Attributes:

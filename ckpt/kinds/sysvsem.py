@@ -1,7 +1,6 @@
 """System V semaphores: semget(2). What a process will undo at its end is noted with it: semundo."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,8 +16,7 @@ class PodState(msgspec.Struct, frozen=True):
     values: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Semaphores:
+class Semaphores(msgspec.Struct, frozen=True):
     """The semaphores of the pod whose init is *init_host_pid*: values by the number of the set."""
 
     init_host_pid: int

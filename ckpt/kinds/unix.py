@@ -11,7 +11,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -79,11 +78,10 @@ class ObjectState(msgspec.Struct, frozen=True):
     listener: int | None
 
 
-@dataclass(slots=True)
-class _Queue:
+class _Queue(msgspec.Struct):
     """What waits at a socket, or why that cannot be carried over."""
 
-    messages: list[Message] = field(default_factory=list)
+    messages: list[Message] = msgspec.field(default_factory=list)
     reason: str = ""
 
 
