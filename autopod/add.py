@@ -39,7 +39,7 @@ def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -
         Refused: it is here already, or the arguments contradict each other or the file.
         config.ConfigError: the configuration file cannot be understood.
         PodError: the network cannot be made.
-        stack.StackError: the root cannot be mounted.
+        StackError: the root cannot be mounted.
     """
     if stack.is_mounted(places, name):
         raise Refused(f"pod {name!r} is already added", f"start a program: autopod addproc {name}")

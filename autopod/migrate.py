@@ -2,7 +2,7 @@
 
     this host                                     the other one (autopod/receive.py)
     Offer                                         looks whether the pod could run there
-    sealed layers, while the pod runs             keeps them
+    sealed layers, while the pod runs             keeps them; makes Ready what it can
     freeze; Archive: memory, what has changed     builds the pod, up to the last step
     writes the departure down; kills the pod
     Release                                       decides the session; lets the pod go: Living
@@ -69,6 +69,7 @@ def migrate(places: Places, pod: str, name: str, *, progress: Progress) -> Repor
             sender = _Sender(link, progress)
             with progress.step("layers"):
                 sender.send_layers(places, pod, offer.layers, there)
+                link.receive(wire.Ready)
             report, handover = _hand_over(places, pod, offer, sender)
         taken = handover.taken or leaving.settle(places, pod)
         if taken is None:
@@ -197,6 +198,7 @@ class _Handover:
         with self._sender.progress.step("send"):
             self._sender.send_archive(journal.packed(self._places, self._pod))
         with self._sender.progress.step("restart"):
+            layers.make_durable(self._places.state(self._pod))  # while the pod is built there
             self._sender.link.receive(wire.Prepared)
         journal.depart(self._places, self._pod, self._departure)
 

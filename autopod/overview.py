@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ckpt import stack
+from ckpt import stack, stackcommand
 from launcher import config, enter, pods, tables
 from launcher.places import Places
 
@@ -71,7 +71,7 @@ def _lower(places: Places, name: str) -> list[str] | None:
     """The base directories of a mounted pod; None if it is not mounted."""
     try:
         return [layer.path for layer in stack.status(places, name).lower]
-    except stack.StackError:
+    except stackcommand.StackError:
         return None
 
 

@@ -7,9 +7,10 @@ ends with the process that receives it.
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from autopod import hosts, journal, leaving, wire
 from autopod.errors import Refused
@@ -21,11 +22,15 @@ from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
 from ckpt.layers import Prepared
 from ckpt.progress import Silent
+from ckpt.stackcommand import Unpacking
 from launcher import addresses, config, enter, netconfig, network, pods
 from launcher.errors import Locked
 from launcher.identity import identity
 from launcher.lock import locked
 from launcher.places import Places, check_pod_name
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _LAYER_ID: Final = "trusted.stackfs.id"
 _PATIENCE_S: Final = 60.0
@@ -52,11 +57,20 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
             return
         journal.arrive(places, pod, offer.session)
         try:
-            with stack.begin_mount(places, pod) as mounting, _begin_network(places, offer):
-                while isinstance(message := link.receive(wire.Layer, wire.Archive), wire.Layer):
-                    _take_layer(places, pod, message.id, link)
-                prepared = Prepared(mounting, journal.cache(places, pod), identities)
-                _take_pod(places, link, offer, prepared)
+            trusted = _keys(places, link)
+            with (
+                stack.begin_mount(places, pod) as mounting,
+                Unpacking(places) as unpacking,
+                _begin_network(places, offer) as making,
+            ):
+                for layer_id in [one for one in offer.layers if one not in there]:
+                    _take_layer(places, pod, layer_id, link)
+                making.finish()
+                link.send(wire.Ready())
+                link.receive(wire.Archive)
+                cache = journal.cache(places, pod)
+                prepared = Prepared(mounting, cache, identities, unpacking, durable=False)
+                _take_pod(places, link, offer, prepared, trusted)
         except BaseException:
             clear(places, pod)
             raise
@@ -168,6 +182,12 @@ def _look_at_address(places: Places, settings: config.PodConfig) -> None:
     identity(places, settings, netconfig.pools(places), kept.identity if kept else None, others)
 
 
+def _keys(places: Places, link: Link) -> "Mapping[str, Ed25519PublicKey]":
+    """Return the key of the other host, which alone may have signed what comes from it."""
+    key = hosts.load(places, link.peer).key
+    return {keys.fingerprint(key): key}
+
+
 def _existing(directory: Path) -> Path:
     while not directory.exists():
         directory = directory.parent
@@ -191,8 +211,8 @@ def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
 
 def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     """Keep a sealed layer in the cache, where it appears whole."""
-    if not journal.is_session(layer_id):
-        raise Refused("a layer has no proper id")
+    if link.receive(wire.Layer).id != layer_id or not journal.is_session(layer_id):
+        raise Refused("a layer has no proper id, or was not offered")
     cache = journal.cache(places, pod)
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
@@ -201,12 +221,22 @@ def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
         for piece in link.receive_stream():
             tar.write(piece)
     os.setxattr(cache / f".{layer_id}", _LAYER_ID, layer_id.encode())
+    layers.make_durable(cache)  # what is here by its id is whole
     (cache / f".{layer_id}").rename(cache / layer_id)
     link.send(wire.Done())
 
 
-def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared) -> None:
-    """Build the pod from the archive that comes; let it go when the other host has let go of it."""
+def _take_pod(
+    places: Places,
+    link: Link,
+    offer: wire.Offer,
+    prepared: Prepared,
+    trusted: "Mapping[str, Ed25519PublicKey]",
+) -> None:
+    """Build the pod from the archive that comes; let it go when the other host has let go of it.
+
+    The pod's layers and its archive are durable before its release is written down.
+    """
     path = journal.arrived(places, offer.session)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
@@ -216,18 +246,18 @@ def _take_pod(places: Places, link: Link, offer: wire.Offer, prepared: Prepared)
 
         def gate() -> None:
             link.send(wire.Prepared())
+            layers.make_durable(places.state(offer.pod))  # while the other host ends the pod
             link.receive(wire.Release)
             file.commit(durable=False)
             decided = journal.decide(places, offer.session, Arrival("released", offer.pod))
             if decided.outcome == "refused":
                 raise Refused("the other host has been told that the pod is not taken")
 
-        key = hosts.load(places, link.peer).key
         report = restore.restore(
             places,
             offer.pod,
             Path(f"/proc/self/fd/{file.fd}"),
-            trusted={keys.fingerprint(key): key},
+            trusted=trusted,
             lowers=None,
             replace=False,
             progress=Silent(),

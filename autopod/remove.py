@@ -25,7 +25,7 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
     Raises:
         Refused: there is no such pod, or a pinned checkpoint, or not *purge* and what it deletes.
         pods.PodError: a process did not die.
-        stack.StackError: its root cannot be unmounted.
+        StackError: its root cannot be unmounted.
     """
     if name not in pods.names(places):
         raise Refused(f"there is no pod {name!r}", "autopod list shows those that are here")

@@ -22,7 +22,7 @@ from autopod.hosts import Host
 from ckpt.archive import keys, schema
 from launcher.places import Places
 
-VERSION: Final = 1
+VERSION: Final = 2
 PIECE: Final = 1 << 20
 _MAX_MESSAGE: Final = 1 << 22
 _LENGTH: Final = struct.Struct(">I")
@@ -104,6 +104,10 @@ class Done(Message, frozen=True):
     """What was sent has been taken."""
 
 
+class Ready(Message, frozen=True):
+    """All is here that can be before the pod stands still: let the archive come."""
+
+
 class Prepared(Message, frozen=True):
     """The pod stands, and waits for Release."""
 
@@ -143,8 +147,8 @@ class PeerFailed(Exception):  # noqa: N818 (what happened)
 
 
 _Any = (
-    Join | Joined | Offer | Accepted | Layer | Archive | Done | Prepared | Release | Living | Ask
-    | Gone | Failed
+    Join | Joined | Offer | Accepted | Layer | Archive | Done | Ready | Prepared | Release | Living
+    | Ask | Gone | Failed
 )  # fmt: skip
 _M = TypeVar("_M", bound=Message)
 

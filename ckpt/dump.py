@@ -25,6 +25,7 @@ from ckpt.kinds import memory, registers, sysvsem
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector
 from ckpt.progress import Progress
+from ckpt.stackcommand import Packing
 from ckpt.wire import Wire
 from launcher import config, enter, holder, network, pods
 from launcher.places import Places
@@ -68,7 +69,10 @@ class Handover(Protocol):
     below: Sequence[str]
 
     def offer(self) -> None:
-        """Take the archive, which is complete, while the pod is frozen; raise, and it goes on."""
+        """Take the archive, which is complete, while the pod is frozen; raise, and it goes on.
+
+        Afterwards the archive and the pod's layers here are durable.
+        """
 
     def release(self) -> None:
         """Let the pod go on elsewhere: here it has ended."""
@@ -139,6 +143,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     policy = tcp or settings.network.tcp
     with ExitStack() as stack:
         root_fd = stack.enter_context(_root_of(running))
+        packing = _packing(places, stack)  # it takes long to start: while the pod runs
         _raise_any(_check(places, running, root_fd, policy))
         writer = stack.enter_context(
             ArchiveWriter(path, key, progress=progress, recipients=recipients)
@@ -166,8 +171,10 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         writer.set_model(_model(pod, snapshot))
         writer.set_config(config.dump(network.pin(places, settings)).encode())
         with progress.step("file system"):
-            layers.write_layers(writer, sealed, handover.below if handover else ())
-        summary = writer.commit()
+            layers.write_layers(
+                writer, sealed, packing, handover.below if handover else (), durable=not handover
+            )
+        summary = writer.commit(durable=not handover)
         if handover:
             handover.offer()
         if not leave_running:
@@ -177,10 +184,20 @@ def dump(  # noqa: PLR0913 (the command's own choices)
                 network.leave_network(places, pod)
                 handover.release()
             pods.destroy(places, pod)
-    total = time.monotonic_ns() - began
     return DumpReport(
-        frozen_ns, freeze.began_ns, total, summary.bytes, summary.raw_bytes, wire.lost
+        frozen_ns,
+        freeze.began_ns,
+        time.monotonic_ns() - began,
+        summary.bytes,
+        summary.raw_bytes,
+        wire.lost,
     )
+
+
+def _packing(places: Places, stack: ExitStack) -> Packing:
+    packing = Packing(places)
+    stack.callback(packing.abandon)
+    return packing
 
 
 def _raise_any(refusals: list[Refusal]) -> None:

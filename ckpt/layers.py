@@ -18,7 +18,8 @@ from msgspec import Struct, field
 
 from ckpt import abi, stack
 from ckpt.archive.schema import Base
-from ckpt.stack import Lower, Mounting, SealedLayer
+from ckpt.stack import Lower, SealedLayer
+from ckpt.stackcommand import Identity, Mounting, Packing, Unpacking
 from launcher import config
 from launcher.places import Places
 
@@ -58,7 +59,7 @@ def seal(places: Places, pod: str) -> Stack:
     changed since the newest layer, that stays the newest.
 
     Raises:
-        stack.StackError: it is not mounted, or stackfs could not.
+        StackError: it is not mounted, or stackfs could not.
     """
     status = stack.status(places, pod)
     layers = status.layers if _is_unchanged(status) else stack.snapshot(places, pod).layers
@@ -77,7 +78,14 @@ def _is_unchanged(status: stack.Status) -> bool:
     )
 
 
-def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = ()) -> None:
+def write_layers(
+    writer: "ArchiveWriter",
+    sealed: Stack,
+    packing: Packing,
+    below: Sequence[str] = (),
+    *,
+    durable: bool = True,
+) -> None:
     """Put the sealed layers into the archive, and the identities of the lower ones.
 
     The pod may run meanwhile. Afterwards the layers are durable here, too: a restart on this host
@@ -86,10 +94,12 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = 
     Args:
         writer: of the archive.
         sealed: what to put in.
+        packing: a packer that was started before the time counted.
         below: ids of the bottommost sealed layers, which the archive shall only name.
+        durable: False: the caller makes the layers durable.
 
     Raises:
-        stack.StackError: a layer cannot be packed, or an identity not be computed.
+        StackError: a layer cannot be packed, or an identity not be computed.
         ValueError: the layers *below* are not the bottommost ones.
     """
     upwards = sealed.layers[::-1]
@@ -98,17 +108,20 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = 
     writer.set_below(list(below))
     with stack.identify(sealed.places, sealed.pod) as identified, ExitStack() as undo:
 
-        def begin(layer: SealedLayer) -> tuple[str, stack.Packing]:
-            packing = stack.pack(sealed.places, layer.path)
-            undo.callback(packing.abandon)
-            return layer.id, packing
+        def begin(layer: SealedLayer) -> tuple[str, Packing]:
+            packer = ready.pop() if ready else Packing(sealed.places)
+            undo.callback(packer.abandon)
+            packer.begin(layer.path)
+            return layer.id, packer
 
+        ready = [packing]
         waiting = deque(upwards[len(below) :])
         begun = deque(begin(waiting.popleft()) for _ in range(min(2, len(waiting))))
-        make_durable(sealed.places.state(sealed.pod))
+        if durable:
+            make_durable(sealed.places.state(sealed.pod))
         while begun:
-            layer_id, packing = begun.popleft()
-            with packing as tar:
+            layer_id, packer = begun.popleft()
+            with packer as tar:
                 writer.add_layer(layer_id, tar)
             if waiting:
                 begun.append(begin(waiting.popleft()))
@@ -116,7 +129,7 @@ def write_layers(writer: "ArchiveWriter", sealed: Stack, below: Sequence[str] = 
 
 
 @contextmanager
-def identities(places: Places, directories: Sequence[str]) -> Iterator[dict[str, stack.Identity]]:
+def identities(places: Places, directories: Sequence[str]) -> Iterator[dict[str, Identity]]:
     """Within the block, compute the identities of *directories* at the same time."""
     with ExitStack() as undo:
         running = {}
@@ -150,11 +163,16 @@ class Prepared(Struct, frozen=True):
         mounting: from stack.begin_mount(); finished or abandoned by the installation.
         cache: a directory with sealed layers by id, which are taken from there: moved.
         identities: of directories and images, by path, as they are now.
+        unpacking: ready for a layer; abandoned by its owner.
+        durable: the layers shall be durable before they get their names; else the caller sees to
+            it, and removes them where a power failure comes first.
     """
 
     mounting: Mounting | None = None
     cache: Path | None = None
     identities: Mapping[str, str] = field(default_factory=dict)
+    unpacking: Unpacking | None = None
+    durable: bool = True
 
 
 def install(
@@ -181,7 +199,7 @@ def install(
 
     Raises:
         InstallError: a layer is missing, or there is other state and not *replace*.
-        stack.StackError: stackfs could not do its part.
+        StackError: stackfs could not do its part.
         FormatError: a layer is not the signed one.
     """
     wanted = [*archive.manifest.below, *(layer.id for layer in archive.layers)][::-1]
@@ -207,7 +225,7 @@ def install(
         with identities(places, [one for one in candidates if one not in known]) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
-                _extract(archive, places, _staging(places, pod), prepared.cache)
+                _extract(archive, places, _staging(places, pod), prepared)
             found = {d: known[d] if d in known else running[d].result() for d in candidates}
             chosen = match(archive.manifest.base, found)
         # From here on everything is in place; each step is one rename or one message.
@@ -336,11 +354,11 @@ def _staging(places: Places, pod: str) -> Path:
     return places.states() / f".{pod}.new"
 
 
-def _extract(archive: "Archive", places: Places, staging: Path, cache: Path | None) -> None:
-    """Make the archive's layers in *staging*/layers, durable.
+def _extract(archive: "Archive", places: Places, staging: Path, prepared: Prepared) -> None:
+    """Make the archive's layers in *staging*/layers.
 
     Raises:
-        InstallError: one that the archive only names is not in the *cache*.
+        InstallError: one that the archive only names is not in the cache.
     """
     _remove(staging)  # an earlier restart may have been killed
     staging.parent.mkdir(parents=True, exist_ok=True)
@@ -349,16 +367,19 @@ def _extract(archive: "Archive", places: Places, staging: Path, cache: Path | No
     directory.mkdir(mode=0o700)
     for number, layer_id in enumerate(archive.manifest.below, 1):
         try:
-            ((cache or staging) / layer_id).rename(directory / str(number))
+            ((prepared.cache or staging) / layer_id).rename(directory / str(number))
         except FileNotFoundError:
             missing = f"layer {layer_id}, which the archive builds upon, is not here"
             raise InstallError(missing) from None
+    ready = [prepared.unpacking] if prepared.unpacking else []
     for number, layer in enumerate(archive.layers, 1 + len(archive.manifest.below)):
-        with stack.unpack(places, directory / str(number)) as tar:
+        path = directory / str(number)
+        with ready.pop() if ready else Unpacking(places) as unpacking, unpacking.into(path) as tar:
             for piece in archive.layer_tar(layer):
                 tar.write(piece)
-        os.setxattr(directory / str(number), _LAYER_ID, layer.id.encode())
-    make_durable(staging)
+        os.setxattr(path, _LAYER_ID, layer.id.encode())
+    if prepared.durable:
+        make_durable(staging)
 
 
 def make_durable(directory: Path) -> None:

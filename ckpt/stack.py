@@ -1,4 +1,4 @@
-"""Speaking with stackfs: its control socket, and its command line (ARCHITECTURE.md).
+"""Speaking with stackfs: what it is asked for, and its control socket (ARCHITECTURE.md).
 
 Nothing of stackfs is imported: starting trio and pyfuse3 is the daemon's business. An error carries
 stackfs's own words.
@@ -8,30 +8,20 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Self, TypeVar, cast
+from typing import Any, BinaryIO, Final, Self, TypeVar, cast
 
 import msgspec
 
+from ckpt.stackcommand import Command, Identity, Mounting, Packing, StackError, Unpacking
 from launcher.places import Places
 
 _REPLY_SECONDS: Final = 60
 _MAX_REPLY: Final = 1 << 20
-_ERROR: Final = "stackfs: error: "
-_HINT: Final = "stackfs: hint: "
 
 T = TypeVar("T")
-
-
-class StackError(Exception):
-    """stackfs could not do what it was asked; the text is its own."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class NotMounted(StackError):  # noqa: N818 (a state, which callers ask for)
@@ -131,40 +121,40 @@ def mount(
     begin_mount(places, pod, pass_fds=pass_fds).finish(lowers, upper)
 
 
-def begin_mount(places: Places, pod: str, *, pass_fds: Sequence[int] = ()) -> "Mounting":
+def begin_mount(places: Places, pod: str, *, pass_fds: Sequence[int] = ()) -> Mounting:
     """Start to mount the root of *pod*: all but the decision what to mount."""
-    command = _Command(
-        places, "mount", pod, "--spec", "-", stdin=subprocess.PIPE, pass_fds=pass_fds
-    )
+    command = Command(places, "mount", pod, "--spec", "-", stdin=subprocess.PIPE, pass_fds=pass_fds)
     return Mounting(command)
 
 
 def umount(places: Places, pod: str, *, lazy: bool = False) -> None:
     """Unmount the root of *pod* and end its daemon."""
-    with _Command(places, "umount", pod, *(["--lazy"] if lazy else [])) as command:
+    with Command(places, "umount", pod, *(["--lazy"] if lazy else [])) as command:
         command.wait()
 
 
 def rollback(places: Places, pod: str, layer: str) -> None:
     """Remove what *pod*, not mounted now, has written since its sealed layer *layer*, or 0."""
-    with _Command(places, "rollback", pod, "--to", layer, "--force") as command:
+    with Command(places, "rollback", pod, "--to", layer, "--force") as command:
         command.wait()
 
 
 def flatten(places: Places, pod: str) -> None:
     """Merge the sealed layers of *pod* into one, which has an id of its own."""
-    with _Command(places, "flatten", pod) as command:
+    with Command(places, "flatten", pod) as command:
         command.wait()
 
 
-def identity(places: Places, directory: str | Path) -> "Identity":
+def identity(places: Places, directory: str | Path) -> Identity:
     """Start to compute the identity of the lower layer *directory*."""
     return Identity(places, directory)
 
 
-def pack(places: Places, directory: str | Path) -> "Packing":
+def pack(places: Places, directory: str | Path) -> Packing:
     """Start to pack the layer *directory*."""
-    return Packing(places, directory)
+    packing = Packing(places)
+    packing.begin(directory)
+    return packing
 
 
 @contextmanager
@@ -174,158 +164,8 @@ def unpack(places: Places, directory: str | Path) -> Iterator[BinaryIO]:
     Raises:
         StackError: the tar is refused. Nothing is left then.
     """
-    with _Command(places, "unpack", os.fspath(directory), stdin=subprocess.PIPE) as command:
-        try:
-            yield cast(BinaryIO, command.stdin)
-            cast(BinaryIO, command.stdin).close()
-        except BrokenPipeError:
-            command.wait()  # says why it does not want more
-            raise
-        command.wait()
-
-
-class Mounting:
-    """A mount that stackfs is ready for, or getting ready for; abandoned at the end of a `with`."""
-
-    def __init__(self, command: "_Command") -> None:
-        self._command = command
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.abandon()
-
-    def finish(self, lowers: Sequence[str | Path], upper: Path | None = None) -> None:
-        """Mount; returns when the root answers.
-
-        Raises:
-            StackError: it could not be mounted.
-        """
-        spec = {"lower": [os.fspath(lower) for lower in lowers], "upper": upper}
-        with self._command as command:
-            stdin = cast(BinaryIO, command.stdin)
-            with suppress(BrokenPipeError):  # it has ended, and wait() says why
-                stdin.write(json.dumps(spec, default=os.fspath).encode())
-                stdin.close()
-            command.wait()
-
-    def abandon(self) -> None:
-        """Do not mount; after finish() it does nothing."""
-        with self._command:
-            pass
-
-
-class Packing:
-    """A layer being packed as an OCI layer tar, which is read within a `with` block, to its end."""
-
-    def __init__(self, places: Places, directory: str | Path) -> None:
-        arguments = ("pack", "--redirects", os.fspath(directory))
-        self._command = _Command(places, *arguments, stdout=subprocess.PIPE)
-
-    def __enter__(self) -> BinaryIO:
-        return cast(BinaryIO, self._command.stdout)
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        """End it.
-
-        Raises:
-            StackError: the tar that was read is not whole.
-        """
-        with self._command as command:
-            if kind is None:
-                command.wait()
-
-    def abandon(self) -> None:
-        """Do not pack; after the block it does nothing."""
-        with self._command:
-            pass
-
-
-class Identity:
-    """The identity of a directory, being computed by stackfs."""
-
-    def __init__(self, places: Places, directory: str | Path) -> None:
-        self._command = _Command(places, "identity", os.fspath(directory), stdout=subprocess.PIPE)
-
-    def result(self) -> str:
-        """Return the identity, 64 hexadecimal digits.
-
-        Raises:
-            StackError: it could not be computed.
-        """
-        with self._command as command:
-            text = cast(BinaryIO, command.stdout).read()
-            command.wait()
-        return text.decode().strip()
-
-    def abandon(self) -> None:
-        """Do not wait for it."""
-        with self._command:
-            pass
-
-
-class _Command:
-    """A running stackfs command. As a context manager it does not outlive its block.
-
-    Its standard error goes to a file in memory: the daemon that `mount` leaves behind could keep a
-    pipe open for good.
-    """
-
-    def __init__(
-        self,
-        places: Places,
-        *arguments: str,
-        stdin: int = subprocess.DEVNULL,
-        stdout: int = subprocess.DEVNULL,
-        pass_fds: Sequence[int] = (),
-    ) -> None:
-        program = Path(sys.executable).with_name("stackfs")
-        self._name = arguments[0]
-        self._stderr: IO[bytes] = os.fdopen(os.memfd_create("stackfs-stderr"), "w+b")
-        self._process = subprocess.Popen(
-            [program, *arguments],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=self._stderr,
-            env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
-            pass_fds=pass_fds,
-        )
-        self.stdin, self.stdout = self._process.stdin, self._process.stdout
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-        for pipe in (self.stdin, self.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):  # what is still in its buffer has no reader now
-                    pipe.close()
-        self._process.wait()
-        self._stderr.close()
-
-    def wait(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            StackError: it failed.
-        """
-        status = self._process.wait()
-        self._stderr.seek(0)
-        text = self._stderr.read().decode(errors="replace")
-        if status:
-            raise _error(text, f"`stackfs {self._name}` ended with status {status}")
-
-
-def _error(text: str, otherwise: str) -> StackError:
-    """Return what stackfs wrote to standard error as an exception."""
-    lines = text.splitlines()
-    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    hints = [line.removeprefix(_HINT) for line in lines if line.startswith(_HINT)]
-    message = errors or lines[-1:] or [otherwise]
-    return StackError(message[0], hints[0] if hints else "")
+    with Unpacking(places) as unpacking, unpacking.into(directory) as tar:
+        yield tar
 
 
 class Identified:

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from stackfs.control import Refused
 from stackfs.places import Places, check_pod_name
 
+_MAX_LINE = 1 << 16
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors have the form of all our errors."""
@@ -167,8 +169,11 @@ def _add_layer_verbs(verbs: Any) -> None:  # noqa: ANN401
     identity = verbs.add_parser(
         "identity", help="print the SHA-256 identity of what is in DIR, or in an image"
     )
-    for verb, run in ((pack, _pack), (unpack, _unpack), (identity, _identity)):
-        verb.add_argument("directory", metavar="DIR")
+    later = "; -: standard input begins with a line that names it, a JSON string"
+    for verb, run, more in (
+        (pack, _pack, later), (unpack, _unpack, later), (identity, _identity, "")
+    ):  # fmt: skip
+        verb.add_argument("directory", metavar="DIR", help=f"the layer's directory{more}")
         verb.set_defaults(run=run)
 
 
@@ -282,7 +287,7 @@ def _check(places: Places, asked: argparse.Namespace) -> None:
 def _pack(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.oci import pack
 
-    pack(asked.directory, sys.stdout.buffer, redirects=asked.redirects)
+    pack(_named(asked), sys.stdout.buffer, redirects=asked.redirects)
 
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:
@@ -293,13 +298,36 @@ def _unpack(places: Places, asked: argparse.Namespace) -> None:
         below = [open_lower(path) for path in asked.below]
         for fd in below:
             opened.callback(os.close, fd)
-        unpack(sys.stdin.buffer, asked.directory, below)
+        unpack(sys.stdin.buffer, _named(asked), below)
+
+
+def _named(asked: argparse.Namespace) -> str:
+    """Return DIR, or what standard input calls it: who has no time starts us before knowing it."""
+    if asked.directory != "-":
+        return str(asked.directory)
+    line = sys.stdin.buffer.readline(_MAX_LINE)
+    try:
+        name = json.loads(line)
+    except ValueError:
+        name = None
+    if not isinstance(name, str):
+        raise Refused("standard input does not begin with the name of a directory")
+    return name
 
 
 def _identity(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.identity import identity
 
     print(identity(asked.directory))
+
+
+def command() -> NoReturn:
+    """Be the command; end without taking the interpreter apart, which takes long, for nothing."""
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -337,4 +365,4 @@ def _say_error(error: str, hint: str = "") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

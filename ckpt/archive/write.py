@@ -146,8 +146,8 @@ class ArchiveWriter:
             self._progress.advance(len(content))
         self._layers.append(self._end(blob, schema.LAYER_TYPE, {schema.LAYER_ID: layer_id}))
 
-    def commit(self) -> Summary:
-        """Complete, sign, and make it durable under its name.
+    def commit(self, *, durable: bool = True) -> Summary:
+        """Complete, sign, and make it appear under its name, *durable* if so wished.
 
         Raises:
             OSError: no space, or another failure of the file system.
@@ -161,7 +161,7 @@ class ArchiveWriter:
         blobs = [*self._page_blobs, *self._layers, model, config, index]
         self._sign(blobs, self._manifest(self._pod))
         size = self._tar.end()
-        self._file.commit()
+        self._file.commit(durable=durable)
         raw = sum(self._framed[d.digest].length for d in [*self._layers, model])
         return Summary(
             bytes=size,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import abi, layers, stack
+from ckpt import abi, layers, stack, stackcommand
 from ckpt.archive.errors import FormatError
 from ckpt.archive.read import open_archive
 from ckpt.archive.schema import Base
 from ckpt.archive.write import ArchiveWriter
 from ckpt.layers import InstallError
 from ckpt.progress import Silent
+from ckpt.stackcommand import Packing
 from examples import leftovers
 from tests.unit.ckpt import archives
 from tests.unit.ckpt.archives import TRUSTED
@@ -55,7 +56,7 @@ def checkpoint(places, path):
     os.close(root_fd)
     sealed = layers.seal(places, POD)
     with ArchiveWriter(path, archives.KEY, progress=Silent()) as writer:
-        layers.write_layers(writer, sealed)
+        layers.write_layers(writer, sealed, Packing(places))
         writer.set_model(archives.MODEL)
         writer.commit()
     return sealed
@@ -257,7 +258,7 @@ def test_a_lower_layer_that_has_changed(places, archive, lower, replace):
 def test_no_lower_layer_at_all(places, archive, tmp_path):
     with pytest.raises(InstallError, match="none was found"):
         install(places, archive, [])
-    with pytest.raises(stack.StackError, match="nowhere"):
+    with pytest.raises(stackcommand.StackError, match="nowhere"):
         install(places, archive, [tmp_path / "nowhere"])
 
 
@@ -297,7 +298,7 @@ def test_a_hostile_layer(places, archive, tmp_path, lower):
         writer.set_base(base)
         writer.set_model(archives.MODEL)
         writer.commit()
-    with pytest.raises(stack.StackError):
+    with pytest.raises(stackcommand.StackError):
         install(places, path)
     assert os.listdir(places.states()) == []
 
@@ -317,13 +318,13 @@ def test_leftovers_of_a_restart_that_was_killed(places, archive):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ckpt import layers, stack
+from ckpt import layers, stack, stackcommand
 from ckpt.archive.read import open_archive
 from launcher.places import Places
 from tests.unit.ckpt.archives import TRUSTED
 
 owner, name, moment = sys.argv[2:5]
-target = {"layers": layers, "mounting": stack.Mounting}[owner]
+target = {"layers": layers, "mounting": stackcommand.Mounting}[owner]
 real = getattr(target, name)
 
 def killed(*arguments, **named):
@@ -380,13 +381,13 @@ def test_errors_are_those_of_stackfs(places, tmp_path):
         stack.status(places, POD)
     with pytest.raises(stack.NotMounted):
         layers.seal(places, POD)
-    with pytest.raises(stack.StackError, match="no such directory"):
+    with pytest.raises(stackcommand.StackError, match="no such directory"):
         stack.mount(places, POD, [tmp_path / "nowhere"])
-    with pytest.raises(stack.StackError):
+    with pytest.raises(stackcommand.StackError):
         stack.identity(places, tmp_path / "nowhere").result()
-    with pytest.raises(stack.StackError):
+    with pytest.raises(stackcommand.StackError):
         stack.umount(places, POD)
-    with pytest.raises(stack.StackError), stack.pack(places, tmp_path / "nowhere") as tar:
+    with pytest.raises(stackcommand.StackError), stack.pack(places, tmp_path / "nowhere") as tar:
         assert tar.read() == b""
 
 

@@ -1,5 +1,6 @@
 """Directories of lower layers move without the files in them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -229,7 +230,12 @@ def test_a_moved_directory_in_an_archive(host, tmp_path):
     tar = host.stackfs("pack", "--redirects", layer).stdout
     host.stackfs("umount", "pod")
     shutil.rmtree(layer)
-    host.stackfs("unpack", layer, stdin=tar)
+    refused = host.stackfs("unpack", "-", stdin=tar, check=False)
+    assert refused.returncode == 1
+    assert b"does not begin with the name of a directory" in refused.stderr
+    name = json.dumps(layer).encode() + b"\n"
+    host.stackfs("unpack", "-", stdin=name + tar)
+    assert host.stackfs("pack", "--redirects", "-", stdin=name).stdout == tar
     host.stackfs("mount", "pod")
     both_ways(host, expected)
 
