@@ -243,7 +243,10 @@ class _Raising:
     def _redirect_vdso(self, space: memory.State, remote: Remote) -> None:
         (old,) = (s for s in space.specials if s.name == "vdso")
         (new,) = (s for s in self._area.specials if s.name == "vdso")
-        image = vdso.redirect(space.vdso, self._area.vdso, new.start)
+        try:
+            image = vdso.redirect(space.vdso, self._area.vdso, new.start)
+        except ValueError as e:
+            raise RestoreError(f"process {remote.pid} cannot run here: {e}") from e
         flags = _MAP_PRIVATE_ANONYMOUS_FIXED
         remote.syscall("mmap", old.start, old.end - old.start, _PROT_READ_EXEC, flags, -1, 0)
         remote.memory.write(old.start, image)

@@ -3,9 +3,10 @@
 A program keeps addresses of vDSO functions (glibc resolves them once), so the restarted program
 must find code there. The running kernel's own vDSO is moved to the old place where layout and bytes
 agree; else the old bytes stay as ordinary memory in which each exported function begins with a jump
-to the running kernel's function of that name.
+to the running kernel's function of that name, or, where it has none, with a system call that does
+the same. A function that needs nothing of the kernel stays what it was.
 
-Source: vdso(7); elf(5).
+Source: vdso(7); elf(5); arch/x86/entry/vdso/vdso.lds.S.
 """
 
 import struct
@@ -36,13 +37,20 @@ def redirect(old_image: bytes, new_image: bytes, new_start: int) -> bytes:
     """Return *old_image* with its functions redirected to the vDSO at address *new_start*.
 
     Raises:
-        ValueError: the new one lacks a function, or a function is too short for a jump.
+        ValueError: the new one lacks a function that nothing can stand for, or a function is too
+            short for what is to stand there.
     """
     patched, functions = bytearray(old_image), symbols(new_image)
     for name, (offset, size) in symbols(old_image).items():
-        if name not in functions:
+        plain = name.removeprefix("__vdso_")
+        if name in functions:
+            code = arch.jump(new_start + functions[name][0])
+        elif plain in arch.VDSO_ALONE:
+            continue
+        elif plain in arch.VDSO_CALLS:
+            code = arch.VDSO_CALLS[plain]
+        else:
             raise ValueError(f"this kernel's vDSO has no function {name}")
-        code = arch.jump(new_start + functions[name][0])
         if 0 < size < len(code):
             raise ValueError(f"{name} in the old vDSO is too short to be redirected")
         patched[offset : offset + len(code)] = code

@@ -288,3 +288,28 @@ def fit_xstate(state: bytes, here: bytes) -> bytes:
 def jump(to: int) -> bytes:
     """Return instructions that jump to *to* and clobber only %r11, as a call of a function may."""
     return b"\x49\xbb" + struct.pack("<Q", to) + b"\x41\xff\xe3"  # movabs $to, %r11; jmp *%r11
+
+
+VDSO_CALLS: Final[dict[str, bytes]] = {
+    # Asked for the size of its state, it says that there is none to be had, and libc then makes
+    # the system call itself. Source: lib/vdso/getrandom.c, __cvdso_getrandom_data().
+    "getrandom": bytes.fromhex(
+        "4983f8ff"  # cmp $-1, %r8 (the size of the state: a question)
+        "7408"  # je unknown
+        "b83e010000"  # mov $getrandom, %eax
+        "0f05"  # syscall
+        "c3"  # ret
+        "48c7c0daffffff"  # unknown: mov $-ENOSYS, %rax
+        "c3"  # ret
+    ),
+}
+"""What can stand for a function that a kernel's vDSO lacks, by the function's name."""
+
+VDSO_ALONE: Final = frozenset(
+    {
+        "sgx_enter_enclave",
+        "futex_robust_list32_try_unlock",
+        "futex_robust_list64_try_unlock",
+    }
+)
+"""Functions whose code reads nothing that only their own kernel keeps: it works under any."""

@@ -9,9 +9,11 @@ from typing import Final
 
 from ckpt import procfs
 from ckpt.kinds.stages import Subject, Target
+from ckpt.model import PAGE_SIZE
 
 _MADV_GUARD_INSTALL: Final = 102
 _PROT_NONE: Final = 0
+_MAP_PRIVATE, _MAP_DROPPABLE, _MAP_ANONYMOUS = 2, 8, 0x20
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MLOCK_ONFAULT: Final = 1
 _MCL_FUTURE, _MCL_ONFAULT = 2, 4
@@ -48,6 +50,20 @@ def guard(start: int, length: int, target: Target) -> None:
     lost = "guard ranges (MADV_GUARD_INSTALL) became mappings without access: this kernel has none"
     if not _try(target, lost, "madvise", start, length, _MADV_GUARD_INSTALL):
         target.remote.syscall("mprotect", start, length, _PROT_NONE)
+
+
+def droppable(target: Target) -> int:
+    """Return the kind of a mapping that the kernel may drop: MAP_DROPPABLE where there is such."""
+    flags = _MAP_DROPPABLE | _MAP_ANONYMOUS
+    try:
+        tried = target.remote.syscall("mmap", 0, PAGE_SIZE, _PROT_NONE, flags, -1, 0)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        target.note("memory that may be dropped (MAP_DROPPABLE) is kept: this kernel drops none")
+        return _MAP_PRIVATE
+    target.remote.syscall("munmap", tried, PAGE_SIZE)
+    return _MAP_DROPPABLE
 
 
 def lock(start: int, length: int, flags: list[str], target: Target) -> None:

@@ -24,7 +24,7 @@ CHUNK: Final = 4 << 20
 
 # <asm-generic/mman-common.h> and <linux/mman.h>
 _PROTECTIONS: Final = {"read": 1, "write": 2, "exec": 4}
-_MAP_SHARED, _MAP_PRIVATE, _MAP_DROPPABLE = 1, 2, 8
+_MAP_SHARED, _MAP_PRIVATE = 1, 2
 _MAP_FIXED_NOREPLACE: Final = 0x10_0000
 _MAP_ANONYMOUS: Final = 0x20
 _FLAGS: Final = {"growsdown": 0x100, "noreserve": 0x4000}
@@ -335,7 +335,7 @@ def _map(mapping: Mapping, target: Target) -> None:
     call, length = target.remote.syscall, mapping.end - mapping.start
     flags = _MAP_SHARED if mapping.shared else _MAP_PRIVATE
     if "droppable" in mapping.flags:
-        flags = _MAP_DROPPABLE
+        flags = advice.droppable(target)
     flags |= _MAP_FIXED_NOREPLACE
     flags |= sum(number for name, number in _FLAGS.items() if name in mapping.flags)
     fd = -1

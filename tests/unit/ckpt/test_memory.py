@@ -1,3 +1,6 @@
+import ctypes
+import errno
+import mmap
 import os
 
 import pytest
@@ -46,6 +49,31 @@ def test_vdso_is_redirected(own_vdso):
     assert redirected[offset : offset + len(code)] == code
     assert len(redirected) == len(own_vdso)
     assert vdso.symbols(redirected) == vdso.symbols(own_vdso)
+
+
+def test_vdso_function_that_this_kernel_lacks(own_vdso):
+    old = own_vdso.replace(b"__vdso_gettimeofday\0", b"__vdso_getrandom\0\0\0\0")
+    new = own_vdso.replace(b"getrandom\0", b"get_other\0")
+    offset, _ = vdso.symbols(old)["__vdso_getrandom"]
+    stub = arch.VDSO_CALLS["getrandom"]
+    assert vdso.redirect(old, new, 0x7000_0000_0000)[offset : offset + len(stub)] == stub
+    strange = own_vdso.replace(b"__vdso_gettimeofday\0", b"__vdso_unheard_of\0\0\0")
+    with pytest.raises(ValueError, match="no function __vdso_unheard_of"):
+        vdso.redirect(strange, own_vdso, 0x7000_0000_0000)
+
+
+def test_getrandom_without_vdso():
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(arch.VDSO_CALLS["getrandom"])
+    at = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    sizes = (ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p, ctypes.c_size_t)
+    getrandom = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_void_p, *sizes)(at)
+    buffer = ctypes.create_string_buffer(64)
+    assert getrandom(ctypes.addressof(buffer), 64, 0, None, 144) == 64
+    assert buffer.raw != bytes(64)
+    assert getrandom(ctypes.addressof(buffer), 64, 0xFFFF, None, 144) == -errno.EINVAL
+    state = ctypes.c_size_t(-1).value  # "how large is a state?"
+    assert getrandom(None, 0, 0, ctypes.addressof(buffer), state) == -errno.ENOSYS
 
 
 def test_vdso_of_another_layout(own_vdso):
