@@ -9,6 +9,8 @@
 #                PYTEST_ARGS=…)
 #   make fuzz    archives that are wrong in random ways, for some minutes (FUZZ=20: how many times
 #                as many as in make test)
+#   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
+#                docs/notes/kernels.md)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
 #   make clean   remove what the above left, but for Debian packages
@@ -33,7 +35,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-.PHONY: setup packages compiled demo demo-apache demo-redis test fuzz bench clean
+.PHONY: setup packages compiled demo demo-apache demo-redis test test-kernels fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -74,6 +76,9 @@ test: setup
 fuzz: export FUZZ ?= 20
 fuzz: setup
 	.venv/bin/python -m pytest tests/unit/ckpt/test_fuzz.py tests/kernel/ckpt/test_fuzz_real.py $(PYTEST_ARGS)
+
+test-kernels: setup
+	@.venv/bin/python -m tests.kernels $(KERNELS_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup

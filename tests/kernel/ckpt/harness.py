@@ -42,11 +42,11 @@ def tool(name, *argv, timeout=120):
     return run.stdout
 
 
-def poll(predicate, what):
+def poll(predicate, what, seconds=DEADLINE_S):
     """Wait until *predicate* is true; return what it gave."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + seconds
     while not (found := predicate()):
-        assert time.monotonic() < deadline, f"no {what} within {DEADLINE_S} s"
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
         time.sleep(0.005)
     return found
 

@@ -1,0 +1,1 @@
+"""`make test-kernels`: pods go from one kernel to another, between guests of a lab."""

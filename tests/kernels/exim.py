@@ -1,0 +1,90 @@
+"""The mail service on its journey, by the commands that a user has.
+
+Before it leaves, a mail is delivered and another waits in the queue, for its server is down. Where
+it arrives that server comes up, and the restarted Exim delivers both that mail and a new one.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from examples.exim import mail
+from tests.kernel.ckpt.harness import tool
+
+if TYPE_CHECKING:
+    from tests.kernels.guest import Leg
+
+NAME = "exim"
+POD, SMARTHOST = "10.98.0.10", "10.98.0.1"
+_TIMEOUT_S = 600
+_CONFIGURATION = Path(__file__).parents[2] / "examples/exim/pod.toml"
+
+
+def pass_on(here: "Leg") -> None:
+    """Do this leg."""
+    try:
+        if here.leg == 0:
+            _begin(here)
+        else:
+            archive = here.archive(here.leg - 1, NAME)
+            tool(
+                "autopod",
+                "restart",
+                NAME,
+                "-i",
+                archive,
+                "--base",
+                here.exim_root,
+                timeout=_TIMEOUT_S,
+            )
+            _wait(lambda: mail.answers(POD), "Exim greets again")
+        if here.leg == here.last:
+            _check(here)
+        else:
+            tool(
+                "autopod",
+                "checkpoint",
+                NAME,
+                "-o",
+                here.archive(here.leg, NAME),
+                timeout=_TIMEOUT_S,
+            )
+    finally:
+        here.remove(NAME)
+
+
+def _begin(here: "Leg") -> None:
+    configuration = here.places.config(NAME)
+    configuration.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_CONFIGURATION, configuration)
+    tool("autopod", "add", NAME, "--base", here.exim_root, timeout=_TIMEOUT_S)
+    # Not each second, as in the example: an emulated processor would do nothing else.
+    tool("autopod", "addproc", NAME, "/usr/sbin/exim4", "-bd", "-q1h", timeout=_TIMEOUT_S)
+    _wait(lambda: mail.answers(POD), "Exim greets")
+    _deliver(here, "before the journey")
+    mail.send(POD, "alice@pod.test", "friend@elsewhere.test", "in the queue")
+    listed = tool("launcher", "exec", NAME, "/usr/sbin/exim4", "-bp", timeout=_TIMEOUT_S)
+    assert "friend@elsewhere.test" in listed, listed
+
+
+def _check(here: "Leg") -> None:
+    with mail.smarthost(SMARTHOST) as received:
+        tool("launcher", "exec", NAME, "/usr/sbin/exim4", "-qff", timeout=_TIMEOUT_S)
+        _wait(lambda: bool(received), "the queued mail arrives")
+        assert "Subject: in the queue" in received[0], received
+    _deliver(here, "after the journey")
+    assert _in_mailbox(here, "before the journey"), "the mail delivered before is gone"
+
+
+def _deliver(here: "Leg", subject: str) -> None:
+    mail.send(POD, "bob@elsewhere.test", "alice@pod.test", subject)
+    _wait(lambda: _in_mailbox(here, subject), f"the mail {subject} is in the mailbox")
+
+
+def _in_mailbox(here: "Leg", subject: str) -> bool:
+    folder = here.places.root(NAME) / "home/alice/Maildir/new"
+    return any(f"Subject: {subject}\n" in path.read_text() for path in folder.glob("*"))
+
+
+def _wait(true, what: str) -> None:
+    mail.wait_until(true, what, _TIMEOUT_S)
