@@ -24,6 +24,9 @@ _PAIR: Final = "ii"  # struct linger
 _TIME: Final = "ll"  # struct timeval
 _ABSENT: Final = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTCONN)
 
+_OFF: Final = ([0], [-1])
+"""What an option that was never set says; -1 is SO_PEEK_OFF's."""
+
 Table = Mapping[str, tuple[int, int, str]]
 
 
@@ -272,12 +275,25 @@ def set_options(s: socket.socket, options: Mapping[str, list[int]]) -> None:
         if name not in known:
             raise ValueError(f"unknown socket option {name!r}")
         level, number, form = known[name]
-        if _get(s, known[name]) != value:
+        if differs(_get(s, known[name]), value):
             try:
                 s.setsockopt(level, number, struct.pack(form, *value))
             except OSError as e:
                 e.add_note(f"while setting the socket option {name} to {value}")
                 raise
+
+
+def differs(here: list[int] | None, value: list[int]) -> bool:
+    """Is there something to set for an option to become *value*? Pure.
+
+    Which options a kind of socket has changes with the kernel, in both directions: SO_PEEK_OFF came
+    to TCP in v6.9, SO_PASSCRED was taken from it in v6.16. One that is off is not missed.
+
+    Args:
+        here: its value now; None where this kernel has no such option for the socket.
+        value: what it was.
+    """
+    return value not in _OFF if here is None else here != value
 
 
 def set_status(s: socket.socket, file: OpenFile) -> int:
