@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autopod import checkpointing
+from autopod.status import cli as service
 from launcher import commandline
 from launcher.places import Places
 
@@ -84,14 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="only ask both hosts whether it can be done"
     )
 
-    statusd = verbs.add_parser("statusd", help="be the service that other hosts reach this one by")
-    statusd.set_defaults(run=_statusd)
-    statusd.add_argument(
-        "--listen",
-        metavar="ADDRESS[:PORT]",
-        default="0.0.0.0",  # noqa: S104 (who may do what is decided by keys)
-        help="where to listen (default: %(default)s, port 7463)",
-    )
+    service.add_verbs(verbs)
     _add_host(verbs.add_parser("host", help="the hosts that pods can move between"))
 
     listing = verbs.add_parser("list", help="show the pods of this host")
@@ -191,15 +185,6 @@ def _migrate(places: Places, arguments: argparse.Namespace) -> int:
     )
     for note in report.notes:
         print(f"pod {pod}: note: {note}")
-    return 0
-
-
-def _statusd(places: Places, arguments: argparse.Namespace) -> int:
-    import trio
-
-    from autopod import statusd
-
-    trio.run(statusd.serve, places, arguments.listen)
     return 0
 
 

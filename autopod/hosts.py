@@ -118,6 +118,11 @@ def init(places: Places, name: str | None, address: str | None) -> Own:
     return own
 
 
+def has_name(places: Places) -> bool:
+    """Has this host been given a name, without which others do not reach it?"""
+    return _own_file(places).exists()
+
+
 def load_own(places: Places) -> Own:
     """Return this host's name and address.
 

@@ -1,50 +1,66 @@
 """`autopod statusd`: the service of a host. Other hosts reach it; it finishes what was broken off.
 
-It accepts connections and starts a process for each (autopod/answer.py). It holds nothing that is
-not on disk: it may be killed and started again at any moment.
+It accepts connections and starts a process for each (autopod/answer.py), and one at intervals that
+looks after the host (autopod/status/cycle.py). It holds nothing that is not on disk: it may be
+killed and started again at any moment.
 """
 
-import os
 import signal
-import socket
 import sys
 from typing import Final
 
 import trio
 
 from autopod import hosts, journal
+from autopod.notify import notify, watchdog_s
+from autopod.status import policy, store
 from launcher import pods
 from launcher.places import Places
 
 _AT_ONCE: Final = 16
 _LOOK_S: Final = 15.0
 _ANSWER: Final = (sys.executable, "-m", "autopod.answer")
+_CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
 
 
 async def serve(places: Places, listen: str) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    A host that has no name yet is looked after, but is not reached by others.
 
     Args:
         places: the instance.
         listen: the address to listen at; host `0.0.0.0` or `[::]` for all.
 
     Raises:
-        Refused: this host has no name yet.
+        ConfigError: the host's policy cannot be understood.
         OSError: the address cannot be had.
     """
-    hosts.load_own(places)
-    host, port = hosts.split(listen)
+    settings = policy.load(places)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        listeners = await trio.open_tcp_listeners(port, host=host)
         async with trio.open_nursery() as nursery:
-            limit = trio.CapacityLimiter(_AT_ONCE)
-            for listener in listeners:
-                nursery.start_soon(_accept, listener, limit)
-            nursery.start_soon(_keep_settling, places)
-            _notify("READY=1")
+            if every := watchdog_s():
+                nursery.start_soon(_keep_telling, every)
+            nursery.start_soon(_serve, places, listen, settings.service.every_s, nursery)
             async for _ in signals:
+                notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
                 break
+
+
+async def _serve(places: Places, listen: str, every_s: float, nursery: trio.Nursery) -> None:
+    """Bring pods back that a reboot has interrupted; then be reached, and look after the host."""
+    if store.path(places).exists():
+        await _run_cycle("resume")
+    if hosts.has_name(places):
+        host, port = hosts.split(listen)
+        limit = trio.CapacityLimiter(_AT_ONCE)
+        for listener in await trio.open_tcp_listeners(port, host=host):
+            nursery.start_soon(_accept, listener, limit)
+        nursery.start_soon(_keep_settling, places)
+    if every_s:
+        nursery.start_soon(_keep_looking, every_s)
+    notify("READY=1")
 
 
 async def _accept(listener: trio.SocketListener, limit: trio.CapacityLimiter) -> None:
@@ -77,10 +93,27 @@ def _is_unsettled(places: Places) -> bool:
     return bool(journal.unfinished(places)) or any(moving)
 
 
-def _notify(state: str) -> None:
-    """Tell systemd, if it is there: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
-            to.connect("\0" + address[1:] if address.startswith("@") else address)
-            to.sendall(state.encode())
+async def _keep_looking(every_s: float) -> None:
+    """Look after the host at intervals: autopod/status/cycle.py."""
+    while True:
+        await _run_cycle()
+        await trio.sleep(every_s)
+
+
+async def _run_cycle(*arguments: str) -> None:
+    """Run a cycle; ended early, it is told so, and may bring to an end what must not be half done.
+
+    Source: trio.run_process(), "deliver_cancel"; its own would kill after five seconds.
+    """
+
+    async def ask_to_end(process: trio.Process) -> None:
+        process.terminate()
+
+    argv = (*_CYCLE, *arguments)
+    await trio.run_process(argv, stdin=b"", check=False, deliver_cancel=ask_to_end)
+
+
+async def _keep_telling(every_s: float) -> None:
+    while True:
+        notify("WATCHDOG=1")
+        await trio.sleep(every_s)

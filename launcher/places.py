@@ -96,6 +96,10 @@ class Places(Struct, frozen=True):
         """While it is there, the pod has been given to another host; see autopod/journal.py."""
         return self.state(pod) / "departing.json"
 
+    def waiting(self, pod: str) -> Path:
+        """While it is there, the pod is in an archive until the host has been rebooted."""
+        return self.state(pod) / "waiting"
+
     def restarting(self, pod: str) -> Path:
         """While it is there, what is in the upper layer comes of a restart: ckpt/layers.py."""
         return self.state(pod) / "restarting"

@@ -109,6 +109,9 @@ def create(
     if places.departure(name).exists():
         hint = "the service of this host asks the other one; so does autopod migrate"
         raise PodError(f"pod {name!r} has been given to another host, or is on its way", hint)
+    if places.waiting(name).exists():
+        hint = "autopod statusd restarts it after the boot; autopod drain --undo, now"
+        raise PodError(f"pod {name!r} is in an archive until this host is rebooted", hint)
     _check_root(places, name)
     destroy(places, name)
     places.restarting(name).unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.autopod import repository
+
 BIN = Path(sys.executable).parent
 
 
@@ -63,3 +65,16 @@ def host(prefix):
     yield host
     for pod in host.pods():
         host.run("autopod", "rm", pod, "--purge")
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    keys = repository.Keys(tmp_path_factory.mktemp("gpg"))
+    yield keys
+    keys.close()
+
+
+@pytest.fixture
+def archive(prefix, keys):
+    """A signed archive of security updates that has nothing new for the host that asks it."""
+    return repository.prepare(prefix, keys)

@@ -1,0 +1,133 @@
+"""`autopod status`, `drain` and `statusd` as commands: arguments in, lines out.
+
+What they need is imported when they run.
+"""
+
+import argparse
+
+from launcher import commandline
+from launcher.places import Places
+
+_STATUS = """\
+Ask the host's security archives, now, and say what is to be installed, what each package
+needs then (none, restart, reboot) and whether what is installed already waits for a reboot.
+Neither the host's packages nor apt's own lists are changed. Of archives that cannot be
+reached, or are not genuine, or too old, is said: unknown."""
+_STATUS_EPILOG = """\
+exit status:
+  0   it is known how it stands
+  3   it is unknown: never a reason for a reboot, always one to look
+  4   it is known, and something is wrong with the host (faults)
+
+files:
+  /etc/autopod/autopod.toml   which archives are security's, how old their word may be
+  /etc/autopod/rules.toml     which packages need what, asked before the rules that are shipped
+"""
+_DRAIN = """\
+Do by hand what the service does before a reboot: look whether each pod can be checkpointed,
+move it to a host of act.to or write it to disk, install what security asks for, and see which
+kernel the boot will bring. Then it is the administrator who reboots; the service restarts the
+pods after the boot. Every step is written down: after a crash, autopod statusd goes on."""
+_DRAIN_EPILOG = """\
+exit status:
+  0   the host can be rebooted (--dry-run: and nothing speaks against it; --undo: the pods run)
+  1   it failed; the pods run again, or it is said which does not
+  3   it is unknown what is to be installed; nothing was touched
+
+files:
+  /etc/autopod/autopod.toml    table act: hosts, commands, windows, holds
+  /var/lib/autopod/.drains/    archives of the pods until they run again
+"""
+_STATUSD = """\
+Let other hosts move pods here (where this host has a name: autopod host init), look after the
+host at intervals, and, if act.enabled is set in /etc/autopod/autopod.toml, drain and reboot it
+when security needs that. At its start it goes on with what was broken off: after a reboot, it
+restarts the pods. History: /var/lib/autopod/autopod.db (SQLite)."""
+_STATUSD_EPILOG = """\
+environment:
+  NOTIFY_SOCKET, WATCHDOG_USEC   as systemd sets them: sd_notify(3)
+"""
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    """Add `status`, `drain` and `statusd`."""
+    status = verbs.add_parser(
+        "status",
+        help="show the security updates that this host and its pods need",
+        description=_STATUS,
+        epilog=_STATUS_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    status.set_defaults(run=_status)
+    status.add_argument("--json", action="store_true", help="as an object")
+    status.add_argument("--explain", action="store_true", help="and why each is as it is")
+
+    statusd = verbs.add_parser(
+        "statusd",
+        help="be the service: look after this host, and let other hosts reach it",
+        description=_STATUSD,
+        epilog=_STATUSD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    statusd.set_defaults(run=_statusd)
+    statusd.add_argument(
+        "--listen",
+        metavar="ADDRESS[:PORT]",
+        default="0.0.0.0",  # noqa: S104 (who may do what is decided by keys)
+        help="where to listen (default: %(default)s, port 7463)",
+    )
+    _add_drain(verbs)
+
+
+def _add_drain(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    drain = verbs.add_parser(
+        "drain",
+        help="move or checkpoint all pods, and install what a reboot is needed for",
+        description=_DRAIN,
+        epilog=_DRAIN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drain.set_defaults(run=_drain)
+    drain.add_argument("--json", action="store_true", help="as an object")
+    drain.add_argument("--no-install", action="store_true", help="only empty the host of pods")
+    what = drain.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="say what would be done, and why not")
+    what.add_argument("--undo", action="store_true", help="restart the pods here, without a reboot")
+    what.add_argument(
+        "--clear", action="store_true", help="let the service act again after a failed drain"
+    )
+
+
+def _status(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.status import check, report
+
+    found = check.look(places)
+    shown = (
+        report.as_json(found) if arguments.json else report.text(found, explain=arguments.explain)
+    )
+    print(shown, end="")
+    return report.status(found)
+
+
+def _drain(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.status import byhand
+
+    if arguments.undo:
+        said = byhand.undo(places)
+    elif arguments.clear:
+        said = byhand.clear(places)
+    elif arguments.dry_run:
+        said = byhand.rehearse(places, install=not arguments.no_install)
+    else:
+        said = byhand.drain(places, install=not arguments.no_install)
+    print(byhand.as_json(said) if arguments.json else byhand.text(said), end="")
+    return said.status
+
+
+def _statusd(places: Places, arguments: argparse.Namespace) -> int:
+    import trio
+
+    from autopod import statusd
+
+    trio.run(statusd.serve, places, arguments.listen)
+    return 0

@@ -1,0 +1,370 @@
+"""A host is emptied, updated and rebooted, and its pods come back. Every step is written down.
+
+    stopping     each pod is moved to another host, or checkpointed to disk
+    installing   the updates
+    confirming   that what was to be installed is, and which kernel the boot is to bring
+    ready        by hand, it waits here for the administrator
+    rebooting    the order is given; the next boot tells that it was followed
+    returning    the kernel is compared with the expected one; the pods are restarted
+    undoing      something failed before the boot: the pods are restarted, and nothing else is done
+
+Whoever is killed at any moment is followed by one that reads the record (autopod/status/store.py)
+and does that step again: each can be done twice. A pod is worked on by the commands that people
+use, which may be killed at any moment, too.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from autopod.errors import Refused
+from autopod.status import apt, kernels
+from autopod.status.policy import Policy
+from autopod.status.report import Report
+from autopod.status.store import ENDED, Drain, PodRecord, Store
+from ckpt import dump
+from ckpt.archive import recipients
+from launcher import abi, enter, pods
+from launcher.places import Places
+
+_TRIES: Final = 3
+_COMMAND_S: Final = 3600
+
+
+class Failed(Exception):  # noqa: N818 (what is the case)
+    """A step cannot be done; what was done is undone."""
+
+
+@contextmanager
+def exclusive(places: Places) -> Iterator[None]:
+    """Be the only one who drains this host, or decides whether to.
+
+    Raises:
+        Refused: somebody else does.
+    """
+    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
+    fd = os.open(places.runs() / "drain.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            hint = "the service looks at intervals, for seconds: try again"
+            raise Refused("another process looks after this host, or drains it", hint) from e
+        yield
+    finally:
+        os.close(fd)
+
+
+def running(places: Places) -> list[str]:
+    """Return the pods in which programs run."""
+    return [name for name in pods.names(places) if _runs(places, name)]
+
+
+def preflight(places: Places, names: Sequence[str]) -> None:
+    """Look, before anything is touched, whether each of the pods can be checkpointed.
+
+    Raises:
+        Refused: one of them cannot.
+    """
+    readable(places)
+    for name in names:
+        refusals = dump.check(places, name)
+        if refusals:
+            raise Refused(f"pod {name!r} cannot be checkpointed: {refusals[0]}")
+
+
+def readable(places: Places) -> list[str]:
+    """Return what `autopod checkpoint` needs to be told, so that this host can read the archive.
+
+    Raises:
+        Refused: archives are encrypted, and this host has no key to read one with.
+    """
+    others = recipients.load_recipients(places.recipients())
+    own = places.keys() / recipients.RECIPIENT
+    if not others:
+        return []
+    if not own.exists():
+        hint = "make it a key: ckpt keygen --encryption"
+        raise Refused("archives of this host are encrypted to others only", hint)
+    mine = recipients.load_recipient(own).public_bytes_raw()
+    known = any(one.public_bytes_raw() == mine for one in others)
+    return [] if known else ["--recipient", os.fspath(own)]
+
+
+def begin(
+    places: Places, settings: Policy, report: Report | None, wanted: list[str], *, automatic: bool
+) -> Drain:
+    """Return the record of a new drain. Nothing has been done yet, and nothing is written down.
+
+    Args:
+        places: the instance.
+        settings: the host's.
+        report: what is to be installed; None: nothing is.
+        wanted: why.
+        automatic: go on to the reboot.
+
+    Raises:
+        Refused: a pod cannot be checkpointed.
+        OSError, ValueError: the boot cannot be told from others.
+    """
+    names = running(places)
+    preflight(places, names)
+    return Drain(
+        id=uuid.uuid4().hex[:12],
+        phase="stopping",
+        automatic=automatic,
+        wanted=wanted,
+        boot_id=kernels.ask(settings.host.boot_id),
+        packages=packages(report),
+        expected=None,
+        pods=[PodRecord(name) for name in names],
+    )
+
+
+def packages(report: Report | None) -> list[str]:
+    """Return what is to be installed, as apt-get takes it. Pure."""
+    updates = report.updates if report else []
+    return [f"{one.package}={one.candidate}" for one in updates if not one.kept]
+
+
+def resume(places: Places, settings: Policy, store: Store) -> Drain | None:
+    """Go on with a drain that was broken off, or that the host was rebooted by; there may be none.
+
+    Raises:
+        OSError, ValueError: the boot cannot be told from others: nothing was done.
+    """
+    drain = store.last_drain()
+    if drain is None or drain.phase in ENDED:
+        return None
+    if kernels.ask(settings.host.boot_id) != drain.boot_id:
+        if drain.phase != "returning":
+            drain = replace(drain, phase="returning")
+    elif drain.phase == "rebooting" and drain.reboots >= _TRIES:
+        drain = _fail(drain, f"the host was told {drain.reboots} times to reboot, and has not")
+    return Runner(places, settings, store).run(drain)
+
+
+class Runner:
+    """Does one step after the other, and writes each down before the next."""
+
+    def __init__(self, places: Places, settings: Policy, store: Store) -> None:
+        self._places, self._settings, self._store = places, settings, store
+
+    def run(self, drain: Drain) -> Drain:
+        """Go on until the drain has ended, waits for the administrator, or for the reboot."""
+        steps: dict[str, Callable[[Drain], Drain]] = {
+            "stopping": self._stop,
+            "installing": self._install,
+            "confirming": self._confirm,
+            "rebooting": self._reboot,
+            "returning": self._return,
+            "undoing": self._undo,
+        }
+        self._store.save(drain)
+        while drain.phase in steps:
+            phase = drain.phase
+            try:
+                drain = steps[phase](drain)
+            except Failed as e:
+                drain = _fail(self._store.last_drain() or drain, str(e))
+            self._store.save(drain)
+            if phase == drain.phase == "rebooting":
+                break
+        return drain
+
+    def _stop(self, drain: Drain) -> Drain:
+        _archives(self._places, drain).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for pod in drain.pods:
+            if pod.place == "here":
+                drain = _with(drain, self._take_away(drain, pod))
+                self._store.save(drain)
+        return replace(drain, phase="installing")
+
+    def _take_away(self, drain: Drain, pod: PodRecord) -> PodRecord:
+        """Move a pod, or write it to disk; this may have been broken off before."""
+        file = archive(self._places, drain, pod.pod)
+        if not _runs(self._places, pod.pod):
+            return replace(pod, place="archive" if file.exists() else "ended")
+        for host in self._settings.act.to:
+            if not self._verb("migrate", pod.pod, host):
+                return replace(pod, place="moved", host=host)
+        waiting = self._places.waiting(pod.pod)
+        waiting.write_text(f"{drain.id}\n")
+        why = self._verb("checkpoint", pod.pod, "-o", os.fspath(file), *readable(self._places))
+        if why:
+            waiting.unlink()
+            raise Failed(f"pod {pod.pod!r}: {why}")
+        return replace(pod, place="archive")
+
+    def _install(self, drain: Drain) -> Drain:
+        if drain.packages:
+            private = apt.private(self._places, self._settings)
+            with private.locked():
+                argv = _filled(self._settings.act.install, private.options(), drain.packages)
+                why = run(argv)
+            if why:
+                raise Failed(f"the installation: {why}")
+        return replace(drain, phase="confirming")
+
+    def _confirm(self, drain: Drain) -> Drain:
+        try:
+            kernel = kernels.look(self._settings.host)
+        except (OSError, ValueError) as e:
+            raise Failed(f"which kernel is installed cannot be told: {e}") from e
+        images = [one for one in drain.packages if one.startswith("linux-image-")]
+        if images and not kernel.newer:
+            raise Failed(f"{images[0]} was to be installed, and no newer kernel is there")
+        drain = replace(drain, expected=kernel.expected)
+        return replace(drain, phase="rebooting" if drain.automatic else "ready")
+
+    def _reboot(self, drain: Drain) -> Drain:
+        """Order the reboot. That it was ordered is written down first: it may end us at once."""
+        drain = replace(drain, reboots=drain.reboots + 1)
+        self._store.save(drain)
+        why = run(self._settings.act.reboot)
+        if why:
+            raise Failed(f"the reboot: {why}")
+        return drain
+
+    def _return(self, drain: Drain) -> Drain:
+        """Bring the pods back, whichever kernel runs; then say whether it is the right one."""
+        drain = self._bring_back(drain)
+        try:
+            runs = kernels.look(self._settings.host).running
+        except (OSError, ValueError) as e:
+            runs = f"none that could be told ({e})"
+        wrong = drain.expected is not None and runs != drain.expected
+        reasons = [f"kernel {runs} runs, {drain.expected} was expected"] if wrong else []
+        return _ended(drain, [*reasons, *_lost(drain)])
+
+    def _undo(self, drain: Drain) -> Drain:
+        drain = self._bring_back(drain)
+        return _ended(drain, [*([drain.failed] if drain.failed else []), *_lost(drain)])
+
+    def _bring_back(self, drain: Drain) -> Drain:
+        for pod in drain.pods:
+            file = archive(self._places, drain, pod.pod)
+            if pod.place == "here" and file.exists() and not _runs(self._places, pod.pod):
+                pod = replace(pod, place="archive")  # noqa: PLW2901 (killed before it was written)
+            if pod.place != "archive":
+                self._places.waiting(pod.pod).unlink(missing_ok=True)
+                continue
+            drain = _with(drain, self._restart(pod, file))
+            self._store.save(drain)
+            if drain.pods[[one.pod for one in drain.pods].index(pod.pod)].place == "back":
+                file.unlink(missing_ok=True)
+        return drain
+
+    def _restart(self, pod: PodRecord, file: Path) -> PodRecord:
+        self._places.waiting(pod.pod).unlink(missing_ok=True)
+        if _runs(self._places, pod.pod):  # done, and killed before it was written down
+            return replace(pod, place="back")
+        why = self._verb("restart", pod.pod, "-i", os.fspath(file))
+        if why:
+            self._store.add_event("alert", f"pod {pod.pod}: {why}; its archive is {file}")
+            return replace(pod, place="lost", why=why)
+        return replace(pod, place="back")
+
+    def _verb(self, *words: str) -> str | None:
+        """Run a command of ours; return why it failed, None if it did not."""
+        environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(self._places.prefix)}
+        return run([sys.executable, "-m", "autopod.cli", *words], environment, leashed=True)
+
+
+def call_off(places: Places, settings: Policy, store: Store) -> Drain:
+    """Bring the pods back without a reboot. A drain that went by itself is not to begin anew.
+
+    Raises:
+        Refused: no drain is under way.
+    """
+    drain = store.last_drain()
+    if drain is None or drain.phase in ENDED:
+        raise Refused("no drain is under way")
+    undone = _fail(drain, "it was called off") if drain.automatic else drain
+    return Runner(places, settings, store).run(replace(undone, phase="undoing"))
+
+
+def archive(places: Places, drain: Drain, pod: str) -> Path:
+    """Return where a pod's archive is while it does not run."""
+    return _archives(places, drain) / f"{pod}.pod"
+
+
+def _archives(places: Places, drain: Drain) -> Path:
+    return places.states() / ".drains" / drain.id
+
+
+def _runs(places: Places, name: str) -> bool:
+    found = pods.find(places, name)
+    return found is not None and bool(enter.pids(found))
+
+
+def _with(drain: Drain, pod: PodRecord) -> Drain:
+    return replace(drain, pods=[pod if one.pod == pod.pod else one for one in drain.pods])
+
+
+def _fail(drain: Drain, why: str) -> Drain:
+    return replace(drain, phase="undoing", failed=drain.failed or why)
+
+
+def _lost(drain: Drain) -> list[str]:
+    return [f"pod {pod.pod} did not come back: {pod.why}" for pod in drain.pods if pod.why]
+
+
+def _ended(drain: Drain, reasons: list[str]) -> Drain:
+    if reasons:
+        return replace(drain, phase="failed", failed="; ".join(reasons))
+    return replace(drain, phase="done")
+
+
+def _filled(command: Sequence[str], options: list[str], packages: list[str]) -> list[str]:
+    """Return *command* with what its words stand for. Pure."""
+    meant = {"{apt}": options, "{packages}": packages}
+    return [word for one in command for word in meant.get(one, [one])]
+
+
+def run(
+    argv: Sequence[str], environment: dict[str, str] | None = None, *, leashed: bool = False
+) -> str | None:
+    """Run a command; return its last words if it failed.
+
+    SIGTERM waits meanwhile: half an installation is worse than a late end of the service.
+
+    Args:
+        argv: the command.
+        environment: None: ours.
+        leashed: it ends when we do; else it goes on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def prepare() -> None:  # of a process that has one thread
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if leashed:
+            abi.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    try:
+        done = subprocess.run(
+            argv,
+            env={**(environment or os.environ), "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_COMMAND_S,
+            check=False,
+            preexec_fn=prepare,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return f"{argv[0]}: {e}"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    said = done.stdout.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    errors = [line for line in said if ": error: " in line]
+    return (errors or said)[-1] if done.returncode else None

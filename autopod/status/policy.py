@@ -1,0 +1,162 @@
+"""`/etc/autopod/autopod.toml`: what the status service asks, and what it may do."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from autopod.status import debian
+from autopod.status.windows import Blackout, Window
+from launcher import toml
+from launcher.places import Places
+from launcher.toml import Table, reject
+
+_INSTALL: Final = (
+    "apt-get", "{apt}", "-oDPkg::Lock::Timeout=600", "-oDpkg::Options::=--force-confold", "--yes",
+    "--no-remove", "install", "{packages}",
+)  # fmt: skip
+_GRAMMAR: Final = "like l=Debian-Security or o=Debian,n=*-security (apt_preferences(5))"
+
+
+class Apt(Table, frozen=True):
+    """How security updates are asked for.
+
+    Attributes:
+        security: which archives are security's, as apt_preferences(5) pins releases.
+        max_age_days: metadata that is older says nothing, whether or not it has an end of its own.
+        changelogs_s: for how many seconds changelogs are fetched for the CVE and DSA numbers in
+            them, what needs most first; 0: not at all.
+        options: of apt.conf(5), for apt as the service runs it.
+    """
+
+    security: list[str] = msgspec.field(
+        default_factory=lambda: ["l=Debian-Security", "n=*-security"]
+    )
+    max_age_days: float = 14
+    changelogs_s: float = 30
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for pin in self.security:
+            if not debian.is_pin(pin):
+                reject("security", pin, f"it pins no release; {_GRAMMAR}")
+        if not self.security:
+            reject("security", self.security, "without one nothing is security's")
+        if not 0 < self.max_age_days < 1000:
+            reject("max_age_days", self.max_age_days, "use a number of days below 1000")
+
+
+class Host(Table, frozen=True):
+    """Where the service learns of the host; commands, that it can be told of another one.
+
+    Attributes:
+        running_kernel: prints release and version of the kernel that runs.
+        boot_id: prints what is another one after each boot.
+        reboot_required: the file by which installed packages ask for a reboot.
+        dpkg_status: what is installed.
+    """
+
+    running_kernel: list[str] = msgspec.field(default_factory=lambda: ["uname", "-r", "-v"])
+    boot_id: list[str] = msgspec.field(
+        default_factory=lambda: ["cat", "/proc/sys/kernel/random/boot_id"]
+    )
+    reboot_required: str = "/run/reboot-required"
+    dpkg_status: str = "/var/lib/dpkg/status"
+
+    def __post_init__(self) -> None:
+        for key in ("running_kernel", "boot_id"):
+            if not getattr(self, key):
+                reject(key, [], "a command has one word at least")
+
+
+class Faults(Table, frozen=True):
+    """What of the host is a fault.
+
+    Attributes:
+        hours: for how long what the kernel has logged counts.
+        disk_percent: of a file system in use, of its blocks or its inodes.
+        memory_pressure: percent of five minutes in which all waited for memory.
+        io_pressure: likewise, for disks.
+    """
+
+    hours: float = 24
+    disk_percent: float = 95
+    memory_pressure: float = 20
+    io_pressure: float = 60
+
+
+class Act(Table, frozen=True):
+    """What is done about it.
+
+    Attributes:
+        enabled: act at all; else it is reported only.
+        hold: why nothing is done on this host for now; None: it may be.
+        hold_pods: pods that are not to be stopped: while one of them runs, nothing is done.
+        to: hosts that pods are moved to, in the order in which they are asked; a pod that none of
+            them takes is written to disk, and comes back after the boot.
+        install: installs; `{apt}` stands for the options of the private apt, `{packages}` for
+            `NAME=VERSION` of each.
+        reboot: reboots.
+        window: when it may be done; none: at any time.
+        blackout: when it may not.
+        blocked_by_users: not while somebody is logged in.
+        blocked_by: a command; not while it fails.
+    """
+
+    enabled: bool = False
+    hold: str | None = None
+    hold_pods: list[str] = msgspec.field(default_factory=list)
+    to: list[str] = msgspec.field(default_factory=list)
+    install: list[str] = msgspec.field(default_factory=lambda: list(_INSTALL))
+    reboot: list[str] = msgspec.field(default_factory=lambda: ["systemctl", "reboot"])
+    window: list[Window] = msgspec.field(default_factory=list)
+    blackout: list[Blackout] = msgspec.field(default_factory=list)
+    blocked_by_users: bool = True
+    blocked_by: list[str] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for key in ("install", "reboot"):
+            if not getattr(self, key):
+                reject(key, [], "a command has one word at least")
+
+
+class Service(Table, frozen=True):
+    """The service.
+
+    Attributes:
+        every_s: from one look to the next; 0: it does not look.
+    """
+
+    every_s: float = 3600
+
+    def __post_init__(self) -> None:
+        if self.every_s != 0 and self.every_s < 1:
+            reject("every_s", self.every_s, "use a second at least, or 0 for never")
+
+
+class Policy(Table, frozen=True):
+    """The file."""
+
+    apt: Apt = Apt()
+    host: Host = Host()
+    faults: Faults = Faults()
+    act: Act = Act()
+    service: Service = Service()
+
+
+def path(places: Places) -> Path:
+    """Return where the policy is."""
+    return places.keys().parent / "autopod.toml"
+
+
+def load(places: Places) -> Policy:
+    """Return the host's policy; without a file, the default.
+
+    Raises:
+        ConfigError: it cannot be understood.
+    """
+    file = path(places)
+    try:
+        return toml.decode(file.read_bytes(), file, Policy)
+    except FileNotFoundError:
+        return Policy()
