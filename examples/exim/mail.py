@@ -32,7 +32,7 @@ def send(server: str, sender: str, recipient: str, subject: str) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = sender, recipient, subject
     message.set_content(f"{subject}\n")
-    with smtplib.SMTP(server, timeout=20, local_hostname="client.test") as client:
+    with smtplib.SMTP(server, timeout=60, local_hostname="client.test") as client:
         client.send_message(message)
 
 

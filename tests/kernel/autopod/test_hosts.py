@@ -54,7 +54,7 @@ def conversation(server, speak):
     with process, near:
         result = speak(near)
         near.close()
-        said = process.communicate(timeout=30)[1].decode()
+        said = process.communicate(timeout=60)[1].decode()
     assert "Traceback" not in said
     return result, said
 

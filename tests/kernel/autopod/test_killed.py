@@ -57,7 +57,7 @@ def test_checkpoint(exim):
     for moment in MOMENTS:
         killed_after(moment, "autopod", "checkpoint", "exim", "-o", archive)
         if exim.pods()["exim"]["state"] == "running":
-            assert mail.answers(POD)
+            mail.wait_until(lambda: mail.answers(POD), "Exim greets still")
             mail.send(POD, "bob@elsewhere.test", "alice@pod.test", f"after {moment} s")
         else:
             exim.run("autopod", "restart", "exim", "-i", archive)

@@ -142,7 +142,7 @@ class Client:
         """End all connections and compare what both sides have counted."""
         for end in self.ends:
             end.socket.setblocking(True)
-            end.socket.settimeout(20)
+            end.socket.settimeout(60)
             end.socket.shutdown(socket.SHUT_WR)
             rest = b"".join(iter(lambda: end.socket.recv(PIECE), b""))  # noqa: B023
             end.check(rest[: -TRAILER.size])

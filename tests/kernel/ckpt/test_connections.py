@@ -201,6 +201,6 @@ def test_what_is_lost_is_told(pod):
         ]
         pod.restore()
         for s in waiting:
-            s.settimeout(20)
+            s.settimeout(60)
             with pytest.raises(ConnectionResetError):
                 s.recv(1)

@@ -32,7 +32,7 @@ def put(s, number):
 
 def take(number):
     s = socket.socket(fileno=number)
-    s.settimeout(10)
+    s.settimeout(60)
     return s
 
 
@@ -95,7 +95,7 @@ def talk(one, other):
                     sent += source.send(b"x" * min(100_000, 3_000_000 - sent))
             data = target.recv(100_000) if sent > received else b""
             received += len(data)
-        source.settimeout(10)
+        source.settimeout(60)
 
 
 @FAMILIES
@@ -456,7 +456,7 @@ def test_on_its_way_up(family):
         assert whom == name == caller.getsockname()
         wait_for(lambda: phase(caller) == ESTABLISHED)
         assert caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        other.settimeout(10)
+        other.settimeout(60)
         talk(caller, other)
 
     roundtrip(setup, check, network=True, mounts=True)

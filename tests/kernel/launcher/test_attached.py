@@ -26,7 +26,7 @@ class Person:
             os.execv(LAUNCHER, ["launcher", *argv])
         self.shown = b""
 
-    def sees(self, text, seconds=20):
+    def sees(self, text, seconds=60):
         deadline = time.monotonic() + seconds
         while text not in self.shown:
             left = deadline - time.monotonic()

@@ -90,13 +90,13 @@ int main(int argc, char **argv) {
 def stack(host, small_tree):
     """Pod `a` on a stack; beside the barrier, and beside that, lie files of the host."""
     tree = small_tree(PROBE)
-    subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=30)
+    subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=60)
     (host.places.prefix / "autopod/beside").write_text("")
     (host.places.prefix / "beside").write_text("")
     yield host
     pods.destroy(host.places, "a")
     network.remove_network(host.places, "a")
-    subprocess.run([STACKFS, "umount", "a"], check=True, timeout=30)
+    subprocess.run([STACKFS, "umount", "a"], check=True, timeout=60)
 
 
 def test_walking_up_from_a_broken_chroot(stack):
@@ -132,11 +132,11 @@ def test_the_stack_unmounts_at_once_when_the_pod_is_gone(stack):
     stack.launch("start", "a", "/probe")
     stack.launch("kill", "a")
 
-    subprocess.run([STACKFS, "umount", "a"], check=True, timeout=30)
+    subprocess.run([STACKFS, "umount", "a"], check=True, timeout=60)
 
     tree = stack.places.prefix / "empty"
     tree.mkdir()
-    subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=30)
+    subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=60)
 
 
 WATCHER = r"""

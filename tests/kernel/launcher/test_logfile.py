@@ -61,7 +61,7 @@ def test_who_follows_sees_every_line_once(path, tmp_path):
     while len(text) < LINES * len(line(0)):
         text += next(follower)
         logfile.rotate(places, "a", LOG)
-    writer.join(timeout=30)
+    writer.join(timeout=60)
 
     assert text == b"".join(map(line, range(LINES)))
 

@@ -275,7 +275,7 @@ def test_the_monitor_is_killed_under_load(debian):
         os.kill(monitor, signal.SIGKILL)
         killed.append(monitor)
     (debian.places.root("a") / "srv/stop").touch()
-    wait_until(lambda: not enter.pids(debian.pod("a")), seconds=20)
+    wait_until(lambda: not enter.pids(debian.pod("a")))
 
     said = [line.split() for line in log(debian).splitlines() if line.startswith("calls")]
     assert len(said) == 2, log(debian)

@@ -31,7 +31,10 @@ WHO = """if True:
         c.sendall(peer[0].encode())
         c.close()
 """
-ASK = "import socket, sys; print(socket.create_connection(sys.argv[1:3], 2).recv(99).decode())"
+ASK = """if True:
+    import socket, sys
+    print(socket.create_connection(sys.argv[1:3], int(sys.argv[3])).recv(99).decode())
+"""
 
 
 def ip(*words, **more):
@@ -73,13 +76,13 @@ def serve(pod, name, port=4000, version=4):
     wait_until(lambda: pod.places.log(name).read_text().endswith("up\n"))
 
 
-def ask(pod, name, address, port=4000, **more):
-    argv = ("/usr/bin/python3", "-c", ASK, address, str(port))
+def ask(pod, name, address, port=4000, seconds=60, **more):
+    argv = ("/usr/bin/python3", "-c", ASK, address, str(port), str(seconds))
     return pod.launch("exec", name, *argv, **more).stdout.strip()
 
 
 def ask_from(namespace, address, port):
-    argv = ["nsenter", f"--net={namespace}", sys.executable, "-c", ASK, address, str(port)]
+    argv = ["nsenter", f"--net={namespace}", sys.executable, "-c", ASK, address, str(port), "60"]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -138,7 +141,7 @@ def test_macvlan(pod):
             'gateway = "192.0.2.1"',
         )
         serve(pod, "a")
-        with socket.create_connection(("192.0.2.9", 4000), timeout=5) as connection:
+        with socket.create_connection(("192.0.2.9", 4000), timeout=60) as connection:
             assert connection.recv(99) == b"192.0.2.1"
         assert "default via 192.0.2.1 dev eth0" in shown(pod, "a", "route")
         assert addresses.identity_of(pod.places, "a").mac in shown(pod, "a", "link")
@@ -171,7 +174,7 @@ def test_nat_is_for_those_that_have_it(pod, debian_root, outside):
         for name in ("a", "b"):
             pod.launch("start", name, "/bin/sleep", "1000")
         assert ask(pod, "a", "203.0.113.2") == "203.0.113.1"
-        assert ask(pod, "b", "203.0.113.2", expect=1) == ""
+        assert ask(pod, "b", "203.0.113.2", seconds=1, expect=1) == ""
         server.kill()
 
 
@@ -183,11 +186,11 @@ def test_published_port(pod, debian_root, outside):
 
     assert ask_from(outside, "203.0.113.1", 8080) == "203.0.113.2"
     assert ask_from(outside, "203.0.113.1", 9090) == "203.0.113.2"
-    with socket.create_connection(("203.0.113.1", 8080), timeout=5) as connection:
+    with socket.create_connection(("203.0.113.1", 8080), timeout=60) as connection:
         assert connection.recv(99)
     assert ask(pod, "b", "203.0.113.1", 8080) not in (own, other, ""), "by way of the host"
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", 8080), timeout=5)
+        socket.create_connection(("127.0.0.1", 8080), timeout=60)
 
 
 def test_the_host_forwards_as_long_as_a_pod_needs_it(pod):

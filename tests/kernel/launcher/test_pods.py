@@ -199,7 +199,7 @@ def test_two_pods_side_by_side(pod, debian_root):
         wait_until(lambda name=name: pod.places.log(name).read_text() == "up\n")
 
     def asked(address):
-        with socket.create_connection((address, 4000), timeout=5) as connection:
+        with socket.create_connection((address, 4000), timeout=60) as connection:
             return connection.recv(100)
 
     ask = "import socket,sys; print(socket.create_connection(('10.98.7.11', 4000)).recv(9))"

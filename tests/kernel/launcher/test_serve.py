@@ -36,7 +36,7 @@ def served(pod, tmp_path):
     """A process that serves pod `a`, once it has said that the service runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(os.fspath(tmp_path / "notify"))
-        told.settimeout(10)
+        told.settimeout(60)
         environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(tmp_path / "notify")}
         argv = [LAUNCHER, "serve", "a"]
         with subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -67,7 +67,7 @@ def test_from_begin_to_end(pod, tmp_path):
     with served(pod, tmp_path) as process:
         wait_until(lambda: log(pod) == "begun\n")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
     assert log(pod) == "begun\nended\n"
     assert pods.find(pod.places, "a") is None
@@ -76,14 +76,14 @@ def test_from_begin_to_end(pod, tmp_path):
 def test_a_service_that_fails(pod, tmp_path):
     configure(pod, '"-c", "sleep 0.2; exit 3"')
     with served(pod, tmp_path) as process:
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
         assert process.stderr.read().startswith("launcher: error: the pod's service has failed\n")
 
 
 def test_a_service_that_ends(pod, tmp_path):
     configure(pod, '"-c", "sleep 0.2"', "on-failure")
     with served(pod, tmp_path) as process:
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert pods.find(pod.places, "a") is None
 
 
@@ -93,7 +93,7 @@ def test_the_pod_outlives_who_serves_it(pod, tmp_path):
         wait_until(lambda: log(pod) == "begun\n")
         before = enter.pids(pod.pod("a"))
         process.kill()
-        process.wait(10)
+        process.wait(60)
     assert enter.pids(pod.pod("a")) == before
 
     with served(pod, tmp_path) as process:
@@ -101,7 +101,7 @@ def test_the_pod_outlives_who_serves_it(pod, tmp_path):
         os.kill(holder_of(pod), signal.SIGKILL)
         wait_until(lambda: holder_of(pod) is not None)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert log(pod) == "begun\nended\n"
 
 

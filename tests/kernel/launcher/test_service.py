@@ -75,7 +75,7 @@ def test_the_exit_status_counts(pod, restart, status, times):
 
     if times == 1:
         with holder.keep(pod.places, "a", start=False) as connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             assert connection.recv(100) == b"{}", "the service is over"
         assert log(pod) == "begun\n"
     else:

@@ -105,7 +105,7 @@ def test_announcements_pass_it(netns):
     with wall.inside(netns):
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         wire.bind(("right", 3))
-        wire.settimeout(5)
+        wire.settimeout(60)
     with wire:
         announce.announce(netns)
         wanted = {

@@ -242,7 +242,7 @@ def test_foreground(host):
         wait_until(lambda: any(one["mounted"] for one in host.list()))
         assert (host.root() / "etc/motd").exists()
         host.stackfs("umount", "pod")
-        assert daemon.wait(20) == 0
+        assert daemon.wait(60) == 0
 
 
 def test_lower_that_contains_the_mount(host):
