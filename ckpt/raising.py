@@ -165,7 +165,8 @@ class _Raising:
     def kill(self) -> None:
         """Kill what was not let go."""
         for made in self._embryos.values():
-            for remote in made.threads.values():
+            # The leader, which is the first, is reported when the others have been waited for.
+            for remote in reversed(made.threads.values()):
                 remote.tracee.kill()
             made.remote.memory.close()
 

@@ -158,6 +158,19 @@ def test_a_broken_restart_has_written_nothing(places, debian_root, gate, mounted
         pod.finish(pid)
 
 
+def test_a_restart_of_threads_that_is_refused_ends(places, debian_root, build):
+    """They are reaped before their leaders, which the kernel reports last."""
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, "threads.py", build))
+        pod.wait_for("ready\n")
+        pid = min(pod.host_pids())
+        pod.dump()
+        with pytest.raises(PodError, match="refused at the gate"):
+            pod.restore(gate=refuse)
+        pod.restore()
+        pod.finish(pid)
+
+
 def test_what_a_pod_writes_after_a_restart_stays(places, debian_root):
     """A restart was killed, and the pod was started otherwise since: its files are its own."""
     with harness.Pod(places, debian_root) as pod:
