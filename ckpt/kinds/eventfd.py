@@ -33,8 +33,29 @@ def collect(source: Source, dump: Dump) -> State | None:
     if count is None:
         dump.refuse(source, "the kernel does not tell its count")
         return None
-    # Before Linux v6.5 nothing tells a semaphore from the far commoner plain counter.
-    return State(int(count[1], 16), semaphore is not None and semaphore[1] == "1")
+    number = int(count[1], 16)
+    if semaphore is not None:
+        return State(number, semaphore[1] == "1")
+    return State(number, not dump.looking_only and is_semaphore(source.local_fd, number))
+
+
+def is_semaphore(fd: int, count: int) -> bool:
+    """Find out whether a read takes one of *count* or all; *fd* has the same count afterwards.
+
+    Before Linux v6.5 the kernel does not tell (fs/eventfd.c, eventfd_show_fdinfo()). Whoever else
+    has the file is frozen; who is told of events by their edges (EPOLLET) is told of one more.
+    """
+    if count < 2:  # too little to see a difference
+        os.eventfd_write(fd, 2)
+    if os.eventfd_read(fd) != 1:
+        if count:
+            os.eventfd_write(fd, count)
+        return False
+    if count < 2:
+        os.eventfd_read(fd)
+    else:
+        os.eventfd_write(fd, 1)
+    return True
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
