@@ -119,7 +119,7 @@ def rebuild(state: State, target: Target) -> None:
     if not state.posix:
         return
     exact = _restore_ids(target, on=True)
-    for timer in state.posix:
+    for timer in sorted(state.posix, key=lambda timer: timer.id):
         _create(timer, target, exact=exact)
     if exact:
         _restore_ids(target, on=False)

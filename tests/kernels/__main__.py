@@ -23,7 +23,7 @@ from examples.exim import build as exim_build
 from examples.roots import BuildError
 from tests.kernel.ckpt import harness
 from tests.kernels import exim, root
-from tests.kernels.lab import PROJECT, Lab, LabError
+from tests.kernels.lab import Lab, LabError
 from tests.kernels.outcome import Outcome, count, journeys, merge, table
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def main() -> int:
         program = _lab(options.lab)
         routes = journeys(options.journeys)
         trees = [root.build(), exim_build.build()]
-        share = Path(tempfile.mkdtemp(prefix="kernels-", dir=_build()))
+        share = Path(tempfile.mkdtemp(prefix="autopod-kernels-", dir="/var/tmp"))
     except (LabError, ValueError, BuildError, OSError) as e:
         print(f"test-kernels: error: {e}", file=sys.stderr)
         return 2
@@ -92,12 +92,6 @@ def _compile(names: list[str], target: Path) -> None:
     for source in [*sources, HERE / "to_file.c"]:
         argv = ["cc", "-static", "-pthread", "-O1", "-o", target / source.stem, source]
         subprocess.run(argv, check=True)
-
-
-def _build() -> Path:
-    directory = PROJECT / "build"
-    directory.mkdir(exist_ok=True)
-    return directory
 
 
 def _lab(path: str | None) -> Path:

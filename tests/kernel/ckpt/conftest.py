@@ -1,6 +1,10 @@
+import os
 import subprocess
 
 import pytest
+
+# For some minutes, by `make fuzz`.
+collect_ignore = [] if "FUZZ" in os.environ else ["test_fuzz_real.py"]
 
 
 @pytest.fixture(scope="session")

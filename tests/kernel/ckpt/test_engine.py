@@ -7,6 +7,7 @@ import pytest
 
 from ckpt import dump, raising, vdso
 from ckpt.inject import Injection
+from ckpt.kinds import timers
 from ckpt.model import NotCheckpointable
 from ckpt.pagemap import PageMap
 from ckpt.tracee import DoesNotStop, Tracee
@@ -185,6 +186,16 @@ def test_without_pagemap_scan(places, debian_root, build, monkeypatch):
     monkeypatch.setattr(PageMap, "_scan", fail)
     with harness.Pod(places, debian_root) as pod:
         pids = started(pod, "memory.py", build)
+        pod.dump()
+        pod.restore()
+        pod.finish(min(pids))
+
+
+def test_without_ids_of_timers(places, debian_root, build, monkeypatch):
+    """Timers are made and deleted until an id is reached: in the order of ids, which count up."""
+    monkeypatch.setattr(timers, "_restore_ids", lambda *_, **__: False)
+    with harness.Pod(places, debian_root) as pod:
+        pids = started(pod, "timers.c", build)
         pod.dump()
         pod.restore()
         pod.finish(min(pids))

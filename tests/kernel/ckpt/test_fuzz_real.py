@@ -6,10 +6,7 @@ from ckpt.archive import keys
 from tests.kernel.ckpt import harness
 from tests.unit.ckpt.fuzzing import TIMES, bounded, sweep, use
 
-pytestmark = [
-    pytest.mark.needs("root", "fuse", "namespaces"),
-    pytest.mark.skipif(TIMES == 1, reason="make fuzz"),
-]
+pytestmark = pytest.mark.needs("root", "fuse", "namespaces")
 
 
 def test_a_real_archive(places, debian_root, tmp_path):

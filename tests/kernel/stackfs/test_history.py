@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -60,8 +59,7 @@ def write_first(root):
     os.symlink("nowhere", root / "d/symlink")
     os.mkfifo(root / "d/fifo")
     os.mknod(root / "d/device", 0o20640, os.makedev(1, 5))
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(os.fspath(root / "d/socket"))
+    os.mknod(root / "d/socket", stat.S_IFSOCK | 0o755)
     os.unlink(root / "gone")
     os.unlink(root / "back")
     os.setxattr(root / "d/two", "user.note", b"value")

@@ -11,6 +11,8 @@ import pytest
 from stackfs import abi
 from stackfs.layers import whiteout
 
+from .conftest import wait_until
+
 pytestmark = pytest.mark.needs("root", "fuse")
 
 
@@ -100,6 +102,7 @@ def writing(path):
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        wait_until(path.exists)
         yield
     finally:
         done.set()
