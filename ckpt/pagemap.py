@@ -7,6 +7,7 @@ import array
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from ckpt import abi
@@ -59,6 +60,10 @@ class PageMap:
                 raise
             return []
 
+    def is_full(self, start: int, end: int) -> bool:
+        """Is each page of it in memory?"""
+        return all(entry & _PRESENT for _, entry in self._entries(start, end))
+
     def _scan(self, start: int, end: int, *, absent: int, any_of: int) -> list[Range]:
         regions = (abi.page_region * _REGIONS)()
         arg = abi.pm_scan_arg(
@@ -82,14 +87,17 @@ class PageMap:
 
     def _read(self, start: int, end: int) -> list[Range]:
         found: list[Range] = []
+        for address, entry in self._entries(start, end):
+            if entry & (_PRESENT | _SWAPPED) and not entry & _FILE:
+                _append(found, address, address + PAGE_SIZE)
+        return found
+
+    def _entries(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield address and entry of each page."""
         for at in range(start, end, _CHUNK_PAGES * PAGE_SIZE):
             count = min(_CHUNK_PAGES, (end - at) // PAGE_SIZE)
             entries = array.array("Q", os.pread(self._fd, 8 * count, at // PAGE_SIZE * 8))
-            for index, entry in enumerate(entries):
-                if entry & (_PRESENT | _SWAPPED) and not entry & _FILE:
-                    address = at + index * PAGE_SIZE
-                    _append(found, address, address + PAGE_SIZE)
-        return found
+            yield from zip(range(at, end, PAGE_SIZE), entries, strict=False)
 
 
 def _append(found: list[Range], start: int, end: int) -> None:

@@ -10,9 +10,10 @@ from typing import Final
 from ckpt import procfs
 from ckpt.kinds.stages import Subject, Target
 from ckpt.model import PAGE_SIZE
+from ckpt.pagemap import PageMap
 
 _MADV_GUARD_INSTALL: Final = 102
-_PROT_NONE: Final = 0
+_PROT_NONE, _PROT_READ = 0, 1
 _MAP_PRIVATE, _MAP_DROPPABLE, _MAP_ANONYMOUS = 2, 8, 0x20
 _PR_SET_VMA, _PR_SET_VMA_ANON_NAME = 0x53564D41, 0
 _MLOCK_ONFAULT: Final = 1
@@ -76,20 +77,34 @@ def lock(start: int, length: int, flags: list[str], target: Target) -> None:
         _try(target, lost, "mseal", start, length, 0)
 
 
-def future(subject: Subject) -> list[str]:
-    """Return how memory to come is locked: nothing, "locked", and "locked-on-fault".
+def locks(m: procfs.Mapping, pages: PageMap) -> list[str]:
+    """Return how a mapping is locked: nothing, "locked", and "locked-on-fault".
 
-    Only new memory shows it, and the scratch area of the injection is new.
+    What is locked without MLOCK_ONFAULT is all there, unless it cannot be: memory without access,
+    guards. VmFlags tell of MLOCK_ONFAULT since Linux v6.18 only.
+    """
+    if "lo" not in m.flags:
+        return []
+    on_fault = "lf" in m.flags or not pages.is_full(m.start, m.end)
+    return ["locked", "locked-on-fault"] if on_fault else ["locked"]
+
+
+def future(subject: Subject) -> list[str]:
+    """Return how memory to come is locked: as locks() says it.
+
+    Only new memory shows it, and the scratch area of the injection is new; with MCL_ONFAULT a new
+    page is not there yet.
     """
     now = procfs.parse_status(procfs.read(subject.host_pid, "status"))
     if now["VmLck"] == subject.process.status["VmLck"]:
         return []
-    area = subject.injection.area[0]
-    for m in procfs.parse_smaps(procfs.read_bytes(subject.host_pid, "smaps")):
-        if m.start <= area < m.end:
-            flags = {"locked": "lo", "locked-on-fault": "lf"}
-            return [name for name, flag in flags.items() if flag in m.flags]
-    return []
+    call, there = subject.remote.syscall, bytearray(8)
+    page = call("mmap", 0, PAGE_SIZE, _PROT_READ, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0)
+    try:
+        call("mincore", page, PAGE_SIZE, there)
+    finally:
+        call("munmap", page, PAGE_SIZE)
+    return ["locked"] if there[0] & 1 else ["locked", "locked-on-fault"]
 
 
 def promise(flags: list[str], target: Target) -> None:

@@ -1,6 +1,7 @@
 """Small attributes of a process: prctl(2), personality(2), oom_score_adj, a stop by a signal."""
 
 import contextlib
+import errno
 import os
 import signal
 from pathlib import Path
@@ -85,6 +86,15 @@ def rebuild(state: State, target: Target) -> None:
     call("prctl", _PR_SET_THP_DISABLE, int(state.no_huge_pages), 0, 0, 0)
     call("prctl", _PR_SET_DUMPABLE, int(state.dumpable), 0, 0, 0)
     if state.write_or_execute:
-        call("prctl", _PR_SET_MDWE, bits(state.write_or_execute, _MDWE), 0, 0, 0)
+        _promise(state.write_or_execute, target)
     if state.stopped:
         os.kill(pid, signal.SIGSTOP)
+
+
+def _promise(flags: list[str], target: Target) -> None:
+    try:
+        target.remote.syscall("prctl", _PR_SET_MDWE, bits(flags, _MDWE), 0, 0, 0)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        target.note("memory may be made executable (PR_SET_MDWE is lost): this kernel lacks it")

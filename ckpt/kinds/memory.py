@@ -197,8 +197,6 @@ def _mapping(
         "growsdown": "gd",
         "noreserve": "nr",
         "droppable": "dp",
-        "locked": "lo",
-        "locked-on-fault": "lf",
         "sealed": "sl",
     }
     name = m.name[len(_ANONYMOUS_NAME) : -1] if m.name.startswith(_ANONYMOUS_NAME) else b""
@@ -209,7 +207,7 @@ def _mapping(
         m.shared,
         file,
         m.offset if m.inode else 0,
-        [name for name, flag in flags.items() if flag in m.flags],
+        [name for name, flag in flags.items() if flag in m.flags] + advice.locks(m, pages),
         advice.names(m.flags),
         name,
         guards=guards,

@@ -6,6 +6,7 @@
 # toml: capabilities = ["chown", "kill", "setuid", "setgid", "setpcap", "net_bind_service",
 # toml:   "sys_nice"]
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -79,7 +80,8 @@ def limited():
 
 
 def hardened():
-    prctl(PR_SET_MDWE, 1)
+    with contextlib.suppress(OSError):  # before Linux 6.3
+        prctl(PR_SET_MDWE, 1)
 
 
 def batch():
@@ -107,7 +109,6 @@ def facts():
     found.append(f"death signal {raw.value}")
     libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(raw), 0, 0, 0)
     found.append(f"subreaper {raw.value}")
-    found.append(f"no executable gain {libc.prctl(PR_GET_MDWE, 0, 0, 0, 0)}")
     found += [
         f"prctl {n}: {prctl(n)}" for n in (PR_GET_DUMPABLE, PR_GET_SECUREBITS, PR_GET_TIMERSLACK)
     ]
@@ -120,14 +121,21 @@ def facts():
     return found
 
 
+def no_executable_gain():
+    """What this kernel says; -1 if it has no such promise, and then a restart has told of it."""
+    return libc.prctl(PR_GET_MDWE, 0, 0, 0, 0)
+
+
 def child(work, write_fd):
     work()
-    before = facts()
+    before, gain = facts(), no_executable_gain()
     os.write(write_fd, b".")
     signal.sigwait({signal.SIGUSR1})
-    after = facts()
-    if before != after:
-        changes = [f"{b} -> {a}" for b, a in zip(before, after, strict=True) if a != b]
+    after, gains = facts(), no_executable_gain()
+    changes = [f"{b} -> {a}" for b, a in zip(before, after, strict=True) if a != b]
+    if gains not in (max(gain, 0), -1):
+        changes.append(f"no executable gain {gain} -> {gains}")
+    if changes:
         os.write(write_fd, f"{work.__name__}: {', '.join(changes)}\n".encode())
         os._exit(1)
     os._exit(0)

@@ -1,4 +1,4 @@
-// Guard ranges in private, shared and file memory, and the promise to lock memory to come.
+// Guard ranges in private, shared and file memory.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -31,22 +31,6 @@ static int faults(volatile char *at)
     return 0;
 }
 
-static int locked(const char *at)
-{
-    char line[512], name[32];
-    int here = 0, found = 0;
-    FILE *smaps = fopen("/proc/self/smaps", "r");
-    snprintf(name, sizeof name, "%lx-", (unsigned long)at);
-    while (fgets(line, sizeof line, smaps)) {
-        if (strchr(line, '-') && strchr(line, '-') < line + 17)
-            here = !strncmp(line, name, strlen(name));
-        if (here && !strncmp(line, "VmFlags:", 8))
-            found = !!strstr(line, " lo") + 2 * !!strstr(line, " lf");
-    }
-    fclose(smaps);
-    return found;
-}
-
 int main(void)
 {
     sigset_t set;
@@ -72,7 +56,6 @@ int main(void)
         strcpy(areas[i] + 4096, "kept");
         guarded[i] = !madvise(areas[i] + 3 * 4096, 2 * 4096, MADV_GUARD_INSTALL);
     }
-    mlockall(MCL_FUTURE | MCL_ONFAULT);
 
     puts("ready");
     sigwait(&set, &number);
@@ -97,8 +80,6 @@ int main(void)
             return 1;
         }
     }
-    char *later = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | anything, -1, 0);
-    int how = locked(later);
-    printf(how == 3 ? "ok\n" : "fail: memory mapped later is not locked (%d)\n", how);
+    puts("ok");
     return 0;
 }
