@@ -1,4 +1,7 @@
-"""`make bench`: measure, print the tables, keep them in build/results.md."""
+"""`make bench`: measure, print the tables, keep them in build/results.md.
+
+`make bench BENCH_ARGS=files` and `BENCH_ARGS=snapshots` measure one thing.
+"""
 
 import argparse
 import os
@@ -7,7 +10,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from bench import calls, checkpoints, files, peers, picture, starts, web, workloads
+from bench import calls, checkpoints, files, peers, picture, snapshots, starts, web, workloads
 from bench.host import host
 from bench.measure import RUNS, aligned, table
 
@@ -17,9 +20,9 @@ PICTURE = RESULTS.with_name("files.png")
 
 
 def main() -> int:
-    """Run every measurement, or with `files` that of file systems; return the exit status."""
+    """Run every measurement, or the one that is named; return the exit status."""
     if len(sys.argv) > 1:
-        return only_files(sys.argv[1:])
+        return only_one(sys.argv[1:])
     with host() as here:
         say("root trees")
         debian = here.build("from examples import roots; print(roots.debian())")
@@ -37,6 +40,8 @@ def main() -> int:
         say("system calls")
         rows = calls.measure(here, debian)
         parts.append(section("System calls", "", ("in a pod", "", "goal", "outside"), rows))
+        say("snapshots")
+        parts.append(snapshot_table(here))
         parts.append(file_systems(here, ROUNDS, [None, 1]))
     text = "\n".join(parts)
     print(text)
@@ -46,22 +51,35 @@ def main() -> int:
     return 0
 
 
-def only_files(argv: list[str]) -> int:
-    """Compare file systems, in both ways or one."""
+def only_one(argv: list[str]) -> int:
+    """Compare file systems, in both ways or one; or measure snapshots."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("files", choices=["files"])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("what", choices=["files", "snapshots"])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of files")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--pin", type=int, metavar="CPU", help="only with all on this processor")
-    how.add_argument("--free", action="store_true", help="only with processors as they come")
+    how.add_argument("--pin", type=int, metavar="CPU", help="files with all on this processor")
+    how.add_argument("--free", action="store_true", help="files with processors as they come")
     args = parser.parse_args(argv)
     cpus = [args.pin] if args.pin is not None else [None] if args.free else [None, 1]
     with host() as here:
-        text = file_systems(here, args.rounds, cpus)
+        if args.what == "files":
+            text = file_systems(here, args.rounds, cpus)
+        else:
+            text = snapshot_table(here)
     print(text)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.with_name("files.md").write_text(text)
+    RESULTS.with_name(f"{args.what}.md").write_text(text)
     return 0
+
+
+def snapshot_table(here) -> str:
+    debian = here.build("from examples import roots; print(roots.debian())")
+    caption = (
+        f"{snapshots.GIB} GiB in big files and {snapshots.FILES:,} small ones in the upper "
+        "directory; a program creates, writes and renames small files all the time."
+    )
+    rows = snapshots.measure(here, debian)
+    return section("Snapshots", caption, ("ms", "", "goal", ""), rows)
 
 
 def file_systems(here, rounds: int, cpus: list[int | None]) -> str:

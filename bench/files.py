@@ -54,6 +54,7 @@ class Disk:
     def close(self) -> None:
         """Give it up; what still uses it after a failure keeps it no longer than that."""
         subprocess.run(["umount", "--lazy", self.at], check=True)
+        self.at.rmdir()
         subprocess.run(["losetup", "--detach", self.device], check=True)
         self.image.unlink()
 
