@@ -12,7 +12,8 @@
 #   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
 #                docs/notes/kernels.md)
 #   make bench   measurements; the table goes to build/results.md, too
-#                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two)
+#                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
+#                BENCH_ARGS=snapshots: these only)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash

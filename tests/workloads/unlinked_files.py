@@ -9,27 +9,28 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 sys.excepthook = lambda _, e, trace: print(f"fail: line {trace.tb_lineno}: {e!r}", flush=True)
 
 
-a = os.open("/tmp/gone", os.O_CREAT | os.O_RDWR, 0o640)
+os.mkdir("/tmp/unlinked")
+a = os.open("/tmp/unlinked/gone", os.O_CREAT | os.O_RDWR, 0o640)
 os.ftruncate(a, 8 << 20)
 os.pwrite(a, b"middle", 4 << 20)
 os.fchown(a, 33, 34)
-b = os.open("/tmp/gone", os.O_RDONLY)
+b = os.open("/tmp/unlinked/gone", os.O_RDONLY)
 shared = mmap.mmap(a, 8 << 20)
-os.unlink("/tmp/gone")
-m = os.open("/tmp/mail.tmp", os.O_CREAT | os.O_WRONLY)
-os.link("/tmp/mail.tmp", "/tmp/mail")
-os.unlink("/tmp/mail.tmp")
-os.mkdir("/tmp/dir")
-os.chdir("/tmp/dir")
-d = os.open("/tmp/dir", os.O_RDONLY)
-os.rmdir("/tmp/dir")
-names = sorted(os.listdir("/tmp"))
+os.unlink("/tmp/unlinked/gone")
+m = os.open("/tmp/unlinked/mail.tmp", os.O_CREAT | os.O_WRONLY)
+os.link("/tmp/unlinked/mail.tmp", "/tmp/unlinked/mail")
+os.unlink("/tmp/unlinked/mail.tmp")
+os.mkdir("/tmp/unlinked/dir")
+os.chdir("/tmp/unlinked/dir")
+d = os.open("/tmp/unlinked/dir", os.O_RDONLY)
+os.rmdir("/tmp/unlinked/dir")
+names = sorted(os.listdir("/tmp/unlinked"))
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 
 
-assert sorted(os.listdir("/tmp")) == names
+assert sorted(os.listdir("/tmp/unlinked")) == names
 assert os.pread(b, 6, 4 << 20) == b"middle"
 shared[:3] = b"new"
 assert os.pread(b, 3, 0) == b"new"
@@ -38,7 +39,7 @@ assert shared[100:104] == b"back"
 stat = os.fstat(b)
 assert (stat.st_nlink, stat.st_size, stat.st_uid, stat.st_gid) == (0, 8 << 20, 33, 34)
 os.write(m, b"letter")
-assert os.stat("/tmp/mail").st_size == 6
+assert os.stat("/tmp/unlinked/mail").st_size == 6
 assert os.listdir(d) == []
 try:
     os.open("x", os.O_CREAT)
