@@ -27,7 +27,7 @@ TEST_JOBS ?= 2
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
 # As pip builds it, from the same source, with two lines changed. Without that all works, too.
-PATCH := patches/pyfuse3-readdir-by-inode.patch
+PATCH := patches/pyfuse3-by-inode.patch
 define PATCHED_PYFUSE3
 rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) download --no-deps --no-binary pyfuse3 -d build pyfuse3==3.5.0 \

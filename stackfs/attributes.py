@@ -1,7 +1,6 @@
 """Changing what an inode looks like, and its extended attributes."""
 
 import errno
-import fcntl
 import os
 import stat
 from typing import NamedTuple
@@ -36,7 +35,7 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
     copy_up(tree, node, contents=wanted.size != 0)
     path, dir_fd, follow = tree.inodes.place(node)
     if wanted.size is not None:
-        _truncate(tree, node, wanted.size)
+        os.ftruncate(tree.inodes.contents.for_writing(node), wanted.size)
     if wanted.uid is not None or wanted.gid is not None:
         uid = -1 if wanted.uid is None else wanted.uid
         gid = -1 if wanted.gid is None else wanted.gid
@@ -52,18 +51,25 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
         atime = attr.st_atime_ns if wanted.atime_ns is None else wanted.atime_ns
         mtime = attr.st_mtime_ns if wanted.mtime_ns is None else wanted.mtime_ns
         os.utime(path, ns=(atime, mtime), dir_fd=dir_fd, follow_symlinks=follow)
-        if wanted.mtime_ns is not None:
-            tree.written.discard(node)
     node.stale = True
 
 
 def is_moot(node: Node, wanted: Change) -> bool:
-    """Tell whether nobody can see the change: the last times of a file that has gone.
+    """Tell whether it is enough to remember the change: times of a file that has no name.
 
     The kernel tells these after each unlink(2), and a file of a read-only layer would be copied.
     """
     times = Change(atime_ns=wanted.atime_ns, mtime_ns=wanted.mtime_ns)
-    return wanted == times and not node.linked and not node.handles
+    return wanted == times and not node.linked
+
+
+def remember(tree: Tree, node: Node, wanted: Change) -> None:
+    """Take new times over without writing them."""
+    attr = tree.attributes(node)
+    if wanted.atime_ns is not None:
+        attr.st_atime_ns = wanted.atime_ns
+    if wanted.mtime_ns is not None:
+        attr.st_mtime_ns = wanted.mtime_ns
 
 
 def clear_set_id(tree: Tree, node: Node) -> None:
@@ -87,18 +93,6 @@ def clear_set_group_id(tree: Tree, node: Node) -> None:
     mode = tree.attributes(node).st_mode
     if mode & stat.S_ISGID:
         change(tree, node, Change(mode=mode & ~stat.S_ISGID))
-
-
-def _truncate(tree: Tree, node: Node, size: int) -> None:
-    for fd in node.handles:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
-            os.ftruncate(fd, size)
-            return
-    fd = tree.open_backing(node, os.O_WRONLY)
-    try:
-        os.ftruncate(fd, size)
-    finally:
-        os.close(fd)
 
 
 def get_xattr(tree: Tree, node: Node, name: str) -> bytes:

@@ -46,7 +46,7 @@ class Copier:
         done = self._under_way[number] = trio.Event()
         try:
             os.mknod(name, stat.S_IFREG | 0o600, dir_fd=tree.work.fd)
-            source = tree.open_backing(node, os.O_RDONLY)
+            source = tree.inodes.contents.open(node, os.O_RDONLY)
             size = os.fstat(source).st_size
             loop.yield_reader()
             work = functools.partial(fill, source, tree.work.fd, name, size, lasting=True)

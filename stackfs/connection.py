@@ -27,7 +27,8 @@ from stackfs.requests import Request
 log = logging.getLogger(__name__)
 
 _SO_SNDBUFFORCE = 32
-_FLAGS = requests.DONT_MASK | requests.CACHE_SYMLINKS | requests.HANDLE_KILLPRIV_V2
+_WANTED = requests.DONT_MASK | requests.CACHE_SYMLINKS | requests.HANDLE_KILLPRIV_V2
+_UNWANTED = requests.ATOMIC_O_TRUNC
 _OPTIONS = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
 
 
@@ -121,7 +122,8 @@ class Connection:
             except BlockingIOError:
                 return
             if self._init is not None:
-                reply, self._init = requests.accept(self._init, reply, _FLAGS), None
+                reply = requests.accept(self._init, reply, _WANTED, _UNWANTED)
+                self._init = None
                 if self._skip:
                     continue
             try:

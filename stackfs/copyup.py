@@ -3,13 +3,12 @@
 The copy is made in the work directory, written out, and gets its name by one rename(2) or
 link(2): whatever interrupts it, the file is visible either there or here, always whole. The
 inode stays the same to the kernel and to programs: its number goes along as an extended
-attribute, open descriptors are switched to the copy, and all names of a file with several links
-come along.
+attribute, whoever has it open reads and writes the copy from now on, and all names of a file
+with several links come along.
 """
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -87,7 +86,7 @@ def _copy_up_file(
     node.layer = tree.upper
     tree.inodes.move(node, *names[0])
     node.name_unsynced = True
-    switch_handles(tree, node)
+    _look_anew(tree, node)
 
 
 def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
@@ -98,7 +97,7 @@ def _copy_up_nameless(tree: Tree, node: Node, contents: bool) -> None:
         fd = os.open(name, flags, dir_fd=tree.work.fd)
     node.layer = tree.limbo
     tree.inodes.hold(node, fd)
-    switch_handles(tree, node)
+    _look_anew(tree, node)
 
 
 def _make_copy(
@@ -111,7 +110,7 @@ def _make_copy(
     copying.make_like(work_fd, name, status, target)
     prepared = contents and tree.work.take_prepared(node.attr.st_ino, name)
     if contents and stat.S_ISREG(status.st_mode) and status.st_size > 0 and not prepared:
-        source = tree.open_backing(node, os.O_RDONLY)
+        source = tree.inodes.contents.open(node, os.O_RDONLY)
         copying.fill(source, work_fd, name, status.st_size, lasting=lasting)
     copying.set_number(work_fd, name, node.attr.st_ino)
     copying.copy_attributes(work_fd, name, status, tree.xattrs(node))
@@ -170,15 +169,11 @@ def _show_above(tree: Tree, parent: Directory, name: bytes) -> None:
         parent.entries[name] = Entry(layers, directory=old.directory, ino=old.ino)
 
 
-def switch_handles(tree: Tree, node: Node) -> None:
-    """Read the copy's attributes and switch the programs' descriptors to it."""
+def _look_anew(tree: Tree, node: Node) -> None:
+    """Read the copy's attributes, and its contents from now on."""
+    tree.inodes.contents.close(node)
     node.stale = True
     tree.attributes(node)
-    for fd in node.handles:
-        access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-        copy = tree.open_backing(node, access)
-        os.dup2(copy, fd, inheritable=False)
-        os.close(copy)
 
 
 def _parent(node: Node) -> Directory:

@@ -69,7 +69,7 @@ class Daemon:
         if stack is None:
             state = journal.state()
             pinned = {pin.fd for pin in state.pins.values()}
-            close_all_but({*kept.descriptors(), *pinned, *state.files})
+            close_all_but({*kept.descriptors(), *pinned})
             stack = resume_stack(kept.spec, kept.base_fd, kept.work_fd, kept.lowers)
         tree = Tree(stack.upper, stack.below, stack.work, journal)
         return cls(kept, board, stack, tree, Operations(tree), state, {}, time.monotonic())
@@ -102,9 +102,9 @@ class Daemon:
         trio.run(self._main, ready)
 
     def _take_over(self, to_kernel: Connection, state: State) -> None:
-        takeover.restore(self.tree, self.operations, state)
+        takeover.restore(self.tree, state)
         resent = connection.resent(self.kept.fuse_fd)
-        replies, left = takeover.sort_out(self.tree, self.operations, state.intent, resent)
+        replies, left = takeover.sort_out(self.tree, state.intent, resent)
         for reply in replies:
             with contextlib.suppress(FileNotFoundError):  # its caller has gone
                 os.write(self.kept.fuse_fd, reply)
@@ -249,7 +249,7 @@ class Daemon:
         }
 
     async def _stats(self, asked: Reply) -> Reply:
-        tree, (files, directories) = self.tree, self.operations.handles.counts()
+        tree = self.tree
         requests = stats.requests.items()
         return {
             "pod": self.pod,
@@ -260,10 +260,9 @@ class Daemon:
             },
             "gauges": {
                 "uptime_seconds": int(time.monotonic() - self.begun),
-                "open_files": files,
-                "open_directories": directories,
                 "inodes": len(tree.inodes),
                 "directory_descriptors": tree.inodes.open_directories,
+                "file_descriptors": len(tree.inodes.contents),
                 **stats.memory(),
             },
             "counters": {

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+from stackfs.contents import Contents
 from stackfs.journal import Journal, Pin, Place
 from stackfs.layers import whiteout
 from stackfs.layers.layer import DIRECTORY, Layer
@@ -31,6 +32,7 @@ class Inodes:
     Attributes:
         limit: how many inodes there may be before *crowded* is called, once.
         journal: what a daemon that takes over will know.
+        contents: what is open to be read and written.
         known: where inodes are that the kernel knows from an earlier daemon, by number.
         aliases: numbers given to files that claim another one's.
     """
@@ -38,6 +40,7 @@ class Inodes:
     def __init__(self, root: Directory, max_directory_fds: int, journal: Journal) -> None:
         self.root = root
         self.journal = journal
+        self.contents = Contents(self.place)
         self.known: dict[int, Place] = {}
         self._known_parents: set[int] = set()
         self.aliases: dict[tuple[int, int, int], int] = {}
@@ -251,13 +254,14 @@ class Inodes:
         A directory with a name stays, because the inodes below it lead through it; what was
         read of it goes.
         """
-        if node.lookups > 0 or node.handles or node is self.root:
+        if node.lookups > 0 or node is self.root:
             return
         if isinstance(node, Directory):
             node.entries = None
             self.close_directory(node)
             if node.linked:
                 return
+        self.contents.close(node)
         if node.fd >= 0:
             self.journal.gone(node.attr.st_ino)
             os.close(node.fd)
@@ -289,7 +293,7 @@ class Inodes:
         self.limit = max(MAX_IDLE, 2 * len(self._nodes))
 
     def _is_idle(self, directory: Directory) -> bool:
-        used = directory.lookups > 0 or directory.handles or directory.name_unsynced
+        used = directory.lookups > 0 or directory.name_unsynced
         return directory is not self.root and not used
 
     def close_directory(self, directory: Directory) -> None:
@@ -311,6 +315,7 @@ class Inodes:
                 self._replace_in(node, old, new)
             if node.layer in old:
                 node.layer = new
+                self.contents.close(node)
                 if node.fd < 0:
                     node.backing = None
 
@@ -344,11 +349,10 @@ class Inodes:
     def close(self) -> None:
         """Close every descriptor of the table, and the journal."""
         self.journal.close()
+        self.contents.close_all()
         for node in self._nodes.values():
             if node.fd >= 0:
                 os.close(node.fd)
-            for fd in node.handles:
-                os.close(fd)
             if isinstance(node, Directory) and node is not self.root:
                 self.close_directory(node)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from stackfs import abi, requests
+from stackfs import abi
 
 
 class _Kind:
@@ -32,12 +32,8 @@ class _Kind:
     PLACE = 1
     PIN = 2
     GONE = 3
-    FILE = 4
-    CLOSED = 5
-    DIRECTORY = 6
-    CLOSED_DIRECTORY = 7
-    ALIAS = 8
-    INTENT = 9
+    ALIAS = 4
+    INTENT = 5
 
 
 _FIRST: Final = 64
@@ -88,7 +84,7 @@ class Intent(NamedTuple):
     Attributes:
         opcode: of the request (requests.py).
         pid: the caller's thread id, 0 where it is unknown.
-        ino: what is moved, removed or changed; for OPEN and OPENDIR the handle.
+        ino: what is moved, removed or changed.
         parent: the request's inode: mostly a directory.
         name: in it.
         new_parent: of a rename.
@@ -111,16 +107,12 @@ class State:
     Attributes:
         places: by inode number.
         pins: by inode number.
-        files: inode numbers by the descriptors of open files.
-        directories: inode numbers by the handles of open directories.
         aliases: inode numbers given, by the number claimed, device and inode of the backing file.
         intent: what was under way.
     """
 
     places: dict[int, Place] = field(default_factory=dict)
     pins: dict[int, Pin] = field(default_factory=dict)
-    files: dict[int, int] = field(default_factory=dict)
-    directories: dict[int, int] = field(default_factory=dict)
     aliases: dict[tuple[int, int, int], int] = field(default_factory=dict)
     intent: Intent | None = None
 
@@ -176,26 +168,6 @@ class Journal:
     def gone(self, ino: int) -> None:
         """Note that nobody refers to an inode any more."""
         self._append(_Kind.GONE, (ino,))
-
-    def opened(self, fd: int, ino: int, pid: int = -1) -> None:
-        """Note an open file, and that thread *pid*, unless it is -1, will be told of it now."""
-        at = self._append(_Kind.FILE, (fd, ino, max(pid, 0)))
-        if pid >= 0 and not self.words[0]:
-            self.words[0] = at
-
-    def closed(self, fd: int) -> None:
-        """Note that a program has closed a file."""
-        self._append(_Kind.CLOSED, (fd,))
-
-    def opened_directory(self, handle: int, ino: int, pid: int = -1) -> None:
-        """Note an open directory, and that thread *pid*, unless it is -1, will be told of it."""
-        at = self._append(_Kind.DIRECTORY, (handle, ino, max(pid, 0)))
-        if pid >= 0:
-            self.words[0] = at
-
-    def closed_directory(self, handle: int) -> None:
-        """Note that a program has closed a directory."""
-        self._append(_Kind.CLOSED_DIRECTORY, (handle,))
 
     def alias(self, claimed: int, backing: tuple[int, int], ino: int) -> None:
         """Note that a file does not have the number that it claims."""
@@ -282,23 +254,11 @@ def _note(state: State, kind: int, words: memoryview, at: int, record: bytes) ->
         case _Kind.GONE:
             state.places.pop(ino, None)
             state.pins.pop(ino, None)
-        case _Kind.FILE:
-            state.files[ino] = words[at + 2]
-        case _Kind.CLOSED:
-            state.files.pop(ino, None)
-        case _Kind.DIRECTORY:
-            state.directories[ino] = words[at + 2]
-        case _Kind.CLOSED_DIRECTORY:
-            state.directories.pop(ino, None)
         case _Kind.ALIAS:
             state.aliases[ino, words[at + 2], words[at + 3]] = words[at + 4]
 
 
 def _intent(record: bytes) -> Intent:
-    if record[0] in (_Kind.FILE, _Kind.DIRECTORY):
-        opcode = requests.OPEN if record[0] == _Kind.FILE else requests.OPENDIR
-        handle, ino, pid = memoryview(record[8:32]).cast("Q")
-        return Intent(opcode, pid, handle, ino)
     opcode, pid, ino, parent, new_parent = memoryview(record[8:48]).cast("Q")
     name, _, new_name = record[48:].partition(b"\0")
     return Intent(opcode, pid, ino, parent, name, new_parent, new_name)

@@ -27,7 +27,8 @@ class Node:
         fd: O_PATH descriptor of the file once it has lost that name, else -1.
         linked: whether any name leads to it.
         xattrs: its extended attributes, without the layers' own; None where not read yet.
-        handles: descriptors of the file that are open for programs.
+        contents: descriptor to read it by, -1 where it is not open (contents.py).
+        changeable: whether *contents* can be written to.
         lookups: how many references the kernel holds.
         name_unsynced: whether its directory must be written out for the name to be durable.
         slot: where the journal counts *lookups*, 0 where the journal has nothing on it.
@@ -36,8 +37,9 @@ class Node:
     __slots__ = (
         "attr",
         "backing",
+        "changeable",
+        "contents",
         "fd",
-        "handles",
         "layer",
         "linked",
         "lookups",
@@ -61,7 +63,8 @@ class Node:
         self.linked = True
         self.stale = False
         self.xattrs: dict[str, bytes] | None = None
-        self.handles: list[int] = []
+        self.contents = -1
+        self.changeable = False
         self.lookups = 0
         self.name_unsynced = False
         self.slot = 0

@@ -18,7 +18,6 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext
 
 from stackfs import attributes, barrier, callers, names, requests
 from stackfs.background import Copier
-from stackfs.handles import Handles
 from stackfs.intents import note_loss, note_new, note_xattr
 from stackfs.layers.numbers import BARRIER
 from stackfs.listings import Listings
@@ -27,8 +26,12 @@ from stackfs.rename import rename
 from stackfs.replies import replies
 from stackfs.tree import NAME_MAX, Tree
 
-_BY_INODE = hasattr(pyfuse3, "READDIR_BY_INODE")
-"""Whether pyfuse3 is patched (patches/) to tell which directory is read where none is opened."""
+_OPENS = not hasattr(pyfuse3, "HANDLE_IS_INODE")
+"""Whether the kernel must ask for opening: a pyfuse3 without the patch (patches/) does not tell the
+inode number otherwise."""
+
+_BY_USER = 1 << 63
+"""Of a file's handle: it is not user 0 who writes."""
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -43,8 +46,8 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree) -> None:
         super().__init__()
         self.tree = tree
-        self.handles = Handles(tree)
         self._listings = Listings()
+        self._contents = tree.inodes.contents
         self._copier = Copier(tree)
         self._host = callers.pid_namespace(os.getpid()) or ""
         self._barrier = _barrier_attributes()
@@ -123,30 +126,21 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        """Return a handle; or the kernel shall not ask, and keeps names until one changes.
+        """Return the inode number; or the kernel shall not ask, and keeps names until one changes.
 
         Source: fs/fuse/file.c, fuse_file_open(), v6.12: what follows from ENOSYS.
         """
-        if _BY_INODE:
+        if not _OPENS:
             raise OSError(errno.ENOSYS, "not needed: the kernel stops asking")
-        directory = None
         if inode == BARRIER:
             self._check_barrier(ctx)
-        else:
-            directory = self._directory(inode)
-        return FileHandleT(self.handles.open_directory(directory, ctx.pid))
-
-    def _opened_directory(self, fh: int) -> Directory | None:
-        """Return an open directory by its handle, or inode number; None is the barrier."""
-        if _BY_INODE:
-            return None if fh == BARRIER else self._directory(fh)
-        return self.handles.directories[fh]
+        return FileHandleT(inode)
 
     @replies
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         tree = self.tree
         tree.inodes.trim()
-        directory = self._opened_directory(fh)
+        directory = None if fh == BARRIER else self._directory(fh)
         if directory is None:
             told = self._listings.after(BARRIER, (b"root",), start_id)
         else:
@@ -180,31 +174,24 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def releasedir(self, fh: FileHandleT) -> None:
-        self.handles.close_directory(fh)
+        pass
 
     @replies
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        directory = self._opened_directory(fh)
-        if directory is not None:
-            attributes.sync_directory(self.tree, directory)
+        if fh != BARRIER:
+            attributes.sync_directory(self.tree, self._directory(fh))
 
-    # --- open files: the handle is the descriptor of the backing file ----------------------
+    # --- contents: a handle is an inode number ---------------------------------------------
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        node = self._node(inode)
-        access = os.O_RDONLY
-        if flags & (os.O_ACCMODE | os.O_TRUNC):
-            await self._copier.copy_up(node, contents=not flags & os.O_TRUNC)
-            access = os.O_RDWR  # the writeback cache reads what it fills pages up with
-        fd = self.tree.open_backing(node, access | flags & os.O_TRUNC)
-        if flags & os.O_TRUNC:
-            self._written(node, by_root=ctx.uid == 0)
-        return self._opened(node, fd, ctx)
+        """Return the inode number; or the kernel shall not ask.
 
-    def _opened(self, node: Node, fd: int, ctx: RequestContext) -> pyfuse3.FileInfo:
-        self.handles.open(node, fd, ctx.pid, ctx.uid)
-        return pyfuse3.FileInfo(fh=FileHandleT(fd))
+        A file is copied up when it is first changed; to be truncated it comes to setattr().
+        """
+        if not _OPENS:
+            raise OSError(errno.ENOSYS, "not needed: the kernel stops asking")
+        return _opened(inode, ctx)
 
     @replies
     async def create(
@@ -218,45 +205,43 @@ class Operations(pyfuse3.Operations):
         parent = self._directory(parent_inode)
         note_new(self.tree, requests.CREATE, ctx.pid, parent, name)
         node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
-        return self._opened(node, fd, ctx), self._refer(node)
+        self._contents.hold(node, fd)
+        return _opened(node.attr.st_ino, ctx), self._refer(node)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
+        fd = self._contents.for_reading(self._node(fh & ~_BY_USER))
         if size > len(self._buffer):
             self._buffer = memoryview(mmap.mmap(-1, size))
-        return self._buffer[: os.preadv(fh, [self._buffer[:size]], off)]
+        return self._buffer[: os.preadv(fd, [self._buffer[:size]], off)]
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        node = self.handles.files[fh]
-        if not node.layer.writable:  # opened before the layer was sealed
+        """Write; the time of change stays, since the kernel has the say over it and tells it."""
+        node = self._node(fh & ~_BY_USER)
+        if not node.layer.writable:
             await self._copier.copy_up(node)
-        self._written(node, by_root=fh in self.handles.by_root)
-        self.tree.written.add(node)
-        return os.pwrite(fh, buf, off)
-
-    def _written(self, node: Node, *, by_root: bool) -> None:
-        """Take from a file what writing to it takes away."""
-        if node.xattrs:
-            node.xattrs = None  # the backing file loses its capabilities
-        if node.attr.st_mode & _SET_ID and not by_root:
+        attr = self.tree.attributes(node)
+        times = (attr.st_atime_ns, attr.st_mtime_ns)
+        fd = self._contents.for_writing(node)
+        count = os.pwrite(fd, buf, off)
+        os.utime(fd, ns=times)
+        node.xattrs = node.xattrs and None  # the backing file loses its capabilities
+        node.stale = True
+        if attr.st_mode & _SET_ID and fh & _BY_USER:
             attributes.clear_set_id(self.tree, node)
             # The kernel runs programs by the mode that it remembers.
-            pyfuse3.invalidate_inode(node.attr.st_ino, attr_only=True)
-        node.stale = True
+            pyfuse3.invalidate_inode(attr.st_ino, attr_only=True)
+        return count
 
     @replies
     async def release(self, fh: FileHandleT) -> None:
-        node = self.handles.close(fh)
-        if node is None:  # asked for again, where a daemon died before its answer
-            return
-        if not node.handles and node in self.tree.written:
-            self.tree.keep_time(node)
-        self.tree.inodes.release(node)
+        pass
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        attributes.sync(self.tree, self.handles.files[fh], fh, data_only=datasync)
+        node = self._node(fh & ~_BY_USER)
+        attributes.sync(self.tree, node, self._contents.for_reading(node), data_only=datasync)
 
     @replies
     async def flush(self, fh: FileHandleT) -> None:
@@ -286,7 +271,9 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if wanted != attributes.NOTHING and not attributes.is_moot(node, wanted):
+        if attributes.is_moot(node, wanted):
+            attributes.remember(self.tree, node, wanted)
+        elif wanted != attributes.NOTHING:
             await self._copier.copy_up(node, contents=wanted.size != 0)
             attributes.change(self.tree, node, wanted)
             if wanted.size is not None and node.attr.st_mode & _SET_ID and ctx.uid:
@@ -400,6 +387,12 @@ def _is_in_group(ctx: RequestContext, node: Node) -> bool:
     """Tell whether a caller is in a file's group, or root."""
     gid = node.attr.st_gid
     return ctx.uid == 0 or gid == ctx.gid or gid in callers.groups(ctx.pid)
+
+
+def _opened(inode: InodeT, ctx: RequestContext) -> pyfuse3.FileInfo:
+    """Return what was opened: nothing but its number, where the kernel asks for that at all."""
+    handle = inode | (_BY_USER if ctx.uid else 0)
+    return pyfuse3.FileInfo(fh=FileHandleT(handle if _OPENS else 0))
 
 
 def _owner(ctx: RequestContext) -> names.Owner:

@@ -19,12 +19,8 @@ UNLINK: Final = 10
 RMDIR: Final = 11
 RENAME: Final = 12
 LINK: Final = 13
-OPEN: Final = 14
-RELEASE: Final = 18
 SETXATTR: Final = 21
 REMOVEXATTR: Final = 24
-OPENDIR: Final = 27
-RELEASEDIR: Final = 29
 CREATE: Final = 35
 INTERRUPT: Final = 36
 BATCH_FORGET: Final = 42
@@ -77,11 +73,6 @@ class Request:
         """Whether a daemon has taken it before."""
         return bool(self.unique & _RESENT)
 
-    @property
-    def handle(self) -> int:
-        """The handle that a RELEASE or RELEASEDIR gives back."""
-        return int.from_bytes(self.body[:8], "little")
-
     def as_lookup(self, name: bytes) -> bytes:
         """Return a request for *name* in the same directory, with the same number.
 
@@ -109,14 +100,23 @@ HANDLE_KILLPRIV_V2: Final = 1 << 28
 kernel asks for the attribute `security.capability` before each write(2)."""
 
 
-def accept(init: bytes, reply: bytes, flags: int) -> bytes:
-    """Return the reply to an INIT request with those of *flags* that the kernel offers.
+ATOMIC_O_TRUNC: Final = 1 << 3
+"""The file system truncates a file that is opened with O_TRUNC. Otherwise the kernel asks for that
+by itself, as it must where it does not ask for opening."""
 
-    libfuse 3.14 cannot be told to want them.
+
+def accept(init: bytes, reply: bytes, wanted: int, unwanted: int) -> bytes:
+    """Return the reply to an INIT request with other flags.
+
+    Args:
+        init: the request.
+        reply: libfuse's reply.
+        wanted: flags to accept if the kernel offers them; libfuse 3.14 cannot be told to.
+        unwanted: flags not to accept.
     """
     (offered,) = struct.unpack_from("<I", init, _HEADER.size + 12)
     (accepted,) = struct.unpack_from("<I", reply, 28)
-    return reply[:28] + struct.pack("<I", accepted | flags & offered) + reply[32:]
+    return reply[:28] + struct.pack("<I", (accepted | wanted & offered) & ~unwanted) + reply[32:]
 
 
 def done(unique: int) -> bytes:

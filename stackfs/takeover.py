@@ -1,4 +1,4 @@
-"""Going on where a daemon died: its inodes and open files, and the requests that it had taken.
+"""Going on where a daemon died: its inodes, and the requests that it had taken.
 
 What it was changing is on disk or is not, never half, but for a file that was being made, which
 may lack its owner: that is unmade. Whether the caller knows tells the kernel: what it sends again
@@ -13,15 +13,14 @@ from stackfs import names, requests
 from stackfs.journal import Intent, Pin, State
 from stackfs.layers.layer import Layer
 from stackfs.nodes import Directory, Node
-from stackfs.operations import Operations
 from stackfs.requests import Request
 from stackfs.tree import Tree
 
 _LOSSES = (requests.UNLINK, requests.RMDIR, requests.RENAME)
 
 
-def restore(tree: Tree, operations: Operations, state: State) -> None:
-    """Take over inodes and open files."""
+def restore(tree: Tree, state: State) -> None:
+    """Take over inodes."""
     tree.inodes.recall(state.places, state.aliases)
     intent = state.intent
     if intent is not None and intent.opcode in (*_LOSSES, requests.LINK):
@@ -29,7 +28,6 @@ def restore(tree: Tree, operations: Operations, state: State) -> None:
         _look_again(tree, intent.new_parent, intent.new_name)
     for ino, pin in state.pins.items():
         _restore_pinned(tree, ino, pin, state)
-    operations.handles.resume(state)
 
 
 def _look_again(tree: Tree, parent: int, name: bytes) -> None:
@@ -82,7 +80,7 @@ def _layer(tree: Tree, number: int) -> Layer:
 
 
 def sort_out(
-    tree: Tree, operations: Operations, intent: Intent | None, resent: list[Request]
+    tree: Tree, intent: Intent | None, resent: list[Request]
 ) -> tuple[list[bytes], list[bytes]]:
     """Tell replies, for what had been done, from requests that are still to be handled.
 
@@ -91,14 +89,8 @@ def sort_out(
     """
     replies, left = [], []
     for request in resent:
-        if request.opcode in (requests.RELEASE, requests.RELEASEDIR):
-            if not operations.handles.has(
-                request.handle, directory=request.opcode == requests.RELEASEDIR
-            ):
-                replies.append(requests.done(request.unique))
-                continue
-        elif request.resent and intent is not None and _is_of(request, intent):
-            again = _still_to_do(tree, operations, intent, request)
+        if request.resent and intent is not None and _is_of(request, intent):
+            again = _still_to_do(tree, intent, request)
             if again is None:
                 replies.append(requests.done(request.unique))
                 continue
@@ -114,24 +106,20 @@ def _is_of(request: Request, intent: Intent) -> bool:
     return asked == (intent.opcode, intent.parent, intent.pid) and intent.name in request.body
 
 
-def _still_to_do(
-    tree: Tree, operations: Operations, intent: Intent, request: Request
-) -> bytes | None:
+def _still_to_do(tree: Tree, intent: Intent, request: Request) -> bytes | None:
     """Return what is left of a request, None where it has been done."""
     at = tree.node(intent.parent)
-    if intent.opcode in (requests.OPEN, requests.OPENDIR):
-        operations.handles.drop(intent.ino, directory=intent.opcode == requests.OPENDIR)
-    elif intent.opcode == requests.SETXATTR:
+    if intent.opcode == requests.SETXATTR:
         return request.without_flags()
-    elif intent.opcode == requests.REMOVEXATTR and at is not None:
+    if intent.opcode == requests.REMOVEXATTR and at is not None:
         return request.data if os.fsdecode(intent.name) in tree.xattrs(at) else None
-    elif isinstance(at, Directory):
-        return _name_still_to_do(tree, operations, intent, request, at)
+    if isinstance(at, Directory):
+        return _name_still_to_do(tree, intent, request, at)
     return request.data
 
 
 def _name_still_to_do(
-    tree: Tree, operations: Operations, intent: Intent, request: Request, parent: Directory
+    tree: Tree, intent: Intent, request: Request, parent: Directory
 ) -> bytes | None:
     """Return what is left of a request that makes or removes a name."""
     node = tree.child(parent, intent.name)
@@ -140,13 +128,11 @@ def _name_still_to_do(
     if node is not None and intent.opcode == requests.LINK:
         return request.as_lookup(intent.name)
     if node is not None:
-        _unmake(tree, operations, parent, intent.name, node)
+        _unmake(tree, parent, intent.name, node)
     return request.data
 
 
-def _unmake(tree: Tree, operations: Operations, parent: Directory, name: bytes, node: Node) -> None:
-    for fd in list(node.handles):
-        operations.handles.drop(fd, directory=False)
+def _unmake(tree: Tree, parent: Directory, name: bytes, node: Node) -> None:
     if isinstance(node, Directory):
         names.rmdir(tree, parent, name)
     else:

@@ -34,7 +34,6 @@ class Tree:
         limbo: stands for the layer of files without a name that may still be changed.
         root: the pod's root directory.
         inodes: what the kernel refers to.
-        written: files whose contents were written since the kernel last told their time of change.
         remembered: how often a name was found, or not, in what was read before.
         read: how many inodes were read.
         listed: how many directories were.
@@ -53,7 +52,6 @@ class Tree:
         self.root = Directory(ROOT, stack[: len(visible)], None, b".")
         self.root.fds = {layer: layer.fd for layer in (upper, *below)}
         self.root.stale = True
-        self.written: set[Node] = set()
         self.remembered = self.read = self.listed = self.copied_up = 0
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self.inodes = Inodes(self.root, most, journal or Journal())
@@ -230,10 +228,7 @@ class Tree:
     def attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         """Return the attributes of an inode, as they are now."""
         if node.stale:
-            known = node.attr.st_mtime_ns
             node.fill(self.status(node))
-            if node in self.written:
-                node.attr.st_mtime_ns = known
             if not node.linked:
                 node.attr.st_nlink = 0
             elif isinstance(node, Directory) and len(node.layers) > 1:
@@ -246,18 +241,6 @@ class Tree:
         if directory.subdirectories is None:
             directory.subdirectories = sum(entry.directory for entry in entries.values())
         return directory.subdirectories
-
-    def keep_time(self, node: Node) -> None:
-        """Give a file the time of change that the kernel has for it.
-
-        The kernel has the say over it (the writeback cache), and tells it only where it has
-        changed: not for a write in the same tick of its clock. Ours to the file comes later.
-        """
-        self.written.discard(node)
-        if node.linked and node.layer.writable:
-            path, dir_fd, follow = self.inodes.place(node)
-            times = (node.attr.st_atime_ns, node.attr.st_mtime_ns)
-            os.utime(path, ns=times, dir_fd=dir_fd, follow_symlinks=follow)
 
     def status(self, node: Node) -> os.stat_result:
         """Return the status of the backing file."""
@@ -280,12 +263,6 @@ class Tree:
             return os.readlink(b"", dir_fd=node.fd)
         return os.readlink(path, dir_fd=dir_fd)
 
-    def open_backing(self, node: Node, flags: int) -> int:
-        """Open the backing file; the caller owns the descriptor."""
-        path, dir_fd, follow = self.inodes.place(node)
-        nofollow = 0 if follow else os.O_NOFOLLOW
-        return os.open(path, flags | nofollow | os.O_CLOEXEC, dir_fd=dir_fd)
-
     def shows_below(self, parent: Directory, name: bytes) -> bool:
         """Tell whether *name* would show if the upper layer had nothing of that name.
 
@@ -305,8 +282,6 @@ class Tree:
 
         Open files and inodes stay where they are; each is copied up before it changes.
         """
-        for node in list(self.written):
-            self.keep_time(node)
         self.upper.writable = False
         self.upper = self.root.layer = upper
         self.root.layers.insert(0, upper)

@@ -53,7 +53,7 @@ def systemd() -> str | None:
 
 
 def patched_pyfuse3() -> str | None:
-    return _in_child("import pyfuse3; pyfuse3.READDIR_BY_INODE")
+    return _in_child("import pyfuse3; pyfuse3.HANDLE_IS_INODE")
 
 
 PROBES: dict[str, Callable[[], str | None]] = {

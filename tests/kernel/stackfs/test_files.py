@@ -497,3 +497,27 @@ def test_set_id_bits_go_when_others_write(host, uid):
         os.close(fd)
     kept = {name: bool(os.stat(root / name).st_mode & 0o6000) for name in how}
     assert kept == {"write": not uid, "truncate": not uid, "open": not uid, "chown": False}
+
+
+def test_a_disk_without_room_for_a_copy(host):
+    """Who writes hears of it at the latest when the cache of writes is written out."""
+    (host.lower / "big").write_bytes(bytes(2 << 20))
+    (host.lower / "small").write_text("a")
+    small = host.prefix / "small"
+    small.mkdir()
+    host.run("mount", "-t", "tmpfs", "-o", "size=1m", "none", small)
+    root = host.mount("pod", "--upper", small / "upper")
+    fd = os.open(root / "big", os.O_RDWR)
+    os.pwrite(fd, b"x", 0)
+    with pytest.raises(OSError, match="No space"):
+        os.fsync(fd)
+    with pytest.raises(OSError, match="No space"):
+        os.close(fd)
+    with pytest.raises(OSError, match="No space"):
+        os.truncate(root / "big", 1 << 20)
+    with open(root / "small", "a") as file:
+        file.write("b")
+    host.stackfs("umount", "pod")
+    assert (host.lower / "big").read_bytes() == bytes(2 << 20)
+    assert host.seen(small / "upper/small").read_text() == "ab"
+    assert not host.seen(small / "upper/big").exists()

@@ -55,10 +55,8 @@ class Mount:
 
     def take_over(self, *asked):
         """The daemon has died; another one gets these requests. Returns what it does with them."""
-        left_open = [
-            *self.operations.handles.files,
-            *(node.fd for node in self.tree.inodes.pinned()),
-        ]
+        pinned = {node.fd for node in self.tree.inodes.pinned()}
+        self.tree.inodes.contents.close_all()
         for directory in self.tree.inodes._nodes.values():
             if directory is not self.tree.root and hasattr(directory, "fds"):
                 self.tree.inodes.close_directory(directory)
@@ -70,18 +68,16 @@ class Mount:
         self.journal.close()
         self.journal = Journal(fd)
         state = self.journal.state()
-        assert {*state.files, *(pin.fd for pin in state.pins.values())} <= {*left_open}
+        assert {pin.fd for pin in state.pins.values()} <= pinned
         self._serve()
-        takeover.restore(self.tree, self.operations, state)
-        return takeover.sort_out(self.tree, self.operations, state.intent, list(asked))
+        takeover.restore(self.tree, state)
+        return takeover.sort_out(self.tree, state.intent, list(asked))
 
     def seen(self, name):
         node = self.tree.child(self.tree.root, name)
         return None if node is None else self.tree.attributes(node)
 
     def close(self):
-        for fd in list(self.operations.handles.files):
-            self.operations.handles.drop(fd, directory=False)
         self.tree.close()
         self.stack.close()
 
@@ -103,14 +99,12 @@ async def test_a_made_file_is_made_again(mount):
     assert replies == []
     assert left == [create(b"new").data]
     assert mount.seen(b"new") is None
-    assert mount.operations.handles.counts() == (0, 0)
 
 
 async def test_a_made_file_that_the_caller_knows_of_stays(mount):
     await mount.operations.create(ROOT, b"new", 0o640, os.O_RDWR, CALLER)
     mount.take_over(create(b"other"), request(requests.LOOKUP, ROOT, b"new\0"))
     assert mount.seen(b"new").st_uid == 5
-    assert mount.operations.handles.counts() == (1, 0)
 
 
 async def test_a_file_that_was_there_is_not_unmade(mount):
@@ -234,45 +228,16 @@ async def test_extended_attributes(mount):
     assert Request.parse(left).body == struct.pack("<II", 1, 0) + b"user.y\x001"
 
 
-async def test_handles_of_unanswered_opens_are_closed(mount, monkeypatch):
-    number = await mount.number(b"a")
-    first = await mount.operations.open(number, os.O_RDONLY, CALLER)
-    mount.journal.settle()
-    await mount.operations.open(number, os.O_RDONLY, CALLER)
-    ask = request(requests.OPEN, number, bytes(8))
-    assert mount.take_over(ask) == ([], [ask.data])
-    assert list(mount.operations.handles.files) == [first.fh]
-    mount.journal.settle()
-    monkeypatch.setattr("stackfs.operations._BY_INODE", False)
-    await mount.operations.opendir(ROOT, CALLER)
-    ask = request(requests.OPENDIR, ROOT, bytes(8))
-    assert mount.take_over(ask) == ([], [ask.data])
-    assert mount.operations.handles.counts() == (1, 0)
-
-
-async def test_closed_handles_are_not_closed_again(mount):
-    """The number may be another file's by now."""
-    number = await mount.number(b"a")
-    opened = await mount.operations.open(number, os.O_RDONLY, CALLER)
-    await mount.operations.release(opened.fh)
-    ask = request(requests.RELEASE, number, struct.pack("<Q", opened.fh) + bytes(16))
-    assert mount.take_over(ask) == ([requests.done(ask.unique)], [])
-
-
 async def test_the_journal_is_written_anew(mount):
     """After many changes it says the same, and is short."""
     numbers = {name: await mount.number(name) for name in (b"a", b"d")}
-    kept = await mount.operations.open(numbers[b"a"], os.O_RDONLY, CALLER)
     await mount.operations.unlink(ROOT, b"a", CALLER)
     mount.journal.settle()
     await mount.operations.rename(ROOT, b"d", ROOT, b"moved", 0, CALLER)
     for _ in range(30_000):
-        await mount.operations.release(
-            (await mount.operations.open(numbers[b"a"], os.O_RDONLY, CALLER)).fh
-        )
+        await mount.operations.forget([(await mount.number(b"b"), 1)])
     assert mount.journal._end < 1 << 20
     mount.take_over()
-    assert list(mount.operations.handles.files) == [kept.fh]
     assert mount.seen(b"moved").st_ino == numbers[b"d"]
     assert (await mount.operations.getattr(numbers[b"a"], CALLER)).st_nlink == 0
     assert (await mount.operations.getattr(numbers[b"d"], CALLER)).st_ino == numbers[b"d"]

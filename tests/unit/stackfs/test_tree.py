@@ -73,21 +73,17 @@ def test_forgotten_inodes_go(stacked):
     assert stacked.at("d/f").attr.st_ino == number
 
 
-def test_unlinked_files_keep_one_descriptor_until_forgotten(stacked):
+def test_unlinked_files_keep_their_descriptors_until_forgotten(stacked):
     tree = stacked.open()
     before = descriptors()
     node, fd = names.create(tree, tree.root, b"f", 0o600, ROOT_USER)
-    node.handles.append(fd)
+    tree.inodes.contents.hold(node, fd)
     node.lookups = 1
     names.unlink(tree, tree.root, b"f")
     os.write(fd, b"x")
     node.stale = True
     assert (tree.attributes(node).st_nlink, node.attr.st_size) == (0, 1)
     tree.inodes.forget([(node.attr.st_ino, 1)])
-    assert node.attr.st_ino in tree.inodes  # still open
-    node.handles.remove(fd)
-    os.close(fd)
-    tree.inodes.release(node)
     assert node.attr.st_ino not in tree.inodes
     assert descriptors() == before
 
