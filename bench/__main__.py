@@ -93,10 +93,12 @@ def file_systems(here, rounds: int, cpus: list[int | None]) -> str:
         say(f"files, {how}")
         times = files.measure(here, low, rounds, cpu)
         drawn[how] = files.ratios(times)
+        lines = aligned(files.table(times))
+        say(f"\n{lines}")  # whatever comes after
         parts.append(
             f"## File systems, {how}\n\nMedians of {rounds} rounds in ms, and their ratio to a "
             "plain directory's. One ext4 on a loop device; lower layer: a Debian; working "
-            f"directory in the root, as in a pod.\n\n{aligned(files.table(times))}"
+            f"directory in the root, as in a pod.\n\n{lines}"
         )
     PICTURE.parent.mkdir(exist_ok=True)
     picture.draw(PICTURE, drawn)
