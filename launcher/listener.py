@@ -121,11 +121,14 @@ def clear(slot: seccomp_notif) -> None:
 
 
 def receive(listener_fd: int, slot: seccomp_notif) -> bool:
-    """Receive a call into *slot*; False if its caller has died meanwhile.
+    """Receive a call into *slot*; False if there is none, or its caller has died meanwhile.
 
-    To be called when the listener is readable, else it blocks.
+    The kernel would wait for one, before Linux v6.11 also when all processes with the filter have
+    ended, of which poll(2) tells as well as of a call.
     """
-    return _control("SECCOMP_IOCTL_NOTIF_RECV", listener_fd, SECCOMP_IOCTL_NOTIF_RECV, slot)
+    return bool(_events(listener_fd) & select.POLLIN) and _control(
+        "SECCOMP_IOCTL_NOTIF_RECV", listener_fd, SECCOMP_IOCTL_NOTIF_RECV, slot
+    )
 
 
 def is_valid(listener_fd: int, slot: seccomp_notif) -> bool:
@@ -148,9 +151,13 @@ def answer(listener_fd: int, slot: seccomp_notif, error: int) -> None:
 
 def has_ended(listener_fd: int) -> bool:
     """Have all processes with the filter ended?"""
+    return bool(_events(listener_fd) & select.POLLHUP)
+
+
+def _events(listener_fd: int) -> int:
     poll = select.poll()
-    poll.register(listener_fd, 0)
-    return bool(poll.poll(0))
+    poll.register(listener_fd, select.POLLIN)
+    return next((events for _, events in poll.poll(0)), 0)
 
 
 def _control(name: str, fd: int, request: int, structure: ctypes.Structure | c_uint64) -> bool:
