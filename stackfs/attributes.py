@@ -55,21 +55,18 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
 
 
 def is_moot(node: Node, wanted: Change) -> bool:
-    """Tell whether it is enough to remember the change: times of a file that has no name.
+    """Tell whether nobody can see the change: the last time of change of a file that has gone.
 
-    The kernel tells these after each unlink(2), and a file of a read-only layer would be copied.
+    The kernel, which has the say over it, tells it after each unlink(2), and a file of a read-only
+    layer would be copied. It is remembered for who has the file open and writes on.
     """
-    times = Change(atime_ns=wanted.atime_ns, mtime_ns=wanted.mtime_ns)
-    return wanted == times and not node.linked
+    return not node.linked and wanted == Change(mtime_ns=wanted.mtime_ns)
 
 
 def remember(tree: Tree, node: Node, wanted: Change) -> None:
-    """Take new times over without writing them."""
-    attr = tree.attributes(node)
-    if wanted.atime_ns is not None:
-        attr.st_atime_ns = wanted.atime_ns
+    """Take a new time of change over without writing it."""
     if wanted.mtime_ns is not None:
-        attr.st_mtime_ns = wanted.mtime_ns
+        tree.attributes(node).st_mtime_ns = wanted.mtime_ns
 
 
 def clear_set_id(tree: Tree, node: Node) -> None:

@@ -6,19 +6,17 @@ enough; it is opened when it is needed, and closed when there are too many or th
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 from stackfs.nodes import Node
-
-_MOST: Final = 4096
 
 
 class Contents:
     """Those descriptors. Owns them."""
 
-    def __init__(self, place: Callable[[Node], tuple[bytes, int | None, bool]]) -> None:
+    def __init__(self, place: Callable[[Node], tuple[bytes, int | None, bool]], most: int) -> None:
         """Begin with none; *place* tells where a file is (Inodes.place())."""
         self._place = place
+        self._most = most
         self._open: dict[Node, None] = {}
 
     def __len__(self) -> int:
@@ -41,7 +39,7 @@ class Contents:
     def hold(self, node: Node, fd: int) -> None:
         """Take over a descriptor that can be written to."""
         self.close(node)
-        if len(self._open) >= _MOST:
+        if len(self._open) >= self._most:
             self.close(next(iter(self._open)))
         self._open[node] = None
         node.contents, node.changeable = fd, True

@@ -25,6 +25,9 @@ MAX_IDLE: Final = 150_000
 """Where the kernel refers to more inodes than this, it is asked to give up those not in use.
 An inode takes about 900 bytes here, a directory 1300."""
 
+MAX_CONTENTS: Final = 4096
+"""Of descriptors to read and write files by."""
+
 
 class Inodes:
     """The table of inodes, and the directory descriptors that they hold.
@@ -40,7 +43,7 @@ class Inodes:
     def __init__(self, root: Directory, max_directory_fds: int, journal: Journal) -> None:
         self.root = root
         self.journal = journal
-        self.contents = Contents(self.place)
+        self.contents = Contents(self.place, min(max_directory_fds // 2, MAX_CONTENTS))
         self.known: dict[int, Place] = {}
         self._known_parents: set[int] = set()
         self.aliases: dict[tuple[int, int, int], int] = {}

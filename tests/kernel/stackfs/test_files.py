@@ -251,6 +251,10 @@ def test_open_files_without_a_name(host):
         assert os.pwrite(again, b"Y", 1) == 1
         assert os.pread(fd, 2, 0) == b"XY"
         os.close(again)
+        os.utime(fd, ns=(1_000_000_001, 2_000_000_002))
+        os.fchmod(fd, 0o600)
+        at = os.fstat(fd)
+        assert (at.st_atime_ns, at.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
     assert os.pread(reader, 9, 0) == b"XYwer"
     for fd in (*fds, reader):
         os.close(fd)

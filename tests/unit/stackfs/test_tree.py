@@ -104,6 +104,19 @@ def test_directory_descriptors_are_limited(stacked):
             assert descriptors() - before <= 24
 
 
+def test_descriptors_of_files_are_limited(stacked):
+    for number in range(20):
+        (stacked.lower / str(number)).write_text(str(number))
+    tree = stacked.open()
+    contents = tree.inodes.contents
+    contents._most = 5
+    for _ in range(2):
+        for number in range(20):
+            fd = contents.for_reading(stacked.at(str(number)))
+            assert os.pread(fd, 9, 0) == b"%d" % number
+            assert len(contents) <= 5
+
+
 def test_deep_directories(stacked):
     """As deep as a path can be, and opened again from the root on."""
     tree = stacked.open()
