@@ -21,7 +21,6 @@ __all__ = [
     "accept",
     "ensure",
     "fingerprint",
-    "generate",
     "load_private",
     "load_public",
     "load_trusted",
@@ -32,31 +31,27 @@ PUBLIC: Final = "public.pem"
 _KIND: Final = "Ed25519"
 
 
-def generate(directory: Path) -> "Ed25519PublicKey":
-    """Make a key pair in *directory*, `private.pem` (0600) and `public.pem`; return the public key.
-
-    Raises:
-        FileExistsError: there is a private key already; it is left as it is.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    pem.save_pair(key, directory / PRIVATE, directory / PUBLIC)
-    return key.public_key()
-
-
 def ensure(keys: Path, trust: Path) -> tuple[str, bool]:
     """Make the host's pair in *keys* unless there is one, and trust it.
 
     Returns:
         Its fingerprint, and whether it is new.
     """
-    try:
-        public, new = generate(keys), True
-    except FileExistsError:
-        public, new = load_private(keys / PRIVATE).public_key(), False
-        pem.save_public(public, keys / PUBLIC)
-    return accept(public, trust), new
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if not (keys / PRIVATE).exists():
+        key = Ed25519PrivateKey.generate()
+        # Trusted first: whoever finds a private key in its place need not ask whether it is trusted.
+        trusted = accept(key.public_key(), trust)
+        try:
+            pem.save_pair(key, keys / PRIVATE, keys / PUBLIC)
+        except FileExistsError:  # another was quicker
+            pem.remove(trusted, trust)
+        else:
+            return trusted, True
+    public = load_private(keys / PRIVATE).public_key()
+    pem.save_public(public, keys / PUBLIC)
+    return accept(public, trust), False
 
 
 def accept(key: "Ed25519PublicKey", trust: Path) -> str:

@@ -71,8 +71,17 @@ def add(key: "Public", directory: Path) -> str:
     """Add *key* to a directory of public keys; return its fingerprint."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     name = fingerprint(key)
-    save_public(key, directory / f"{name[:16]}.pem")
+    save_public(key, _file(directory, name))
     return name
+
+
+def remove(name: str, directory: Path) -> None:
+    """Take the key with the fingerprint *name*, which add() has put there, out of *directory*."""
+    _file(directory, name).unlink(missing_ok=True)
+
+
+def _file(directory: Path, name: str) -> Path:
+    return directory / f"{name[:16]}.pem"
 
 
 def load_private(path: Path, kind: type[_T], name: str, hint: str) -> _T:

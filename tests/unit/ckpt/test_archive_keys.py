@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from ckpt.archive import keys
+from ckpt.archive import keys, pem
 from ckpt.archive.errors import KeyFileError
 
 
@@ -60,11 +60,32 @@ def test_the_fingerprint_is_what_openssl_computes(pair):
     assert keys.fingerprint(public) == hashlib.sha256(der).hexdigest()
 
 
-def test_an_existing_private_key_is_never_overwritten(pair):
-    before = (pair / "private.pem").read_bytes()
-    with pytest.raises(FileExistsError):
-        keys.generate(pair)
-    assert (pair / "private.pem").read_bytes() == before
+def test_a_key_that_another_has_made_meanwhile_is_kept(tmp_path, monkeypatch):
+    save = pem.save_pair
+
+    def overtaken(key, *paths):
+        monkeypatch.setattr(pem, "save_pair", save)
+        other.append(keys.ensure(tmp_path / "keys", tmp_path / "trust")[0])
+        save(key, *paths)
+
+    other = []
+    monkeypatch.setattr(pem, "save_pair", overtaken)
+    assert keys.ensure(tmp_path / "keys", tmp_path / "trust") == (other[0], False)
+    assert list(keys.load_trusted(tmp_path / "trust")) == other
+
+
+def test_whoever_ends_while_making_a_key_leaves_none_that_is_not_trusted(tmp_path, monkeypatch):
+    def end(key, private, _public):
+        private.parent.mkdir()
+        pem._create(private, b"", 0o600)
+        ended.append(keys.fingerprint(key.public_key()))
+        raise KeyboardInterrupt
+
+    ended = []
+    monkeypatch.setattr(pem, "save_pair", end)
+    with pytest.raises(KeyboardInterrupt):
+        keys.ensure(tmp_path / "keys", tmp_path / "trust")
+    assert list(keys.load_trusted(tmp_path / "trust")) == ended
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o601])
