@@ -18,7 +18,7 @@ from ckpt import abi, collect, embryo, plan, vdso
 from ckpt.arch import x86_64 as arch
 from ckpt.connections import Connections
 from ckpt.embryo import Embryo
-from ckpt.kinds import memory, registers, thread_signals
+from ckpt.kinds import credentials, memory, registers, thread_signals
 from ckpt.kinds.stages import Stage, Target, name_of
 from ckpt.model import PAGE_SIZE, Pod, Process, Thread
 from ckpt.remote import Remote
@@ -175,10 +175,17 @@ class _Raising:
     def _make_tree(self) -> None:
         """Clone all processes; the seed, the workshop and all helpers end."""
         first = self._embryos[plan.SEED]
+        credentials.narrow(self._credentials(), first.remote)
         first.remote.syscall("close_range", 0, self._seed.floor_fd - 1, 0)
         for step in plan.plan(self._model.processes):
             self._take(step)
         self._seed.end()
+
+    def _credentials(self) -> Iterator[credentials.State]:
+        for thread in itertools.chain.from_iterable(p.threads for p in self._living):
+            for part in thread.parts:
+                if part.kind == name_of(credentials):
+                    yield state_of(part, credentials.State)
 
     def _take(self, step: plan.Step) -> None:
         match step:

@@ -5,6 +5,7 @@ Names are those of capabilities(7) in lower case without `cap_`; a set is a bit 
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 NAMES: Final = (
@@ -39,6 +40,7 @@ def mask(names: Iterable[str]) -> int:
     return sum(1 << NAMES.index(name) for name in set(names))
 
 
+@cache
 def names(mask: int) -> tuple[str, ...]:
     """Return the names of the bits of *mask* that this module knows."""
     return tuple(name for number, name in enumerate(NAMES) if mask >> number & 1)

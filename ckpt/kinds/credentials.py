@@ -4,12 +4,15 @@ The kernel keeps all of this per thread; a libc keeps the threads of a process a
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from ckpt import procfs
 from ckpt.kinds.flags import bit_names, bits, signal_name, signal_number
 from ckpt.kinds.stages import Stage, SubjectThread, Target
+from ckpt.remote import Remote
 from launcher import capabilities
 
 STAGE = Stage.CONFINE
@@ -105,13 +108,13 @@ def rebuild(state: State, target: Target) -> None:
     call("setfsgid", state.groups[3])
     call("setresuid", *state.users[:3])
     call("setfsuid", state.users[3])
-    have = _permitted(target)
+    status = procfs.parse_status(procfs.read(target.host_pid, "status"))
+    have = int(status["CapPrm"], 16)
     inheritable = capabilities.mask(state.inheritable)
     _capset(target, inheritable, have, have)
     for name in state.ambient:
         call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _number(name), 0, 0)
-    for name in set(capabilities.NAMES) - set(state.bounding):
-        _drop_bounding(target, name)
+    _bound(target.remote, int(status["CapBnd"], 16), capabilities.mask(state.bounding))
     call("prctl", _PR_SET_SECUREBITS, bits(state.securebits, _SECUREBITS), 0, 0, 0)
     if state.no_new_privileges:
         call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -123,24 +126,26 @@ def rebuild(state: State, target: Target) -> None:
         call("prctl", _PR_SET_PDEATHSIG, signal_number(state.death_signal), 0, 0, 0)
 
 
+def narrow(states: Iterable[State], first: Remote) -> None:
+    """Take from *first*, of which all threads are cloned, what the bounding sets of none have.
+
+    That is a call for each capability, not for each of each thread. What is inheritable stays:
+    capset(2) wants it to be in the bounding set when it becomes that.
+    """
+    status = procfs.parse_status(procfs.read(first.tracee.tid, "status"))
+    kept = {name for state in states for name in (*state.bounding, *state.inheritable)}
+    _bound(first, int(status["CapBnd"], 16), capabilities.mask(kept))
+
+
+def _bound(remote: Remote, have: int, wanted: int) -> None:
+    """Drop from a thread's bounding set, which is *have*, what is not *wanted*."""
+    for number in range(have.bit_length()):
+        if (have & ~wanted) >> number & 1:
+            remote.syscall("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
 def _number(name: str) -> int:
     return capabilities.NAMES.index(name)
-
-
-def _drop_bounding(target: Target, name: str) -> None:
-    try:
-        target.remote.syscall("prctl", _PR_CAPBSET_DROP, _number(name), 0, 0, 0)
-    except OSError:
-        if _number(name) <= _number("checkpoint_restore"):
-            target.note(f"this kernel does not know capability {name}")
-
-
-def _permitted(target: Target) -> int:
-    header = struct.pack("<Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    raw = bytearray(24)
-    target.remote.syscall("capget", header, raw)
-    _, low, _, _, high, _ = struct.unpack("<6I", raw)
-    return int(low | high << 32)
 
 
 def _capset(target: Target, inheritable: int, permitted: int, effective: int) -> None:

@@ -7,6 +7,7 @@ gets a new one.
 
 import ctypes
 import struct
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -79,6 +80,7 @@ def rebuild(state: State, target: Target) -> None:
         remote.syscall("prctl", _PR_SET_SECCOMP, 1, 0, 0, 0)
 
 
+@cache
 def _notifies(program: bytes) -> bool:
     """Does *program* leave calls to a listener?"""
     instructions = struct.iter_unpack("<HBBI", program)
