@@ -3,7 +3,8 @@
     this host                                     the other one (autopod/receive.py)
     Offer                                         looks whether the pod could run there
     sealed layers, while the pod runs             keeps them; makes Ready what it can
-    freeze; Archive: memory, what has changed     builds the pod, up to the last step
+    Archive: memory, while the pod runs           keeps it
+    freeze; what has changed; Head                builds the pod, up to the last step
     writes the departure down; kills the pod
     Release                                       decides the session; lets the pod go: Living
     takes away what is left of it here
@@ -13,6 +14,7 @@ it has decided, as often as it takes: its answer is final, and exactly one of th
 (autopod/journal.py).
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +30,7 @@ from ckpt import dump, layers, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
+from ckpt.archive.write import HEAD
 from ckpt.model import NotCheckpointable
 from ckpt.progress import Progress
 from launcher import config, enter, network, pods
@@ -62,10 +65,11 @@ def migrate(places: Places, pod: str, name: str, *, progress: Progress) -> Repor
     began = time.monotonic_ns()
     with locked(places, pod):
         leaving.settle(places, pod)
-        with progress.step("pre-flight"), wire.connect(places, name) as link:
-            offer = _offer(places, pod, trial=False)
-            link.send(offer)
-            there = link.receive(wire.Accepted).layers
+        with wire.connect(places, name) as link:
+            with progress.step("pre-flight"):
+                offer = _offer(places, pod, trial=False)
+                link.send(offer)
+                there = link.receive(wire.Accepted).layers
             sender = _Sender(link, progress)
             with progress.step("layers"):
                 sender.send_layers(places, pod, offer.layers, there)
@@ -155,6 +159,7 @@ class _Sender:
 
     def __init__(self, link: Link, progress: Progress) -> None:
         self.link, self.progress, self.sent = link, progress, 0
+        self._archive = 0  # how many bytes of it were sent
 
     def send_layers(self, places: Places, pod: str, wanted: list[str], there: list[str]) -> None:
         """Send the sealed layers that the other host lacks."""
@@ -165,11 +170,29 @@ class _Sender:
                 self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
             self.link.receive(wire.Done)
 
-    def send_archive(self, file: Path) -> None:
-        """Send the archive."""
-        self.link.send(wire.Archive())
+    def send_archive(self, fd: int, size: int) -> None:
+        """Send of the archive what of its first *size* bytes was not sent yet, and is much.
+
+        Its HEAD is sent when it is complete.
+        """
+        if size - self._archive >= wire.PIECE:
+            self.link.send_pieces(self._rest(fd, size))
+
+    def end_archive(self, file: Path) -> None:
+        """Send what is left of the archive."""
         with file.open("rb") as stream:
-            self.link.send_stream(self._counted(iter(lambda: stream.read(wire.PIECE), b"")))
+            fd = stream.fileno()
+            self.link.send_stream(self._rest(fd, os.fstat(fd).st_size))
+            self.link.send(wire.Head(os.pread(fd, HEAD, 0)))
+
+    def _rest(self, fd: int, size: int) -> Iterator[bytes]:
+        """Yield what of the archive's first *size* bytes was not sent yet."""
+        if self._archive == 0:
+            self.link.send(wire.Archive())
+        while self._archive < size:
+            piece = os.pread(fd, min(wire.PIECE, size - self._archive), self._archive)
+            self._archive += len(piece)
+            yield from self._counted(iter([piece]))
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -193,10 +216,14 @@ class _Handover:
         self.taken: wire.Living | None = None
         self.living_ns = 0
 
+    def pass_on(self, fd: int, size: int) -> None:
+        """Send what there is of the archive."""
+        self._sender.send_archive(fd, size)
+
     def offer(self) -> None:
-        """Send the archive, and wait until the pod stands there."""
+        """Send the rest of the archive, and wait until the pod stands there."""
         with self._sender.progress.step("send"):
-            self._sender.send_archive(journal.packed(self._places, self._pod))
+            self._sender.end_archive(journal.packed(self._places, self._pod))
         with self._sender.progress.step("restart"):
             layers.make_durable(self._places.state(self._pod))  # while the pod is built there
             self._sender.link.receive(wire.Prepared)

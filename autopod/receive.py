@@ -243,6 +243,7 @@ def _take_pod(
     try:
         with open(file.fd, "wb", closefd=False) as stream:
             stream.writelines(link.receive_stream())
+        os.pwrite(file.fd, link.receive(wire.Head).data, 0)
 
         def gate() -> None:
             link.send(wire.Prepared())

@@ -22,7 +22,7 @@ from autopod.hosts import Host
 from ckpt.archive import keys, schema
 from launcher.places import Places
 
-VERSION: Final = 2
+VERSION: Final = 3
 PIECE: Final = 1 << 20
 _MAX_MESSAGE: Final = 1 << 22
 _LENGTH: Final = struct.Struct(">I")
@@ -97,7 +97,13 @@ class Layer(Message, frozen=True):
 
 
 class Archive(Message, frozen=True):
-    """The archive follows, a stream."""
+    """The archive follows, a stream, then its Head. It is still being written while it is sent."""
+
+
+class Head(Message, frozen=True):
+    """The archive begins with *data*, whatever the stream had there."""
+
+    data: bytes
 
 
 class Done(Message, frozen=True):
@@ -147,8 +153,8 @@ class PeerFailed(Exception):  # noqa: N818 (what happened)
 
 
 _Any = (
-    Join | Joined | Offer | Accepted | Layer | Archive | Done | Ready | Prepared | Release | Living
-    | Ask | Gone | Failed
+    Join | Joined | Offer | Accepted | Layer | Archive | Head | Done | Ready | Prepared | Release
+    | Living | Ask | Gone | Failed
 )  # fmt: skip
 _M = TypeVar("_M", bound=Message)
 
@@ -211,7 +217,16 @@ class Link:
                 pass
 
     def send_stream(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Send a stream of bytes.
+        """Send a stream of bytes, or the rest of one.
+
+        Raises:
+            LinkCut: the connection has ended.
+        """
+        self.send_pieces(pieces)
+        self._send(b"")
+
+    def send_pieces(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Send a part of a stream, which send_stream() will end.
 
         Raises:
             LinkCut: the connection has ended.
@@ -220,7 +235,6 @@ class Link:
             view = memoryview(piece)
             for start in range(0, len(view), PIECE):
                 self._send(view[start : start + PIECE])
-        self._send(b"")
 
     def receive_stream(self) -> Iterator[bytes]:
         """Yield a stream of bytes, to its end.

@@ -39,11 +39,23 @@ NT_X86_XSTATE: Final = 0x202
 
 # <linux/fs.h>: categories of PAGEMAP_SCAN
 PAGEMAP_SCAN: Final = 0xC0606610
+PAGE_IS_WRITTEN: Final = 1 << 1
 PAGE_IS_FILE: Final = 1 << 2
 PAGE_IS_PRESENT: Final = 1 << 3
 PAGE_IS_SWAPPED: Final = 1 << 4
 PAGE_IS_PFNZERO: Final = 1 << 5
 PAGE_IS_GUARD: Final = 1 << 8
+PM_SCAN_WP_MATCHING: Final = 1 << 0
+PM_SCAN_CHECK_WPASYNC: Final = 1 << 1
+
+# <linux/userfaultfd.h>
+UFFD_API: Final = 0xAA
+UFFD_USER_MODE_ONLY: Final = 1
+UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
+UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
+UFFDIO_API: Final = 0xC018AA3F
+UFFDIO_REGISTER: Final = 0xC020AA00
+UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
 
 # The same on every architecture: include/uapi/asm-generic/unistd.h and syscall_64.tbl differ below
 # 403, so that these go through arch/ or are given by libc.
@@ -121,6 +133,18 @@ class page_region(ctypes.Structure):
     """One range that PAGEMAP_SCAN found: <linux/fs.h>."""
 
     _fields_ = (("start", c_uint64), ("end", c_uint64), ("categories", c_uint64))
+
+
+class uffdio_api(ctypes.Structure):
+    """Argument of ioctl UFFDIO_API: <linux/userfaultfd.h>."""
+
+    _fields_ = (("api", c_uint64), ("features", c_uint64), ("ioctls", c_uint64))
+
+
+class uffdio_register(ctypes.Structure):
+    """Argument of ioctl UFFDIO_REGISTER: <linux/userfaultfd.h>."""
+
+    _fields_ = (("start", c_uint64), ("len", c_uint64), ("mode", c_uint64), ("ioctls", c_uint64))
 
 
 class prctl_mm_map(ctypes.Structure):

@@ -82,6 +82,8 @@ def collect(
     file_id: Callable[[str], int],
     refusals: list[Refusal],
     semaphores: Semaphores,
+    *,
+    goes_on: bool,
 ) -> Collected:
     """Collect a process that has threads.
 
@@ -90,6 +92,7 @@ def collect(
         file_id: see Subject.
         refusals: what cannot be carried over is added here.
         semaphores: the pod's.
+        goes_on: before its pages are read, so that a copy of it is wanted.
     """
     mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
     for tracee in process.threads:
@@ -126,7 +129,7 @@ def collect(
             before, blocked = tracee.registers(), tracee.blocked()
             with injection.borrow(tracee) as remote:
                 threads.append(thread(tracee, remote, before, blocked))
-        copy = injection.copy()
+        copy = injection.copy() if goes_on else None
     return Collected(space, parts, threads, copy, quiet)
 
 

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from ckpt import abi, collect, connections, layers, plan, procfs
-from ckpt.arch import x86_64 as arch
+from ckpt import abi, connections, layers, procfs
+from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
-from ckpt.descriptions import Files
-from ckpt.freeze import Freeze, FrozenProcess
-from ckpt.kinds import memory, registers, sysvsem
-from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
+from ckpt.copied import Copied
+from ckpt.freeze import Freeze
+from ckpt.kinds import memory, registers
+from ckpt.model import NotCheckpointable, Refusal
 from ckpt.openfiles import FileCollector
 from ckpt.progress import Progress
+from ckpt.snapshot import Snapshot, collect_all, model_of
 from ckpt.stackcommand import Packing
 from ckpt.wire import Wire
 from launcher import config, enter, holder, network, pods
@@ -68,6 +69,9 @@ class Handover(Protocol):
 
     below: Sequence[str]
 
+    def pass_on(self, fd: int, size: int) -> None:
+        """Take *size* bytes of the archive, which is being written to *fd*, but its HEAD."""
+
     def offer(self) -> None:
         """Take the archive, which is complete, while the pod is frozen; raise, and it goes on.
 
@@ -76,23 +80,6 @@ class Handover(Protocol):
 
     def release(self) -> None:
         """Let the pod go on elsewhere: here it has ended."""
-
-
-class _Living(Struct):
-    """A frozen process with its state; the pages are still to be read."""
-
-    process: FrozenProcess
-    state: collect.Collected
-    space: memory.State
-
-
-class _Snapshot(Struct, frozen=True):
-    """The frozen pod, collected."""
-
-    clocks: Clocks
-    processes: list[FrozenProcess]
-    living: dict[int, _Living]
-    files: Files
 
 
 def check(places: Places, pod: str) -> list[Refusal]:
@@ -148,27 +135,28 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         writer = stack.enter_context(
             ArchiveWriter(path, key, progress=progress, recipients=recipients)
         )
+        ahead = stack.enter_context(Ahead(running, writer.pages.add))
+        _copy_ahead(ahead, writer, handover, progress)
         abi.syncfs(root_fd)  # so that little is left to write while the pod stands still
         wire = stack.enter_context(Wire(running))  # entering and leaving it takes a while
         freeze = stack.enter_context(Freeze())
         stack.callback(wire.open)
         frozen = freeze.stop_all(lambda: enter.pids(running))
+        copied = ahead.finish(frozen)
         collector = stack.enter_context(
             _collector(places, running, root_fd, policy, writer.pages.add, wire)
         )
-        snapshot = _collect(running, frozen, collector, stack)
+        snapshot = collect_all(running, frozen, collector, stack, goes_on=leave_running)
         wire.have_read()
-        for living in snapshot.living.values():
-            _read_while_frozen(living, writer)
+        if leave_running:
+            _read_while_frozen(snapshot, writer)
         abi.syncfs(root_fd)
         sealed = layers.seal(places, pod)
         if leave_running:
             _let_go(freeze, snapshot, collector, wire)
         frozen_ns = time.monotonic_ns() - freeze.began_ns
-        with progress.step("memory"):
-            for living in snapshot.living.values():
-                _read_copy(living, writer)
-        writer.set_model(_model(pod, snapshot))
+        _read_pages(snapshot, writer, copied, progress, frozen=not leave_running)
+        writer.set_model(model_of(pod, snapshot))
         writer.set_config(config.dump(network.pin(places, settings)).encode())
         with progress.step("file system"):
             layers.write_layers(
@@ -180,10 +168,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         if not leave_running:
             holder.leave(places, pod)  # what is killed now is not to be started again
             _end(running, freeze, collector, wire)
-            if handover:
-                network.leave_network(places, pod)
-                handover.release()
-            pods.destroy(places, pod)
+            _release(running, handover)
     return DumpReport(
         frozen_ns,
         freeze.began_ns,
@@ -192,6 +177,16 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         summary.raw_bytes,
         wire.lost,
     )
+
+
+def _copy_ahead(
+    ahead: Ahead, writer: ArchiveWriter, handover: Handover | None, progress: Progress
+) -> None:
+    """Store memory while the pod runs, if somebody is there to be given it."""
+    if handover:
+        give = handover.pass_on
+        with progress.step("memory, while it runs"):
+            ahead.copy(lambda: give(*writer.so_far()))
 
 
 def _packing(places: Places, stack: ExitStack) -> Packing:
@@ -271,62 +266,41 @@ def _collector(
     )
 
 
-def _collect(
-    running: pods.Pod, frozen: list[FrozenProcess], collector: FileCollector, stack: ExitStack
-) -> _Snapshot:
-    """Collect all but the pages. Copies of processes are ended by *stack*.
-
-    Raises:
-        NotCheckpointable: something cannot be carried over.
-        PodError: there is no program.
-    """
-    clocks = Clocks(
-        time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
-        time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
-        time.clock_gettime_ns(time.CLOCK_REALTIME),
-    )
-    semaphores = sysvsem.semaphores(running.init_pid)
-    living: dict[int, _Living] = {}
-    refusals: list[Refusal] = []
-    for process in frozen:
-        if not process.threads:
-            continue
-
-        def file_id(name: str, process: FrozenProcess = process) -> int:
-            path = f"/proc/{process.host_pid}/{name}"
-            return collector.add_path(process.host_pid, process.pid, path)
-
-        collector.add_process(process.host_pid, process.pid)
-        state = collect.collect(process, file_id, refusals, semaphores)
-        living[process.pid] = _Living(process, state, state.memory)
-        if state.copy:
-            stack.callback(state.copy.kill)
-    files = collector.finish()
-    _raise_any(refusals + files.refusals)
-    if not living:
-        raise pods.PodError(
-            f"no program runs in pod {running.name!r}: there is nothing to checkpoint"
-        )
-    return _Snapshot(clocks, frozen, living, files)
+def _read_while_frozen(snapshot: Snapshot, writer: ArchiveWriter) -> None:
+    """Read what the copies lack, or everything of a process that has none."""
+    for living in snapshot.living.values():
+        pid, add = living.process.host_pid, writer.pages.add
+        if memory.unforked(living.space):
+            living.space = memory.fill(living.space, pid, add, only_unforked=True)
+        if living.state.copy is None:
+            living.space = memory.fill(living.space, pid, add, only_unforked=False)
 
 
-def _read_while_frozen(living: _Living, writer: ArchiveWriter) -> None:
-    """Read what the copy lacks, or everything if there is no copy."""
-    pid, add = living.process.host_pid, writer.pages.add
-    if memory.unforked(living.space):
-        living.space = memory.fill(living.space, pid, add, only_unforked=True)
-    if living.state.copy is None:
-        living.space = memory.fill(living.space, pid, add, only_unforked=False)
+def _read_pages(
+    snapshot: Snapshot,
+    writer: ArchiveWriter,
+    copied: dict[int, Copied],
+    progress: Progress,
+    *,
+    frozen: bool,
+) -> None:
+    """Read from the processes that stay *frozen* what is not stored already, or the copies."""
+    add = writer.pages.add
+    with progress.step("memory"):
+        for living in snapshot.living.values():
+            pid, copy = living.process.host_pid, living.state.copy
+            stored = copied.get(pid)
+            if frozen:
+                for only in (True, False):
+                    living.space = memory.fill(
+                        living.space, pid, add, only_unforked=only, copied=stored
+                    )
+            elif copy:
+                living.space = memory.fill(living.space, copy.tid, add, only_unforked=False)
+                copy.kill()
 
 
-def _read_copy(living: _Living, writer: ArchiveWriter) -> None:
-    copy = living.state.copy
-    if copy:
-        living.space = memory.fill(living.space, copy.tid, writer.pages.add, only_unforked=False)
-        copy.kill()
-
-
-def _let_go(freeze: Freeze, snapshot: _Snapshot, collector: FileCollector, wire: Wire) -> None:
+def _let_go(freeze: Freeze, snapshot: Snapshot, collector: FileCollector, wire: Wire) -> None:
     collector.close()  # what the program closes is to be closed
     wire.open()
     for living in snapshot.living.values():
@@ -344,51 +318,9 @@ def _end(running: pods.Pod, freeze: Freeze, collector: FileCollector, wire: Wire
         connections.silence(collector.sources())
 
 
-# --- the model -------------------------------------------------------------------------------
-
-
-def _model(name: str, snapshot: _Snapshot) -> Pod:
-    numbers = {process.host_pid: process.pid for process in snapshot.processes}
-    files = snapshot.files
-    return Pod(
-        version=MODEL_VERSION,
-        name=name,
-        architecture=arch.ARCHITECTURE,
-        clocks=snapshot.clocks,
-        processes=_sorted([_process(p, snapshot, numbers) for p in snapshot.processes]),
-        files=files.files,
-        objects=files.objects,
-        parts=files.pod_parts,
-    )
-
-
-def _process(frozen: FrozenProcess, snapshot: _Snapshot, numbers: dict[int, int]) -> Process:
-    living, files = snapshot.living.get(frozen.pid), snapshot.files
-    return Process(
-        pid=frozen.pid,
-        parent=numbers.get(int(frozen.status["PPid"]), plan.INIT),
-        group=procfs.inner_pid(frozen.status, "NSpgid"),
-        session=procfs.inner_pid(frozen.status, "NSsid"),
-        exit_status=None if living else int(frozen.stat[52]),
-        descriptors=files.descriptors[frozen.pid] if living else [],
-        threads=living.state.threads if living else [],
-        parts=_parts(living, files) if living else [],
-    )
-
-
-def _parts(living: _Living, files: Files) -> list[Part]:
-    own = [collect.part(memory, living.space), *living.state.parts]
-    return own + files.process_parts[living.process.pid]
-
-
-def _sorted(processes: list[Process]) -> list[Process]:
-    """Return them parents before children."""
-    children: dict[int, list[Process]] = {}
-    for process in sorted(processes, key=lambda p: p.pid):
-        children.setdefault(process.parent, []).append(process)
-    ordered, waiting = [], children.pop(plan.INIT, [])
-    while waiting:
-        process = waiting.pop(0)
-        ordered.append(process)
-        waiting += children.pop(process.pid, [])
-    return ordered
+def _release(running: pods.Pod, handover: Handover | None) -> None:
+    """Take away what is left of a pod that has ended; whoever takes it over may let it go on."""
+    if handover:
+        network.leave_network(running.places, running.name)
+        handover.release()
+    pods.destroy(running.places, running.name)

@@ -39,17 +39,29 @@ class PageMap:
         The shared page of zeros does not count. On a kernel without PAGEMAP_SCAN (before Linux
         v6.7) it does, and is stored once by the archive.
         """
-        clean = abi.PAGE_IS_PFNZERO | abi.PAGE_IS_FILE
-        # A guard counts as swapped, too; before Linux v6.15 the kernel does not know the category.
-        for absent in (clean | abi.PAGE_IS_GUARD, clean):
-            try:
-                return self._scan(
-                    start, end, absent=absent, any_of=abi.PAGE_IS_PRESENT | abi.PAGE_IS_SWAPPED
-                )
-            except OSError as e:
-                if e.errno not in {errno.ENOTTY, errno.EINVAL}:
-                    raise
-        return self._read(start, end)
+        found = self._scan_own(start, end)
+        return self._read(start, end) if found is None else found
+
+    def take_written(self, start: int, end: int) -> list[Range]:
+        """Return what own_pages() does and was written to since the last call; begin anew.
+
+        None of it where the program's memory is not watched (ckpt/watch.py).
+
+        Raises:
+            OSError: the kernel cannot do that.
+        """
+        found = self._scan_own(start, end, abi.PAGE_IS_WRITTEN, abi.PM_SCAN_WP_MATCHING)
+        if found is None:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        return found
+
+    def written(self, start: int, end: int) -> list[Range]:
+        """Return what take_written() would, or all of a mapping that is not watched."""
+        try:
+            found = self._scan_own(start, end, abi.PAGE_IS_WRITTEN, abi.PM_SCAN_CHECK_WPASYNC)
+        except PermissionError:
+            found = None
+        return [(start, end)] if found is None else found
 
     def guards(self, start: int, end: int) -> list[Range]:
         """Return the ranges of MADV_GUARD_INSTALL; none on a kernel before Linux v6.15."""
@@ -64,16 +76,36 @@ class PageMap:
         """Is each page of it in memory?"""
         return all(entry & _PRESENT for _, entry in self._entries(start, end))
 
-    def _scan(self, start: int, end: int, *, absent: int, any_of: int) -> list[Range]:
+    def _scan_own(
+        self, start: int, end: int, required: int = 0, flags: int = 0
+    ) -> list[Range] | None:
+        """Return the ranges of own pages that have the category *required*; None: no such call."""
+        clean = abi.PAGE_IS_PFNZERO | abi.PAGE_IS_FILE
+        any_of = abi.PAGE_IS_PRESENT | abi.PAGE_IS_SWAPPED
+        # A guard counts as swapped, too; before Linux v6.15 the kernel does not know the category.
+        for absent in (clean | abi.PAGE_IS_GUARD, clean):
+            try:
+                return self._scan(
+                    start, end, absent=absent, any_of=any_of, required=required, flags=flags
+                )
+            except OSError as e:
+                if e.errno not in {errno.ENOTTY, errno.EINVAL}:
+                    raise
+        return None
+
+    def _scan(
+        self, start: int, end: int, *, absent: int, any_of: int, required: int = 0, flags: int = 0
+    ) -> list[Range]:
         regions = (abi.page_region * _REGIONS)()
         arg = abi.pm_scan_arg(
             size=ctypes.sizeof(abi.pm_scan_arg),
+            flags=flags,
             start=start,
             end=end,
             vec=ctypes.addressof(regions),
             vec_len=_REGIONS,
             category_inverted=absent,
-            category_mask=absent,
+            category_mask=absent | required,
             category_anyof_mask=any_of,
             return_mask=any_of,
         )

@@ -31,6 +31,11 @@ class TarWriter:
         self._hash = hashlib.sha256()
         self._size = 0
 
+    @property
+    def written(self) -> int:
+        """Bytes at the start that stay as they are, but for the header of a blob not ended."""
+        return self._end + (container.BLOCK + self._size if self._size else 0)
+
     def add_member(self, name: str, data: bytes) -> None:
         """Write a whole member."""
         self._write(container.header(name, len(data)) + data, self._end)

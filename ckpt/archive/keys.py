@@ -41,7 +41,7 @@ def ensure(keys: Path, trust: Path) -> tuple[str, bool]:
 
     if not (keys / PRIVATE).exists():
         key = Ed25519PrivateKey.generate()
-        # Trusted first: whoever finds a private key in its place need not ask whether it is trusted.
+        # Trusted first: whoever finds a private key in its place need not ask for that.
         trusted = accept(key.public_key(), trust)
         try:
             pem.save_pair(key, keys / PRIVATE, keys / PUBLIC)

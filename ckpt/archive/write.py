@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 import msgspec
 
-from ckpt.archive import crypt, dsse, host, keys, schema
+from ckpt.archive import container, crypt, dsse, host, keys, schema
 from ckpt.archive.blobs import AHEAD, FrameWriter, TarWriter
 from ckpt.archive.frames import FRAME_CONTENT
 from ckpt.archive.newfile import NewFile
@@ -28,6 +28,10 @@ from ckpt.progress import Progress
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+
+HEAD: Final = 3 * container.BLOCK
+"""Bytes before the pages: a member, and the header of the pages."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -108,6 +112,13 @@ class ArchiveWriter:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def so_far(self) -> tuple[int, int]:
+        """Return the file, and how many bytes at its start stay as they are while pages are added.
+
+        Not the first HEAD of them: the header of the pages is there, and written when they end.
+        """
+        return self._file.fd, self._tar.written
 
     def set_model(self, pod: Pod) -> None:
         """Give the process model."""

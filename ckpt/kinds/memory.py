@@ -7,20 +7,22 @@ belong to open files, which mappings name by OpenFile.id.
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from ckpt import procfs
+from ckpt.copied import Copied
 from ckpt.kinds import advice, attachment
 from ckpt.kinds.attachment import Attachment
 from ckpt.kinds.stages import Stage, Subject, Target
 from ckpt.model import PAGE_SIZE
 from ckpt.pagemap import PageMap
+from ckpt.pagestore import PageStore, pieces
 from ckpt.tracee import Memory
 
 STAGE = Stage.BUILD
-CHUNK: Final = 4 << 20
 
 # <asm-generic/mman-common.h> and <linux/mman.h>
 _PROTECTIONS: Final = {"read": 1, "write": 2, "exec": 4}
@@ -39,8 +41,8 @@ _REFUSED: Final = {  # VmFlags: why
     "pf": "it is memory of a device",
     "ss": "it is a shadow stack",
 }
-_KERNEL_MADE: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
-_OUTSIDE: Final = b"[vsyscall]"
+KERNEL_MADE: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
+OUTSIDE: Final = b"[vsyscall]"
 _ANONYMOUS_NAME: Final = b"[anon:"
 
 
@@ -138,12 +140,12 @@ def collect(subject: Subject) -> State:
         mappings = [
             _mapping(m, subject, files, pages)
             for m in subject.mappings
-            if m.name not in _KERNEL_MADE and m.name != _OUTSIDE and not _is_scratch(m, subject)
+            if m.name not in KERNEL_MADE and m.name != OUTSIDE and not _is_scratch(m, subject)
         ]
     specials = [
         Special(m.name.decode().strip("[]"), m.start, m.end)
         for m in subject.mappings
-        if m.name in _KERNEL_MADE
+        if m.name in KERNEL_MADE
     ]
     vdso = b"".join(
         subject.injection.memory.read(s.start, s.end - s.start)
@@ -167,7 +169,7 @@ def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
     for m in mappings:
         what = f"mapping {m.link} {m.name.decode(errors='replace')}".rstrip()
         for flag in sorted(m.flags & _REFUSED.keys()):
-            if m.name not in _KERNEL_MADE:
+            if m.name not in KERNEL_MADE:
                 yield what, _REFUSED[flag]
         if m.name.startswith(b"/[aio]"):
             yield what, "it is a context of io_setup(2)"
@@ -251,7 +253,12 @@ def _unforked(mapping: Mapping) -> bool:
 
 
 def fill(
-    state: State, host_pid: int, add: Callable[[memoryview], int], *, only_unforked: bool
+    state: State,
+    host_pid: int,
+    add: Callable[[memoryview], int],
+    *,
+    only_unforked: bool,
+    copied: Copied | None = None,
 ) -> State:
     """Read the pages and store them.
 
@@ -260,15 +267,23 @@ def fill(
         host_pid: the process or a copy of it.
         add: takes page data and returns the number of its first page in the archive.
         only_unforked: read just what a copy would lack; else all the rest.
+        copied: what is stored already.
     """
     with PageMap(host_pid) as pages, Memory(host_pid) as memory:
-        store = _Store(memory, add)
+        store = PageStore(memory, add)
         wanted = [
             m
             for m in state.mappings
             if _unforked(m) is only_unforked and not m.shared and "droppable" not in m.flags
         ]
-        ranges = {m.start: store.plan(pages.own_pages(m.start, m.end)) for m in wanted}
+        ranges = {
+            m.start: [
+                run
+                for start, end in pages.own_pages(m.start, m.end)
+                for run in _runs(store, start, end, copied)
+            ]
+            for m in wanted
+        }
         store.flush()
         guards = {m.start: pages.guards(m.start, m.end) for m in wanted if m.file is None}
     mappings = [
@@ -282,35 +297,21 @@ def fill(
     return msgspec.structs.replace(state, mappings=mappings)
 
 
-class _Store:
-    """Gathers pages into pieces of a good size for the archive."""
+def _runs(
+    store: PageStore, start: int, end: int, copied: Copied | None
+) -> Iterator[Callable[[], Run]]:
+    """Read what is not copied; the runs are known once the store was flushed."""
+    for at, stop, first in copied.look(start, end) if copied else [(start, end, None)]:
+        if first is not None:
+            yield partial(Run, at, (stop - at) // PAGE_SIZE, first)
+            continue
+        for piece, length in pieces(at, stop):
+            number = store.read(piece, length)
+            yield partial(_run, piece, length, number)
 
-    def __init__(self, memory: Memory, add: Callable[[memoryview], int]) -> None:
-        self._memory = memory
-        self._add = add
-        self._buffer = bytearray()
-        self._bases: list[int] = []
 
-    def plan(self, ranges: list[tuple[int, int]]) -> list[Callable[[], Run]]:
-        """Read *ranges*; the runs are known once flush() was called."""
-        return [
-            self._one(at, min(CHUNK, end - at))
-            for start, end in ranges
-            for at in range(start, end, CHUNK)
-        ]
-
-    def _one(self, at: int, length: int) -> Callable[[], Run]:
-        if len(self._buffer) + length > CHUNK:
-            self.flush()
-        piece, offset = len(self._bases), len(self._buffer)
-        self._buffer += self._memory.read(at, length)
-        return lambda: Run(at, length // PAGE_SIZE, self._bases[piece] + offset // PAGE_SIZE)
-
-    def flush(self) -> None:
-        """Hand over what was gathered."""
-        if self._buffer:
-            self._bases.append(self._add(memoryview(self._buffer)))
-            self._buffer = bytearray()
+def _run(at: int, length: int, number: Callable[[], int]) -> Run:
+    return Run(at, length // PAGE_SIZE, number())
 
 
 # --- restart ---------------------------------------------------------------------------------

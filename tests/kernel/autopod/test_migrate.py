@@ -68,7 +68,9 @@ SOURCE_FAULTS = [
     "kill:before:send.Offer",
     "kill:after:send.Layer",
     "kill:after:ckpt.layers.seal",
+    "kill:after:ckpt.ahead.watch",
     "kill:after:send.Archive",
+    "kill:before:send.Head",
     "kill:before:autopod.journal.depart",
     "kill:after:autopod.journal.depart",
     "kill:after:launcher.pods.kill",
@@ -130,8 +132,8 @@ def unsettled(machine):
 @pytest.mark.parametrize(
     ("side", "faults"),
     [
-        ("source", SOURCE_FAULTS[:7]),
-        ("source", SOURCE_FAULTS[7:]),
+        ("source", SOURCE_FAULTS[:8]),
+        ("source", SOURCE_FAULTS[8:]),
         ("target", TARGET_FAULTS[:6]),
         ("target", TARGET_FAULTS[6:]),
     ],

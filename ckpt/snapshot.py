@@ -1,0 +1,125 @@
+"""The frozen pod: collected, and as the model."""
+
+import time
+from contextlib import ExitStack
+
+from msgspec import Struct
+
+from ckpt import collect, plan, procfs
+from ckpt.arch import x86_64 as arch
+from ckpt.descriptions import Files
+from ckpt.freeze import FrozenProcess
+from ckpt.kinds import memory, sysvsem
+from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
+from ckpt.openfiles import FileCollector
+from launcher import pods
+
+
+class Living(Struct):
+    """A frozen process with its state; the pages are still to be read."""
+
+    process: FrozenProcess
+    state: collect.Collected
+    space: memory.State
+
+
+class Snapshot(Struct, frozen=True):
+    """The frozen pod, collected."""
+
+    clocks: Clocks
+    processes: list[FrozenProcess]
+    living: dict[int, Living]
+    files: Files
+
+
+def collect_all(
+    running: pods.Pod,
+    frozen: list[FrozenProcess],
+    collector: FileCollector,
+    stack: ExitStack,
+    *,
+    goes_on: bool,
+) -> Snapshot:
+    """Collect all but the pages. Copies of processes, if it *goes_on*, are ended by *stack*.
+
+    Raises:
+        NotCheckpointable: something cannot be carried over.
+        PodError: there is no program.
+    """
+    clocks = Clocks(
+        time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
+        time.clock_gettime_ns(time.CLOCK_REALTIME),
+    )
+    semaphores = sysvsem.semaphores(running.init_pid)
+    living: dict[int, Living] = {}
+    refusals: list[Refusal] = []
+    for process in frozen:
+        if not process.threads:
+            continue
+
+        def file_id(name: str, process: FrozenProcess = process) -> int:
+            path = f"/proc/{process.host_pid}/{name}"
+            return collector.add_path(process.host_pid, process.pid, path)
+
+        collector.add_process(process.host_pid, process.pid)
+        state = collect.collect(process, file_id, refusals, semaphores, goes_on=goes_on)
+        living[process.pid] = Living(process, state, state.memory)
+        if state.copy:
+            stack.callback(state.copy.kill)
+    files = collector.finish()
+    if refusals or files.refusals:
+        raise NotCheckpointable(*refusals, *files.refusals)
+    if not living:
+        raise pods.PodError(
+            f"no program runs in pod {running.name!r}: there is nothing to checkpoint"
+        )
+    return Snapshot(clocks, frozen, living, files)
+
+
+def model_of(name: str, snapshot: Snapshot) -> Pod:
+    """Return the model of pod *name*, whose pages have been read."""
+    numbers = {process.host_pid: process.pid for process in snapshot.processes}
+    files = snapshot.files
+    return Pod(
+        version=MODEL_VERSION,
+        name=name,
+        architecture=arch.ARCHITECTURE,
+        clocks=snapshot.clocks,
+        processes=_sorted([_process(p, snapshot, numbers) for p in snapshot.processes]),
+        files=files.files,
+        objects=files.objects,
+        parts=files.pod_parts,
+    )
+
+
+def _process(frozen: FrozenProcess, snapshot: Snapshot, numbers: dict[int, int]) -> Process:
+    living, files = snapshot.living.get(frozen.pid), snapshot.files
+    return Process(
+        pid=frozen.pid,
+        parent=numbers.get(int(frozen.status["PPid"]), plan.INIT),
+        group=procfs.inner_pid(frozen.status, "NSpgid"),
+        session=procfs.inner_pid(frozen.status, "NSsid"),
+        exit_status=None if living else int(frozen.stat[52]),
+        descriptors=files.descriptors[frozen.pid] if living else [],
+        threads=living.state.threads if living else [],
+        parts=_parts(living, files) if living else [],
+    )
+
+
+def _parts(living: Living, files: Files) -> list[Part]:
+    own = [collect.part(memory, living.space), *living.state.parts]
+    return own + files.process_parts[living.process.pid]
+
+
+def _sorted(processes: list[Process]) -> list[Process]:
+    """Return them parents before children."""
+    children: dict[int, list[Process]] = {}
+    for process in sorted(processes, key=lambda p: p.pid):
+        children.setdefault(process.parent, []).append(process)
+    ordered, waiting = [], children.pop(plan.INIT, [])
+    while waiting:
+        process = waiting.pop(0)
+        ordered.append(process)
+        waiting += children.pop(process.pid, [])
+    return ordered

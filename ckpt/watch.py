@@ -1,0 +1,104 @@
+"""The memory of a running program, watched for what is written to it.
+
+userfaultfd(2) with UFFD_FEATURE_WP_ASYNC: pages are write-protected, the kernel lifts that by
+itself at the first write, and PAGEMAP_SCAN tells where it did. The program sees nothing of it but,
+for each such page, a fault that takes a microsecond. The descriptor is made in the program, because
+it belongs to its memory, and taken out of it; when this process ends, the kernel forgets it all.
+
+Source: Documentation/admin-guide/mm/userfaultfd.rst and pagemap.rst, since Linux v6.7.
+"""
+
+import contextlib
+import os
+
+from msgspec import Struct
+
+from ckpt import abi, procfs
+from ckpt.copied import Copied
+from ckpt.freeze import FrozenProcess
+from ckpt.inject import Injection
+from ckpt.kinds import memory
+from ckpt.pagemap import PageMap, Range
+
+_NOT_ITS_OWN = {*memory.KERNEL_MADE, memory.OUTSIDE}
+
+
+class Watched(Struct):
+    """The memory of a process. The caller closes *fd*, which ends the watch.
+
+    Attributes:
+        host_pid: the process.
+        fd: of userfaultfd(2).
+        copied: what is stored, as far as it has not been written to since.
+        written: what is to be stored, after take().
+    """
+
+    host_pid: int
+    fd: int
+    copied: Copied
+    written: list[Range]
+
+    def take(self) -> None:
+        """Note what was written to since the last time, at first all; the process stands still.
+
+        Nobody writes to its memory meanwhile, not even a device: the calls of a thread that stands
+        still are over, those that read past the page cache into its memory (O_DIRECT) among them.
+        """
+        self.written = []
+        with PageMap(self.host_pid) as pages:
+            for mapping in _private(self.host_pid):
+                self._register(mapping)
+                self.written += pages.take_written(mapping.start, mapping.end)
+
+    def settle(self) -> None:
+        """Forget of what is stored all that was written to since; the process stands still."""
+        with PageMap(self.host_pid) as pages:
+            for mapping in _private(self.host_pid):
+                for start, end in pages.written(mapping.start, mapping.end):
+                    self.copied.cut(start, end)
+
+    def _register(self, mapping: procfs.Mapping) -> None:
+        """Have a mapping watched, if the kernel does that with it; again is no error."""
+        length = mapping.end - mapping.start
+        wanted = abi.uffdio_register(mapping.start, length, abi.UFFDIO_REGISTER_MODE_WP)
+        with contextlib.suppress(OSError):
+            abi.ioctl(self.fd, abi.UFFDIO_REGISTER, wanted)
+
+
+def watch(process: FrozenProcess) -> Watched | None:
+    """Begin to watch a frozen process; None: the kernel cannot, or the process has no room.
+
+    Raises:
+        LookupError: no system call can be made in it.
+    """
+    mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "maps"))
+    flags = os.O_CLOEXEC | abi.UFFD_USER_MODE_ONLY
+    with Injection(process, mappings) as injection, injection.borrow(process.leader) as call:
+        try:
+            there = call.syscall("userfaultfd", flags)
+        except OSError:
+            return None
+        try:
+            fd = _take_out(process.host_pid, there)
+        finally:
+            call.syscall("close", there)
+    features = abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED
+    try:
+        abi.ioctl(fd, abi.UFFDIO_API, abi.uffdio_api(abi.UFFD_API, features))
+    except OSError:
+        os.close(fd)
+        return None
+    return Watched(process.host_pid, fd, Copied(), [])
+
+
+def _take_out(host_pid: int, there: int) -> int:
+    pidfd = os.pidfd_open(host_pid)
+    try:
+        return abi.pidfd_getfd(pidfd, there)
+    finally:
+        os.close(pidfd)
+
+
+def _private(host_pid: int) -> list[procfs.Mapping]:
+    mappings = procfs.parse_smaps(procfs.read_bytes(host_pid, "maps"))
+    return [m for m in mappings if not m.shared and m.name not in _NOT_ITS_OWN]
