@@ -50,11 +50,11 @@ class Leg:
         self.places = Places(Path(os.environ["AUTOPOD_PREFIX"]))
 
     def trust(self) -> None:
-        """Make this guest's key known to the others, and accept theirs."""
+        """Make this leg's key known to the others, and accept theirs."""
         keys.ensure(self.places.keys(), self.places.trust())
         known = self.trip / "keys"
         known.mkdir(exist_ok=True)
-        mine = known / f"{os.uname().nodename}.pem"
+        mine = known / f"{self.leg}.pem"  # one guest may have several legs, each with its own key
         shutil.copyfile(self.places.keys() / keys.PUBLIC, mine)
         for path in known.iterdir():
             keys.accept(keys.load_public(path), self.places.trust())
