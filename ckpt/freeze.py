@@ -35,6 +35,7 @@ class FrozenProcess(Struct):
         status: fields of its /proc/PID/status at the freeze.
         stat: fields of its /proc/PID/stat, numbered as in proc(5).
         threads: leader first.
+        stopped_ns: time.monotonic_ns() when it had stopped.
     """
 
     host_pid: int
@@ -42,6 +43,7 @@ class FrozenProcess(Struct):
     status: dict[str, str]
     stat: list[str]
     threads: list[Tracee] = field(default_factory=list)
+    stopped_ns: int = field(default_factory=time.monotonic_ns)
 
     @property
     def command(self) -> str:

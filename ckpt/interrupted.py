@@ -22,6 +22,15 @@ _WAITS_FOREVER: Final = {
     "semtimedop": (3, 0),
 }
 _NO_TIMEOUT: Final = {"semop"}
+_RESTS: Final = {
+    # call: number of the argument that points to its timeout, and what a unit of its second word is
+    "nanosleep": (0, 1),
+    "clock_nanosleep": (2, 1),
+    "ppoll": (2, 1),
+    "pselect6": (4, 1),
+    "select": (4, 1000),
+}
+_CPU_CLOCKS: Final = (2, 3)  # <linux/time.h>
 
 
 def may_repeat(call: str, arguments: Sequence[int]) -> bool:
@@ -51,3 +60,22 @@ def is_quiet(call: str, arguments: Sequence[int]) -> bool:
         return False
     place, forever = _WAITS_FOREVER[call]
     return arguments[place] & forever == forever if forever else arguments[place] == 0
+
+
+def rest(call: str, arguments: Sequence[int]) -> tuple[int, int] | None:
+    """Where has the kernel written what is left of the time of a call that is made again?
+
+    Returns:
+        The address of a struct timespec or timeval, and how many nanoseconds its second word counts
+        in; None if the call has no such.
+
+    Source: fs/select.c, poll_select_finish(); kernel/time/hrtimer.c, nanosleep_copyout().
+    """
+    if call not in _RESTS:
+        return None
+    if call == "clock_nanosleep":
+        clock, flags = arguments[0] & 0xFFFF_FFFF, arguments[1]
+        if flags & _TIMER_ABSTIME or clock in _CPU_CLOCKS or clock >> 31:
+            return None
+    place, unit_ns = _RESTS[call]
+    return (arguments[place], unit_ns) if arguments[place] else None

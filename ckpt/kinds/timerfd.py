@@ -1,7 +1,7 @@
 """Timers that are read as files: timerfd_create(2).
 
-A timer goes on with the time that was left. Only one that was set to a point of the wall clock
-keeps that point: the clock moved on while the pod did not run.
+A timer expires when it would have by the pod's clock, which stands still while the pod does not
+run. Only one that was set to a point of the wall clock keeps that point: this clock moved on.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import abi, flags
+from ckpt.kinds import abi, clocks, flags
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -38,6 +38,7 @@ class State(msgspec.Struct, frozen=True):
         ticks: expirations not yet read.
         until_ns: the point of the wall clock that it is set to (TFD_TIMER_ABSTIME), else None.
         cancel_on_set: does a jump of that clock cancel it?
+        read_ns: when that was, by the pod's monotonic clock; None: unknown.
     """
 
     clock: str
@@ -46,6 +47,7 @@ class State(msgspec.Struct, frozen=True):
     ticks: int
     until_ns: int | None
     cancel_on_set: bool
+    read_ns: int | None = None
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -59,6 +61,7 @@ def collect(source: Source, dump: Dump) -> State | None:
     timerfd_gettime(2) makes the kernel count the expirations of a periodic timer up to now, which
     fdinfo alone does not; a later read gives the same as without.
     """
+    read = clocks.now_of(dump.init_host_pid)
     left, interval = abi.timerfd_gettime(source.local_fd)
     with open(f"/proc/self/fdinfo/{source.local_fd}", encoding="ascii") as fdinfo:
         fields = {
@@ -77,6 +80,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         ticks=fields["ticks"],
         until_ns=time.clock_gettime_ns(time.CLOCK_REALTIME) + left if absolute else None,
         cancel_on_set=bool(fields["settime flags"] & abi.TFD_TIMER_CANCEL_ON_SET),
+        read_ns=read,
     )
 
 
@@ -89,7 +93,11 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
         mode = abi.TFD_TIMER_ABSTIME | abi.TFD_TIMER_CANCEL_ON_SET * state.cancel_on_set
         abi.timerfd_settime(fd, mode, state.until_ns, state.interval_ns)
     elif state.left_ns:
-        abi.timerfd_settime(fd, 0, state.left_ns, state.interval_ns)
+        absolute, value = clocks.arming(
+            state.clock, state.left_ns, state.read_ns, time.clock_gettime_ns
+        )
+        mode = abi.TFD_TIMER_ABSTIME * absolute
+        abi.timerfd_settime(fd, mode, value, state.interval_ns)
     if state.ticks:
         fcntl.ioctl(fd, abi.TFD_IOC_SET_TICKS, struct.pack("Q", state.ticks))
     os.set_blocking(fd, not flags.open_flags(file.flags) & os.O_NONBLOCK)

@@ -1,15 +1,18 @@
 """Timers that send signals: setitimer(2) and timer_create(2).
 
-What is kept is the time that was left. Timers are armed last, so that the time of the restart
-does not count; an expiration that was due during the freeze is queued as a pending signal.
+They expire when they would have by the pod's clock, which stands still while the pod does not run,
+but for those of processor time, which get what they had left: they are armed last. An expiration
+that was due during the freeze is queued as a pending signal.
 """
 
 import struct
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from ckpt import procfs
+from ckpt.kinds import clocks
 from ckpt.kinds.flags import signal_name, signal_number
 from ckpt.kinds.stages import Stage, Subject, Target
 
@@ -29,6 +32,7 @@ _CLOCKS: Final = {  # <linux/time.h>
 _CLOCK_NAMES: Final = {number: name for name, number in _CLOCKS.items()}
 _NOTIFY: Final = {"signal": 0, "none": 1, "thread": 2}  # <asm-generic/siginfo.h>: SIGEV_*
 _SIGEV_THREAD_ID: Final = 4
+_TIMER_ABSTIME: Final = 1
 _ITIMERVAL: Final = struct.Struct("<4q")  # interval, value; seconds and micro- or nanoseconds
 _SIGEVENT: Final = struct.Struct("<Qiii44x")
 _PR_TIMER_CREATE_RESTORE_IDS: Final = 77  # <linux/prctl.h>, since Linux v6.15
@@ -68,15 +72,21 @@ class PosixTimer(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """All of a process."""
+    """All of a process.
+
+    Attributes:
+        interval, posix: its timers.
+        read_ns: when their times were read, by the pod's monotonic clock; None: unknown.
+    """
 
     interval: list[IntervalTimer]
     posix: list[PosixTimer]
+    read_ns: int | None = None
 
 
 def collect(subject: Subject) -> State:
     """Ask for the times; /proc/PID/timers has the rest."""
-    interval = []
+    interval, read = [], clocks.now_in(subject.remote)
     for which, number in _INTERVALS.items():
         raw = bytearray(_ITIMERVAL.size)
         subject.remote.syscall("getitimer", number, raw)
@@ -86,7 +96,7 @@ def collect(subject: Subject) -> State:
             interval.append(IntervalTimer(which, value, period_s * 1_000_000 + period_us))
     listed = procfs.parse_timers(procfs.read(subject.host_pid, "timers"))
     posix = [timer for entry in listed if (timer := _collect(entry, subject))]
-    return State(interval, posix)
+    return State(interval, posix, read)
 
 
 def _collect(entry: procfs.Timer, subject: Subject) -> PosixTimer | None:
@@ -111,11 +121,8 @@ def _collect(entry: procfs.Timer, subject: Subject) -> PosixTimer | None:
 
 def rebuild(state: State, target: Target) -> None:
     """Create and arm them."""
-    remote = target.remote
     for old in state.interval:
-        value = old.value_us or old.interval_us  # it expired just then: the next period
-        raw = _ITIMERVAL.pack(*divmod(old.interval_us, 1_000_000), *divmod(value, 1_000_000))
-        remote.syscall("setitimer", _INTERVALS[old.which], raw, 0)
+        _set_interval(old, state.read_ns, target)
     if not state.posix:
         return
     exact = _restore_ids(target, on=True)
@@ -124,9 +131,26 @@ def rebuild(state: State, target: Target) -> None:
     if exact:
         _restore_ids(target, on=False)
     for timer in state.posix:
-        left = timer.left_ns or timer.interval_ns
-        raw = _ITIMERVAL.pack(*divmod(timer.interval_ns, 10**9), *divmod(left, 10**9))
-        remote.syscall("timer_settime", timer.id, 0, raw, 0)
+        if timer.left_ns or timer.interval_ns:
+            _arm(timer, state.read_ns, target)
+
+
+def _set_interval(old: IntervalTimer, read_ns: int | None, target: Target) -> None:
+    """Set a timer of setitimer(2), which takes no points in time."""
+    value = old.value_us or old.interval_us  # it expired just then: the next period
+    if old.which == "real" and read_ns is not None:
+        value = max(value - (clocks.now_in(target.remote) - read_ns) // 1000, 1)
+    raw = _ITIMERVAL.pack(*divmod(old.interval_us, 1_000_000), *divmod(value, 1_000_000))
+    target.remote.syscall("setitimer", _INTERVALS[old.which], raw, 0)
+
+
+def _arm(timer: PosixTimer, read_ns: int | None, target: Target) -> None:
+    left = timer.left_ns or timer.interval_ns  # it expired just then: the next period
+    absolute, value = clocks.arming(
+        timer.clock, left, read_ns, partial(clocks.now_in, target.remote)
+    )
+    raw = _ITIMERVAL.pack(*divmod(timer.interval_ns, 10**9), *divmod(value, 10**9))
+    target.remote.syscall("timer_settime", timer.id, _TIMER_ABSTIME * absolute, raw, 0)
 
 
 def _restore_ids(target: Target, *, on: bool) -> bool:

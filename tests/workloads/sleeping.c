@@ -44,6 +44,43 @@ THREAD(ppolled, syscall(SYS_ppoll, &nothing, 1, &third_two, NULL, 8), 0)
 THREAD(selected, syscall(SYS_pselect6, 0, NULL, NULL, NULL, &fourth_two, NULL), 0)
 THREAD(futex_until, syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, 0, &deadline, NULL, -1), 0)
 
+// Relative sleeps that go on for what is left, by the pod's clock; a signal shows how long that is.
+static struct timespec long_sleep = {1000, 0}, long_poll = {1000, 0};
+static struct timeval long_select = {1000, 0};
+
+static void *sleeps(void *problem)
+{
+    __sync_fetch_and_add(&inside, 1);
+    syscall(SYS_nanosleep, &long_sleep, &long_sleep);
+    return problem;
+}
+
+static void *polls(void *problem)
+{
+    __sync_fetch_and_add(&inside, 1);
+    syscall(SYS_ppoll, &nothing, 1, &long_poll, NULL, 8);
+    return problem;
+}
+
+static void *selects(void *problem)
+{
+    __sync_fetch_and_add(&inside, 1);
+    syscall(SYS_select, 0, NULL, NULL, NULL, &long_select);
+    return problem;
+}
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void wake(int number)
+{
+    (void)number;
+}
+
 static volatile int epolled;
 
 static void *epoll_forever(void *problem)
@@ -78,12 +115,19 @@ int main(void)
     void *(*works[])(void *) = {absolute, same, relative, polled, ppolled, selected, futex_until,
                                 epoll_forever};
     int count = sizeof works / sizeof *works;
+    struct sigaction waking = {.sa_handler = wake};
+    sigaction(SIGUSR2, &waking, NULL);
+    void *(*long_works[])(void *) = {sleeps, polls, selects};
+    pthread_t long_threads[3];
+    double start = now();
+    for (int i = 0; i < 3; i++)
+        pthread_create(&long_threads[i], NULL, long_works[i], NULL);
     pthread_t threads[count];
     char problems[count][100];
     memset(problems, 0, sizeof problems);
     for (int i = 0; i < count; i++)
         pthread_create(&threads[i], NULL, works[i], problems[i]);
-    while (inside < count)
+    while (inside < count + 3)
         usleep(1000);
     usleep(20000);
     printf("ready\n");
@@ -95,6 +139,21 @@ int main(void)
     if (write(other[1], "x", 1) != 1)
         return 1;
     int failed = 0;
+    double begun = now();
+    for (int i = 0; i < 3; i++) {
+        pthread_kill(long_threads[i], SIGUSR2);
+        pthread_join(long_threads[i], NULL);
+    }
+    double lefts[] = {long_sleep.tv_sec + long_sleep.tv_nsec / 1e9,
+                      long_poll.tv_sec + long_poll.tv_nsec / 1e9,
+                      long_select.tv_sec + long_select.tv_usec / 1e6};
+    for (int i = 0; i < 3; i++) {
+        if (begun + lefts[i] > start + 1000.15 || now() + lefts[i] < start + 999.9) {
+            printf("%slong sleep %d is late by %.2f s", failed ? "; " : "fail: ", i,
+                   begun + lefts[i] - start - 1000);
+            failed = 1;
+        }
+    }
     for (int i = 0; i < count; i++) {
         pthread_join(threads[i], NULL);
         if (problems[i][0]) {

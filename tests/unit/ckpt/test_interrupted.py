@@ -1,6 +1,6 @@
 import pytest
 
-from ckpt.interrupted import is_quiet, may_repeat
+from ckpt.interrupted import is_quiet, may_repeat, rest
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,22 @@ def test_may_repeat(call, arguments, repeat):
 )
 def test_is_quiet(call, arguments, quiet):
     assert is_quiet(call, arguments) is quiet
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "where"),
+    [
+        ("nanosleep", (0x1000, 0x1000, 0, 0, 0, 0), (0x1000, 1)),
+        ("clock_nanosleep", (1, 0, 0x1000, 0x1000, 0, 0), (0x1000, 1)),
+        ("clock_nanosleep", (1, 1, 0x1000, 0, 0, 0), None),  # TIMER_ABSTIME
+        ("clock_nanosleep", (2, 0, 0x1000, 0x1000, 0, 0), None),  # CLOCK_PROCESS_CPUTIME_ID
+        ("clock_nanosleep", (-6 & (1 << 64) - 1, 0, 0x1000, 0x1000, 0, 0), None),
+        ("ppoll", (0x1000, 1, 0x2000, 0, 8, 0), (0x2000, 1)),
+        ("ppoll", (0x1000, 1, 0, 0, 8, 0), None),  # without a timeout
+        ("pselect6", (0, 0, 0, 0, 0x2000, 0), (0x2000, 1)),
+        ("select", (0, 0, 0, 0, 0x2000, 0), (0x2000, 1000)),
+        ("read", (0, 0x1000, 10, 0, 0, 0), None),
+    ],
+)
+def test_where_what_is_left_stands(call, arguments, where):
+    assert rest(call, arguments) == where
