@@ -1,8 +1,9 @@
-"""File locks: flock(2), fcntl_locking(2).
+"""File locks: flock(2), fcntl_locking(2); and leases: fcntl(2), "Leases".
 
 flock and open-file-description locks belong to the description: the workshop sets them. Record
 (POSIX) locks belong to the process, which sets its own at the end, for it would lose them with
-the next descriptor of the same file that it closes.
+the next descriptor of the same file that it closes. Leases belong to the description, but are set
+at the end, too: one for writing is not to be had while another has the file open.
 """
 
 import fcntl
@@ -17,12 +18,13 @@ import msgspec
 from ckpt.kinds.protocol import Dump, Remote, Source
 
 _LINE: Final = re.compile(
-    r"^lock:\t\d+: (\w+) +\w+ +(\w+) +-?\d+ ([0-9a-f]+:[0-9a-f]+:\d+) (\d+) (\d+|EOF)$",
+    r"^lock:\t\d+: (\w+) +(\w+) +(\w+) +-?\d+ ([0-9a-f]+:[0-9a-f]+:\d+) (\d+) (\d+|EOF)$",
     re.MULTILINE,
 )
 _FLAGS: Final = re.compile(r"^flags:\t0(\d+)$", re.MULTILINE)
 _TYPES: Final = {"READ": fcntl.F_RDLCK, "WRITE": fcntl.F_WRLCK}
 _F_OFD_SETLK: Final = 37  # <linux/fcntl.h>
+_SETTLED: Final = "ACTIVE"  # of a lease: nobody waits for its end
 _STRUCT_FLOCK: Final = struct.Struct("hhqqi4x")
 
 
@@ -35,10 +37,11 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """Locks of an open file description: the flock, and the ranges."""
+    """Locks of an open file description: the flock, the ranges, and the lease."""
 
     flock: str | None
     ranges: list[Range]
+    lease: str | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -56,16 +59,21 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 def collect_attribute(source: Source, dump: Dump) -> State | None:
     """See protocol.AttributeKind."""
-    flock, ranges = None, []
-    for kind, found, _ in _locks(source.fdinfo):
+    flock, ranges, lease = None, [], None
+    for kind, how, found, _ in _locks(source.fdinfo):
         if kind == "FLOCK":
             flock = found.type
         elif kind == "OFDLCK":
             ranges.append(found)
+        elif kind == "LEASE" and how == _SETTLED:
+            lease = found.type
+        elif kind == "LEASE":
+            dump.refuse(source, "somebody waits for the end of its lease", "try again in a moment")
+            return None
         elif kind != "POSIX":
             dump.refuse(source, f"it has a lock of the kind {kind}")
             return None
-    return State(flock, ranges) if flock or ranges else None
+    return State(flock, ranges, lease) if flock or ranges or lease else None
 
 
 def rebuild_attribute(state: State, fd: int) -> None:
@@ -78,7 +86,9 @@ def rebuild_attribute(state: State, fd: int) -> None:
 
 
 def finish_attribute(state: State, fd: int, remote: Remote) -> None:
-    """See protocol.AttributeKind."""
+    """See protocol.AttributeKind. Who is told of the lease's end, ckpt.kinds.owner sets."""
+    if state.lease is not None:
+        remote.syscall("fcntl", fd, fcntl.F_SETLEASE, _TYPES[state.lease])
 
 
 def collect_process(host_pid: int, dump: Dump) -> ProcessState | None:
@@ -88,7 +98,7 @@ def collect_process(host_pid: int, dump: Dump) -> ProcessState | None:
         access = _FLAGS.search(fdinfo)
         mode = int(access[1], 8) & os.O_ACCMODE if access else os.O_RDWR
         unfit = {"WRITE": os.O_RDONLY, "READ": os.O_WRONLY}
-        for kind, found, inode in _locks(fdinfo):
+        for kind, _, found, inode in _locks(fdinfo):
             if kind == "POSIX" and mode != unfit[found.type]:
                 records.setdefault((inode, found.start), Record(fd, found))
     return ProcessState(list(records.values())) if records else None
@@ -100,11 +110,14 @@ def finish_process(state: ProcessState, remote: Remote) -> None:
         remote.syscall("fcntl", record.fd, fcntl.F_SETLK, _flock(record.range))
 
 
-def _locks(fdinfo: str) -> Iterator[tuple[str, Range, str]]:
-    """Return kind, range and file of each lock. Source: proc_pid_fdinfo(5), proc_locks(5)."""
-    for kind, how, inode, start, end in _LINE.findall(fdinfo):
+def _locks(fdinfo: str) -> Iterator[tuple[str, str, Range, str]]:
+    """Return kind, state, range and file of each lock.
+
+    Source: proc_pid_fdinfo(5), proc_locks(5); fs/locks.c, lock_get_status().
+    """
+    for kind, how, type_, inode, start, end in _LINE.findall(fdinfo):
         length = 0 if end == "EOF" else int(end) - int(start) + 1
-        yield kind, Range(how, int(start), length), inode
+        yield kind, how, Range(type_, int(start), length), inode
 
 
 def _flock(found: Range) -> bytes:

@@ -178,15 +178,18 @@ def test_locks(tmp_path):
     roundtrip(setup, check)
 
 
-def test_lease_is_refused(tmp_path):
+def test_lease_whose_end_somebody_waits_for_is_refused(tmp_path):
     (tmp_path / "file").touch()
 
     def setup():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
         at(os.open(tmp_path / "file", os.O_RDONLY), 10)
         fcntl.fcntl(10, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        with pytest.raises(BlockingIOError):
+            os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK)
 
     (refusal,) = refusals(setup)
-    assert refusal.why == "it has a lock of the kind LEASE"
+    assert refusal.why == "somebody waits for the end of its lease"
 
 
 def test_owner_and_signal():
