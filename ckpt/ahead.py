@@ -59,11 +59,12 @@ class Ahead:
 
     def finish(self, frozen: list[FrozenProcess]) -> dict[int, Copied]:
         """Return what of the *frozen* pod is stored as it is now, by host pid; end the watch."""
-        here = {process.host_pid for process in frozen if process.threads}
         copied = {}
-        for pid in here & self._watched.keys():
-            self._watched[pid].settle()
-            copied[pid] = self._watched[pid].copied
+        for process in frozen:
+            watched = self._watched.get(process.host_pid)
+            if watched and process.threads:
+                watched.settle(process.view)
+                copied[process.host_pid] = watched.copied
         self.__exit__()
         return copied
 
@@ -87,7 +88,7 @@ class Ahead:
             else:
                 self._watched[pid] = watched
         if pid in self._watched:
-            self._watched[pid].take()
+            self._watched[pid].take(process.view)
 
     def _read(self, watched: Watched, pass_on: Callable[[], None]) -> int:
         """Store what a process has written to; return how much that is.
@@ -96,7 +97,7 @@ class Ahead:
         """
         numbers: list[tuple[int, int, Callable[[], int]]] = []
         try:
-            memory = Memory(watched.host_pid)
+            memory = Memory(watched.view)
         except (FileNotFoundError, ProcessLookupError):
             return 0
         with memory:

@@ -5,6 +5,7 @@ ckpt/openfiles.py; some findings need a stopped process and come with the collec
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Final
 from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.kinds import memory, mounts, procinfo
+from ckpt.kinds.abi import pidfd_open
 from ckpt.model import Process, Refusal
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
@@ -34,17 +36,15 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     for pid in host_pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = procfs.parse_status(procfs.read(pid, "status"))
-            stat = procfs.parse_stat(procfs.read(pid, "stat"))
-            inner, command = procfs.inner_pid(status), stat[2]
+            inner, command = procfs.inner_pid(status), status["Name"]
             seen[pid] = status, command
-            if stat[3] == "Z":
-                findings = _check_zombie(pid)
-            else:
-                findings = _check_living(pid, status, host_pids, spaces)
-            found += [Refusal(inner, command, *finding) for finding in findings]
-            if stat[3] != "Z":
-                twin = layouts.setdefault(tuple(stat[26:29] + stat[45:52]), pid)
-                if twin != pid and _share_memory(twin, pid):
+            view = procfs.view(pid)
+            if view is not None:
+                findings = _check_living(pid, view, host_pids, spaces)
+                found += [Refusal(inner, command, *finding) for finding in findings]
+                stat = procfs.parse_stat(procfs.read(view, "stat"))
+                twin = layouts.setdefault(tuple(stat[26:29] + stat[45:52]), view)
+                if twin != view and _share_memory(twin, view):
                     found.append(
                         Refusal(
                             inner,
@@ -60,27 +60,37 @@ Finding = tuple[str, str, str]
 """What, why, hint."""
 
 
-def _check_zombie(pid: int) -> Iterator[Finding]:
-    if len(procfs.threads(pid)) > 1:
-        yield "its first thread", "it has ended while others of the process go on", ""
-
-
 def _check_living(
-    pid: int, status: dict[str, str], host_pids: list[int], spaces: dict[str, int]
+    pid: int, view: int, host_pids: list[int], spaces: dict[str, int]
 ) -> Iterator[Finding]:
-    tracer = int(status["TracerPid"])
+    """Check a process by its thread *view*, the first that lives."""
+    if view != pid:
+        yield from _check_files(view)
+    tracer = int(procfs.parse_status(procfs.read(view, "status"))["TracerPid"])
     if tracer:
         yield "the process", f"host process {tracer} traces it (ptrace(2))", "end the debugger"
     for name, space in spaces.items():
-        if _namespace(pid, name) != space:
+        if _namespace(view, name) != space:
             yield f"its {name} namespace", "it is not the pod's own", ""
-    if _elf_class(pid) != _ELF_CLASS_64:
+    if _elf_class(view) != _ELF_CLASS_64:
         yield "its program", "it is not a 64-bit one", ""
     for tid in procfs.threads(pid):
-        yield from _check_thread(pid, tid, host_pids)
-    mappings = procfs.parse_smaps(procfs.read_bytes(pid, "smaps"))
+        if not procfs.is_dead(tid):
+            yield from _check_thread(view, tid, host_pids)
+    mappings = procfs.parse_smaps(procfs.read_bytes(view, "smaps"))
     for what, why in memory.refusals(mappings):
         yield what, why, ""
+
+
+def _check_files(view: int) -> Iterator[Finding]:
+    """Can the open files be had of a process whose first thread has ended before others?"""
+    try:
+        os.close(pidfd_open(view))
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        why = "it has ended while others of the process go on, and this kernel does not show those"
+        yield "its first thread", why, "Linux 6.9 or later does"
 
 
 def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]:

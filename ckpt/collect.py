@@ -94,7 +94,7 @@ def collect(
         semaphores: the pod's.
         goes_on: before its pages are read, so that a copy of it is wanted.
     """
-    mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "smaps"))
+    mappings = procfs.parse_smaps(procfs.read_bytes(process.view, "smaps"))
     for tracee in process.threads:
         _leave_vdso(tracee, mappings)
     status = {

@@ -242,8 +242,9 @@ def _add_process(collector: FileCollector, host_pid: int) -> None:
     """Look at the descriptors of a process that may end meanwhile."""
     try:
         status = procfs.parse_status(procfs.read(host_pid, "status"))
-        if not status["State"].startswith("Z"):
-            collector.add_process(host_pid, procfs.inner_pid(status))
+        view = procfs.view(host_pid)
+        if view is not None:
+            collector.add_process(host_pid, procfs.inner_pid(status), view)
     except (FileNotFoundError, ProcessLookupError):
         pass
 
@@ -269,7 +270,7 @@ def _collector(
 def _read_while_frozen(snapshot: Snapshot, writer: ArchiveWriter) -> None:
     """Read what the copies lack, or everything of a process that has none."""
     for living in snapshot.living.values():
-        pid, add = living.process.host_pid, writer.pages.add
+        pid, add = living.process.view, writer.pages.add
         if memory.unforked(living.space):
             living.space = memory.fill(living.space, pid, add, only_unforked=True)
         if living.state.copy is None:
@@ -288,8 +289,8 @@ def _read_pages(
     add = writer.pages.add
     with progress.step("memory"):
         for living in snapshot.living.values():
-            pid, copy = living.process.host_pid, living.state.copy
-            stored = copied.get(pid)
+            pid, copy = living.process.view, living.state.copy
+            stored = copied.get(living.process.host_pid)
             if frozen:
                 for only in (True, False):
                     living.space = memory.fill(

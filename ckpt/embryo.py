@@ -235,6 +235,20 @@ def end(embryo: Embryo, status: int = 0) -> None:
     embryo.remote.memory.close()
 
 
+def end_leader(embryo: Embryo, heir: int) -> None:
+    """Have the first thread end, as by pthread_exit(3); thread *heir* makes the calls from now on.
+
+    That it has ended is told when all others have (ptrace(2)); so this waits until it is about to,
+    and has left the program's memory for good.
+    """
+    tracee = embryo.threads.pop(embryo.pid).tracee
+    tracee.set_options(
+        abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP | abi.PTRACE_O_TRACEEXIT
+    )
+    embryo.remote.leave("exit", 0)
+    embryo.remote = embryo.threads[heir]
+
+
 def reap(maker: Embryo, pid: int) -> None:
     """Have *maker* forget its child *pid*, which has ended."""
     maker.remote.syscall("wait4", pid, 0, WALL, 0)

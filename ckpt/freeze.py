@@ -32,9 +32,9 @@ class FrozenProcess(Struct):
     Attributes:
         host_pid: its id in the host's pid namespace.
         pid: its id in the pod's.
-        status: fields of its /proc/PID/status at the freeze.
+        status: fields of the /proc/PID/status of its first thread that lives, at the freeze.
         stat: fields of its /proc/PID/stat, numbered as in proc(5).
-        threads: leader first.
+        threads: those that live, leader first; it may have ended before others.
         stopped_ns: time.monotonic_ns() when it had stopped.
     """
 
@@ -52,8 +52,13 @@ class FrozenProcess(Struct):
 
     @property
     def leader(self) -> Tracee:
-        """The thread that carries the process's id."""
+        """The first thread: the one that carries the process's id, unless it has ended."""
         return self.threads[0]
+
+    @property
+    def view(self) -> int:
+        """Host id of a thread that lives: what the process has is in /proc there."""
+        return self.leader.tid
 
     def refusal(self, what: str, why: str, hint: str = "") -> Refusal:
         """Return a refusal about this process."""
@@ -121,7 +126,10 @@ class Freeze:
                 if not tracee.wait_stop(deadline):
                     del self._tracees[tracee.tid]
             except DoesNotStop as e:
-                busy = e
+                if procfs.is_dead(tracee.tid):  # a leader's end is told when all have ended
+                    del self._tracees[tracee.tid]
+                else:
+                    busy = e
         if busy is not None:
             raise busy
 
@@ -151,27 +159,20 @@ class Freeze:
         except ProcessLookupError:
             pass
         except PermissionError:
-            if not _is_dead(pid, tid):
+            if not procfs.is_dead(tid):  # such a one cannot be seized
                 raise NotCheckpointable(_refuse_traced(pid)) from None
 
     def _process(self, host_pid: int) -> FrozenProcess | None:
+        threads = [t for tid in procfs.threads(host_pid) if (t := self._tracees.get(tid))]
+        view = threads[0].tid if threads else host_pid
         try:
-            status = procfs.parse_status(procfs.read(host_pid, "status"))
-            stat = procfs.parse_stat(procfs.read(host_pid, "stat"))
+            status = procfs.parse_status(procfs.read(view, "status"))
+            stat = procfs.parse_stat(procfs.read(view, "stat"))
         except OSError as e:
             if e.errno in {errno.ENOENT, errno.ESRCH}:
                 return None
             raise
-        threads = [self._tracees[tid] for tid in procfs.threads(host_pid) if tid in self._tracees]
-        return FrozenProcess(host_pid, procfs.inner_pid(status), status, stat, threads)
-
-
-def _is_dead(pid: int, tid: int) -> bool:
-    """Is the thread a zombie or gone? Such a one cannot be seized."""
-    try:
-        return procfs.parse_stat(procfs.read(pid, f"task/{tid}/stat"))[3] in {"Z", "X"}
-    except OSError:
-        return True
+        return FrozenProcess(host_pid, procfs.inner_pid(status, "NStgid"), status, stat, threads)
 
 
 def _refuse_traced(pid: int) -> Refusal:

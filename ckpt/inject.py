@@ -66,7 +66,7 @@ class Injection:
 
     def __init__(self, process: FrozenProcess, mappings: list[procfs.Mapping]) -> None:
         self.process = process
-        self.memory = Memory(process.host_pid)
+        self.memory = Memory(process.view)
         frame_size = 1024 + len(process.leader.xstate())
         self._foothold = _find_foothold(process, self.memory, mappings, frame_size)
         self._size = PAGE + _BUFFER + -(-frame_size // PAGE) * PAGE
@@ -295,7 +295,7 @@ def _unused_stack(
     """Return the address of *size* bytes of the main stack that the program never touched, or 0."""
     stacks = [mapping for mapping in mappings if mapping.name == b"[stack]"]
     for stack in stacks:
-        with PageMap(process.host_pid) as pages:
+        with PageMap(process.view) as pages:
             touched = pages.own_pages(stack.start, stack.end)
         at = stack.start
         for start, end in [*touched, (stack.end, stack.end)]:

@@ -80,7 +80,7 @@ class Process(msgspec.Struct, frozen=True):
         exit_status: wait status (wait(2)) of a zombie, None for a living process. A zombie has
             neither threads, nor descriptors, nor parts.
         descriptors: its table, by ascending fd.
-        threads: the leader first, then by ascending tid.
+        threads: the leader first, unless it has ended before others, then by ascending tid.
         parts: memory, credentials, signals, timers, …, ordered as they are restored.
     """
 

@@ -40,6 +40,7 @@ class _Shared(msgspec.Struct):
 class _Process(msgspec.Struct):
     host_pid: int
     pid: int
+    view: int
     descriptors: list[Descriptor] = msgspec.field(default_factory=list)
     locked: list[tuple[int, str]] = msgspec.field(default_factory=list)
 
@@ -101,16 +102,16 @@ class FileCollector:
         while self._sources:
             os.close(self._sources.pop().local_fd)
 
-    def add_process(self, host_pid: int, pid: int) -> None:
-        """Find the descriptors of a stopped process.
+    def add_process(self, host_pid: int, pid: int, view: int | None = None) -> None:
+        """Find the descriptors of a stopped process; *view*: a thread that lives, else the first.
 
         Raises:
             OSError: it cannot be read, or is gone.
         """
-        process = self._processes[host_pid] = _Process(host_pid, pid)
-        pidfd = os.pidfd_open(host_pid)
+        process = self._processes[host_pid] = _Process(host_pid, pid, view or host_pid)
+        pidfd = abi.pidfd_open(process.view)
         try:
-            for fd in sorted(map(int, os.listdir(f"/proc/{host_pid}/fd"))):
+            for fd in sorted(map(int, os.listdir(f"/proc/{process.view}/fd"))):
                 try:
                     self._add_descriptor(process, pidfd, fd)
                 except OSError as e:
@@ -155,11 +156,11 @@ class FileCollector:
         return source.id
 
     def _add_descriptor(self, process: _Process, pidfd: int, fd: int) -> None:
-        text = _read(f"/proc/{process.host_pid}/fdinfo/{fd}")
+        text = _read(f"/proc/{process.view}/fdinfo/{fd}")
         head = procinfo.parse_fdinfo(text)
         key = (head.position, head.flags, head.mount, head.inode)
         bucket = self._buckets.setdefault(key, [])
-        at, known = search(bucket, process.host_pid, fd)
+        at, known = search(bucket, process.view, fd)
         if known is None:
             known = self._duplicate(process, pidfd, fd, text.decode(), head.flags)
             bucket.insert(at, known)
@@ -171,7 +172,7 @@ class FileCollector:
     def _duplicate(
         self, process: _Process, pidfd: int, fd: int, fdinfo: str, status: int
     ) -> Source:
-        link = os.readlink(f"/proc/{process.host_pid}/fd/{fd}")
+        link = os.readlink(f"/proc/{process.view}/fd/{fd}")
         local_fd = abi.pidfd_getfd(pidfd, fd)
         source = Source(
             id=len(self._sources),

@@ -177,6 +177,26 @@ def threads(host_pid: int) -> list[int]:
         return []
 
 
+def view(host_pid: int) -> int | None:
+    """Return the first thread of a process that lives, the leader if it does; None: a zombie.
+
+    /proc/PID of a first thread that has ended before others shows nothing of what these share, its
+    memory and its open files; that of another thread does.
+    """
+    for tid in threads(host_pid):
+        if not is_dead(tid):
+            return tid
+    return None
+
+
+def is_dead(tid: int) -> bool:
+    """Is the thread a zombie or gone?"""
+    try:
+        return parse_stat(read(tid, f"task/{tid}/stat"))[3] in {"Z", "X"}
+    except OSError:
+        return True
+
+
 def inner_pid(status: dict[str, str], field_name: str = "NSpid") -> int:
     """Return an id (NSpid, NSpgid, NSsid) as the innermost pid namespace numbers it."""
     return int(status[field_name].split()[-1])

@@ -19,6 +19,7 @@ from ckpt.arch import x86_64 as arch
 from ckpt.connections import Connections
 from ckpt.embryo import Embryo
 from ckpt.kinds import credentials, memory, registers, thread_signals
+from ckpt.kinds.abi import pidfd_open
 from ckpt.kinds.stages import Stage, Target, name_of
 from ckpt.model import PAGE_SIZE, Pod, Process, Thread
 from ckpt.remote import Remote
@@ -233,8 +234,23 @@ class _Raising:
         memory.seal(space, target)
         self._rebuild_parts(process, target, Stage.BUILD)
         remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
-        for thread in process.threads[1:]:
-            embryo.clone_thread(made, thread.tid, self._area)
+        for thread in process.threads:
+            if thread.tid != process.pid:
+                embryo.clone_thread(made, thread.tid, self._area)
+        first = process.threads[0]
+        if first.tid != process.pid:
+            self._end_leader(process, made, first)
+
+    def _end_leader(self, process: Process, made: Embryo, heir: Thread) -> None:
+        """End the first thread, which others outlive, before a child can ask to be told of it.
+
+        Whoever sends signals to the process is still compared with its credentials.
+        """
+        for part in heir.parts:
+            if part.kind == name_of(credentials):
+                state = state_of(part, credentials.State)
+                credentials.rebuild(state, self._target(process, process.pid, made.remote))
+        embryo.end_leader(made, heir.tid)
 
     def _place_vdso(self, space: memory.State, remote: Remote) -> None:
         """Put the kernel's code where the program expects it: see ckpt/vdso.py."""
@@ -277,7 +293,7 @@ class _Raising:
 
     def _fetch_listener(self, pid: int, target_fd: int) -> None:
         """Hand the listener *target_fd* of process *pid* over."""
-        pidfd = os.pidfd_open(self._embryos[pid].remote.tracee.tid)
+        pidfd = pidfd_open(self._embryos[pid].remote.tracee.tid)
         try:
             listener_fd = abi.pidfd_getfd(pidfd, target_fd)
         finally:
@@ -293,7 +309,8 @@ class _Raising:
         for thread in process.threads:
             target = self._target(process, thread.tid, made.threads[thread.tid])
             self._rebuild_parts(thread, target, stage)
-        self._rebuild_parts(process, self._target(process, process.pid, made.remote), stage)
+        first = process.threads[0].tid
+        self._rebuild_parts(process, self._target(process, first, made.remote), stage)
 
     def _rebuild_parts(self, owner: Process | Thread, target: Target, stage: Stage) -> None:
         for part in owner.parts:

@@ -8,6 +8,7 @@ import os
 from typing import Final
 
 from ckpt.arch import x86_64 as arch
+from ckpt.stops import EventStop
 from ckpt.tracee import Memory, Tracee
 
 _ALIGNMENT: Final = 16
@@ -73,6 +74,19 @@ class Remote:
         for address, target in results:
             target[:] = self.memory.read(address, len(target))
         return value
+
+    def leave(self, name: str, *words: int) -> None:
+        """Make the system call *name*, which ends the thread, and trace it no more.
+
+        PTRACE_O_TRACEEXIT is set.
+        """
+        arch.prepare_call(self._registers, self._instruction, arch.SYSCALLS[name], words)
+        self.tracee.set_registers(self._registers)
+        self.tracee.resume()
+        while not isinstance(self.tracee.wait(), EventStop):
+            self.tracee.resume()
+        self.tracee.detach()
+        self.tracee.gone = True
 
     def put(self, data: bytes) -> int:
         """Copy *data* there and return its address, for a structure that points to it.

@@ -59,10 +59,10 @@ def collect_all(
             continue
 
         def file_id(name: str, process: FrozenProcess = process) -> int:
-            path = f"/proc/{process.host_pid}/{name}"
+            path = f"/proc/{process.view}/{name}"
             return collector.add_path(process.host_pid, process.pid, path)
 
-        collector.add_process(process.host_pid, process.pid)
+        collector.add_process(process.host_pid, process.pid, process.view)
         state = collect.collect(process, file_id, refusals, semaphores, goes_on=goes_on)
         living[process.pid] = Living(process, state, state.memory)
         if state.copy:

@@ -18,6 +18,7 @@ from ckpt.copied import Copied
 from ckpt.freeze import FrozenProcess
 from ckpt.inject import Injection
 from ckpt.kinds import memory
+from ckpt.kinds.abi import pidfd_open
 from ckpt.pagemap import PageMap, Range
 
 _NOT_ITS_OWN = {*memory.KERNEL_MADE, memory.OUTSIDE}
@@ -27,33 +28,33 @@ class Watched(Struct):
     """The memory of a process. The caller closes *fd*, which ends the watch.
 
     Attributes:
-        host_pid: the process.
+        view: a thread of the process that lives: see FrozenProcess.view.
         fd: of userfaultfd(2).
         copied: what is stored, as far as it has not been written to since.
         written: what is to be stored, after take().
     """
 
-    host_pid: int
+    view: int
     fd: int
     copied: Copied
     written: list[Range]
 
-    def take(self) -> None:
+    def take(self, view: int) -> None:
         """Note what was written to since the last time, at first all; the process stands still.
 
         Nobody writes to its memory meanwhile, not even a device: the calls of a thread that stands
         still are over, those that read past the page cache into its memory (O_DIRECT) among them.
         """
-        self.written = []
-        with PageMap(self.host_pid) as pages:
-            for mapping in _private(self.host_pid):
+        self.view, self.written = view, []
+        with PageMap(self.view) as pages:
+            for mapping in _private(self.view):
                 self._register(mapping)
                 self.written += pages.take_written(mapping.start, mapping.end)
 
-    def settle(self) -> None:
+    def settle(self, view: int) -> None:
         """Forget of what is stored all that was written to since; the process stands still."""
-        with PageMap(self.host_pid) as pages:
-            for mapping in _private(self.host_pid):
+        with PageMap(view) as pages:
+            for mapping in _private(view):
                 for start, end in pages.written(mapping.start, mapping.end):
                     self.copied.cut(start, end)
 
@@ -71,7 +72,7 @@ def watch(process: FrozenProcess) -> Watched | None:
     Raises:
         LookupError: no system call can be made in it.
     """
-    mappings = procfs.parse_smaps(procfs.read_bytes(process.host_pid, "maps"))
+    mappings = procfs.parse_smaps(procfs.read_bytes(process.view, "maps"))
     flags = os.O_CLOEXEC | abi.UFFD_USER_MODE_ONLY
     with Injection(process, mappings) as injection, injection.borrow(process.leader) as call:
         try:
@@ -79,7 +80,7 @@ def watch(process: FrozenProcess) -> Watched | None:
         except OSError:
             return None
         try:
-            fd = _take_out(process.host_pid, there)
+            fd = _take_out(process.view, there)
         finally:
             call.syscall("close", there)
     features = abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED
@@ -88,17 +89,17 @@ def watch(process: FrozenProcess) -> Watched | None:
     except OSError:
         os.close(fd)
         return None
-    return Watched(process.host_pid, fd, Copied(), [])
+    return Watched(process.view, fd, Copied(), [])
 
 
-def _take_out(host_pid: int, there: int) -> int:
-    pidfd = os.pidfd_open(host_pid)
+def _take_out(tid: int, there: int) -> int:
+    pidfd = pidfd_open(tid)
     try:
         return abi.pidfd_getfd(pidfd, there)
     finally:
         os.close(pidfd)
 
 
-def _private(host_pid: int) -> list[procfs.Mapping]:
-    mappings = procfs.parse_smaps(procfs.read_bytes(host_pid, "maps"))
+def _private(view: int) -> list[procfs.Mapping]:
+    mappings = procfs.parse_smaps(procfs.read_bytes(view, "maps"))
     return [m for m in mappings if not m.shared and m.name not in _NOT_ITS_OWN]

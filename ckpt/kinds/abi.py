@@ -6,6 +6,7 @@ with the call's name. Descriptors that these functions return are close-on-exec.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -55,6 +56,8 @@ EPOLL_CTL_ADD: Final = 1  # <linux/eventpoll.h>
 # <asm-generic/socket.h>
 SOL_SOCKET: Final = 1
 SO_GET_FILTER: Final = 26
+
+_PIDFD_THREAD: Final = os.O_EXCL  # <linux/pidfd.h>
 
 SPLICE_F_NONBLOCK: Final = 2  # <linux/splice.h>
 
@@ -116,6 +119,22 @@ def is_epoll_target(fd: int, epoll_fd: int, target_fd: int, nth: int) -> bool:
     slot = (ctypes.c_uint32 * 3)(epoll_fd, target_fd, nth)
     pid = os.getpid()
     return kcmp(pid, pid, KCMP_EPOLL_TFD, fd, ctypes.addressof(slot)) == 0
+
+
+def pidfd_open(tid: int) -> int:
+    """Return a descriptor of a process; or of one of its threads, where *tid* is not the first.
+
+    Raises:
+        OSError: EINVAL: of a thread there is none (before Linux v6.9).
+
+    Source: pidfd_open(2), PIDFD_THREAD.
+    """
+    try:
+        return os.pidfd_open(tid)
+    except OSError as e:
+        if e.errno not in {errno.EINVAL, errno.ENOENT}:
+            raise
+        return os.pidfd_open(tid, _PIDFD_THREAD)
 
 
 def pidfd_getfd(pidfd: int, targetfd: int) -> int:

@@ -53,14 +53,14 @@ def _encode(queued: Signal) -> bytes:
 def rebuild(state: State, target: Target) -> None:
     """Have the process send the signals to itself: others may not forge si_code.
 
-    All signals are blocked there, so that they stay pending.
+    All signals are blocked there, so that they stay pending. To the kernel "itself" is the thread.
 
     Source: kernel/signal.c, do_rt_sigqueueinfo().
     """
-    pid = target.process.pid
     for queued in state.queue:
         number, raw = signal_number(queued.signal), _encode(queued)
         if state.shared:
-            target.remote.syscall("rt_sigqueueinfo", pid, number, raw)
+            target.remote.syscall("rt_sigqueueinfo", target.tid, number, raw)
         else:
+            pid = target.process.pid
             target.remote.syscall("rt_tgsigqueueinfo", pid, target.tid, number, raw)

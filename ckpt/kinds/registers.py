@@ -65,7 +65,7 @@ def collect(thread: SubjectThread) -> State:
 def _timeout(process: FrozenProcess, rest: tuple[int, int] | None) -> Timeout | None:
     if rest is None:
         return None
-    return Timeout(*rest, read_ns=process.stopped_ns + clocks.ahead_ns(process.host_pid))
+    return Timeout(*rest, read_ns=process.stopped_ns + clocks.ahead_ns(process.view))
 
 
 def is_quiet(registers: arch.Registers, status: dict[str, str]) -> bool:

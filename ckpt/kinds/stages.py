@@ -62,8 +62,8 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def host_pid(self) -> int:
-        """Its id in the host's pid namespace."""
-        return self.process.host_pid
+        """Id in the host's pid namespace under which /proc shows what it has."""
+        return self.process.view
 
 
 class SubjectThread(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class Target(msgspec.Struct, frozen=True):
 
     Attributes:
         process: what it is to become.
-        tid: id of the thread in the pod (of the leader, for process state).
+        tid: id of the thread in the pod (of the first, for process state).
         host_pid: the same in the host's pid namespace.
         remote: makes calls in it.
         file: gives the descriptor of an OpenFile.id in it; before SETTLE only.

@@ -104,6 +104,9 @@ def _collect(entry: procfs.Timer, subject: Subject) -> PosixTimer | None:
         why = f"it runs on clock {entry.clock}, the CPU time of one certain process or thread"
         subject.refuse(f"timer {entry.id}", why, "")
         return None
+    if entry.tid is not None and entry.tid not in subject.tids:
+        subject.refuse(f"timer {entry.id}", "the thread that it signals has ended", "")
+        return None
     raw = bytearray(_ITIMERVAL.size)
     subject.remote.syscall("timer_gettime", entry.id, raw)
     period_s, period_ns, left_s, left_ns = _ITIMERVAL.unpack(raw)
