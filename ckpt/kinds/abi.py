@@ -85,6 +85,7 @@ _libc.inotify_init1.argtypes = (c_int,)
 _libc.inotify_add_watch.argtypes = (c_int, c_char_p, c_uint)
 _libc.open_by_handle_at.argtypes = (c_int, c_char_p, c_int)
 _libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_libc.bind.argtypes = (c_int, c_char_p, c_uint)
 _libc.getsockopt.argtypes = (c_int, c_int, c_int, c_void_p, c_void_p)
 _libc.setsockopt.argtypes = (c_int, c_int, c_int, c_char_p, c_uint)
 
@@ -281,6 +282,14 @@ def attach_filter(fd: int, program: bytes) -> None:
     fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     result = _libc.setsockopt(fd, SOL_SOCKET, SO_GET_FILTER, fprog, len(fprog))
     _checked("setsockopt", result)
+
+
+def bind(fd: int, address: bytes) -> None:
+    """Bind a socket to *address*, a struct sockaddr of its family.
+
+    Source: bind(2).
+    """
+    _checked("bind", _libc.bind(fd, address, len(address)))
 
 
 def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:

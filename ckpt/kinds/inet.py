@@ -95,11 +95,11 @@ def address(s: socket.socket, name: Any) -> Address:  # noqa: ANN401 (as the soc
     """Return *name*, a socket's as the socket module has it; scopes are of the namespace of *s*."""
     if s.family == socket.AF_INET:
         return Address(name[0], name[1])
-    interface = _interface(s, name[3]) if name[3] else ""
+    interface = interface_name(s, name[3]) if name[3] else ""
     return Address(name[0].partition("%")[0], name[1], name[2], interface)
 
 
-def _interface(s: socket.socket, index: int) -> str:
+def interface_name(s: socket.socket, index: int) -> str:
     """Return the name of an interface in the network namespace of *s*: netdevice(7)."""
     request = struct.pack("16si20x", b"", index)
     answer = fcntl.ioctl(s.fileno(), _SIOCGIFNAME, request)

@@ -1,6 +1,7 @@
-"""Unix sockets as the kernel lists them: sock_diag(7), UNIX_DIAG.
+"""Sockets as the kernel lists them: sock_diag(7).
 
-The only place that tells the peer of a unix socket, and which connections wait at a listener.
+The only place that tells the peer of a unix socket, which connections wait at a listener, and what
+a packet socket has joined.
 """
 
 import os
@@ -13,7 +14,7 @@ import msgspec
 
 from ckpt.kinds import abi
 
-# <linux/netlink.h>, <linux/sock_diag.h>, <linux/unix_diag.h>
+# <linux/netlink.h>, <linux/sock_diag.h>, <linux/unix_diag.h>, <linux/packet_diag.h>
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST_DUMP: Final = 0x301
@@ -21,6 +22,11 @@ _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _SHOW_PEER, _SHOW_ICONS, _SHOW_RQLEN = 0x04, 0x08, 0x10
 _DIAG_PEER, _DIAG_ICONS, _DIAG_RQLEN, _DIAG_SHUTDOWN = 2, 3, 4, 6
+_PACKET_SHOW_INFO, _PACKET_SHOW_MCLIST, _PACKET_SHOW_RING_CFG = 0x01, 0x02, 0x04
+_PACKET_INFO, _PACKET_MCLIST, _PACKET_RX_RING, _PACKET_TX_RING = range(4)
+_PACKET_REQUEST: Final = struct.Struct("=BBHIIII")
+_PACKET_MESSAGE: Final = struct.Struct("=BBHIII")
+_PACKET_JOINED: Final = struct.Struct("=IIHH32s")
 _HEADER: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBHIIIII")
 _MESSAGE: Final = struct.Struct("=BBBBIII")
@@ -50,18 +56,61 @@ class UnixSocket(msgspec.Struct, frozen=True):
     shutdown: int
 
 
+class Joined(msgspec.Struct, frozen=True):
+    """What a packet socket has joined, *count* times: the type is one of PACKET_MR_*."""
+
+    interface: int
+    count: int
+    type: int
+    address: bytes
+
+
+class PacketSocket(msgspec.Struct, frozen=True):
+    """A packet socket of a network namespace.
+
+    Attributes:
+        inode: of the socket.
+        protocol: number of what it receives (EtherType).
+        interface: index of the one that it is bound to; 0: all; -1: one that is gone.
+        joined: its memberships.
+        ringed: has it rings of memory that it shares with its program?
+    """
+
+    inode: int
+    protocol: int
+    interface: int
+    joined: tuple[Joined, ...]
+    ringed: bool
+
+
+def packet_sockets(host_pid: int) -> dict[int, PacketSocket]:
+    """Return the packet sockets in the network namespace of *host_pid*, by inode.
+
+    Raises:
+        OSError: as setns(2) and netlink(7); ENOENT: this kernel has no packet_diag.
+    """
+    show = _PACKET_SHOW_INFO | _PACKET_SHOW_MCLIST | _PACKET_SHOW_RING_CFG
+    request = _PACKET_REQUEST.pack(socket.AF_PACKET, 0, 0, 0, show, 0, 0)
+    return {found.inode: found for found in map(_parse_packet, _ask(host_pid, request))}
+
+
 def unix_sockets(host_pid: int) -> dict[int, UnixSocket]:
     """Return the unix sockets in the network namespace of *host_pid*, by inode.
 
     Raises:
         OSError: as setns(2) and netlink(7).
     """
+    show = _SHOW_PEER | _SHOW_ICONS | _SHOW_RQLEN
+    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0, 0)
+    return {found.inode: found for found in map(_parse, _ask(host_pid, request))}
+
+
+def _ask(host_pid: int, request: bytes) -> Iterator[bytes]:
+    """Return what the kernel answers in the network namespace of *host_pid*, a socket each."""
     with _socket_in(host_pid) as s:
-        show = _SHOW_PEER | _SHOW_ICONS | _SHOW_RQLEN
-        request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0, 0)
         length = _HEADER.size + len(request)
         s.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0) + request)
-        return {found.inode: found for found in _answers(s)}
+        yield from _answers(s)
 
 
 def _socket_in(host_pid: int) -> socket.socket:
@@ -79,7 +128,7 @@ def _socket_in(host_pid: int) -> socket.socket:
         os.close(there)
 
 
-def _answers(s: socket.socket) -> Iterator[UnixSocket]:
+def _answers(s: socket.socket) -> Iterator[bytes]:
     while True:
         data = s.recv(1 << 16)
         while data:
@@ -91,7 +140,7 @@ def _answers(s: socket.socket) -> Iterator[UnixSocket]:
             if kind == _NLMSG_ERROR:
                 err = -struct.unpack_from("=i", body)[0]
                 raise OSError(err, f"sock_diag: {os.strerror(err)}")
-            yield _parse(body)
+            yield body
 
 
 def _parse(body: bytes) -> UnixSocket:
@@ -109,6 +158,20 @@ def _parse(body: bytes) -> UnixSocket:
         backlog=limit if state == _LISTEN else 0,
         shutdown=attributes.get(_DIAG_SHUTDOWN, b"\0")[0],
     )
+
+
+def _parse_packet(body: bytes) -> PacketSocket:
+    _, _, protocol, inode, _, _ = _PACKET_MESSAGE.unpack_from(body)
+    attributes = dict(_attributes(body[_PACKET_MESSAGE.size :]))
+    joined = (
+        Joined(interface, count, kind, address[:length])
+        for interface, count, kind, length, address in _PACKET_JOINED.iter_unpack(
+            attributes.get(_PACKET_MCLIST, b"")
+        )
+    )
+    (interface,) = struct.unpack_from("=i", attributes[_PACKET_INFO])
+    ringed = not {_PACKET_RX_RING, _PACKET_TX_RING}.isdisjoint(attributes)
+    return PacketSocket(inode, protocol, interface, tuple(joined), ringed)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

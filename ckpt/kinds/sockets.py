@@ -154,11 +154,26 @@ NETLINK: Final[Table] = _table(
     netlink_ext_ack=11,
     netlink_get_strict_chk=12,
 )
+# <linux/if_packet.h>
+PACKET: Final[Table] = _table(
+    263,  # SOL_PACKET
+    _INT,
+    packet_auxdata=8,
+    packet_origdev=9,
+    packet_version=10,
+    packet_reserve=12,
+    packet_loss=14,
+    packet_vnet_hdr=15,
+    packet_timestamp=17,
+    packet_qdisc_bypass=20,
+    packet_ignore_outgoing=23,
+)
 TABLES: Final[Mapping[int, Table]] = {
     socket.AF_UNIX: _SOCKET,
     socket.AF_INET: {**_SOCKET, **_IP},
     socket.AF_INET6: {**_SOCKET, **_IP, **_IPV6},
     socket.AF_NETLINK: {**_SOCKET, **NETLINK},
+    socket.AF_PACKET: {**_SOCKET, **PACKET},
 }
 
 _SO_BINDTODEVICE: Final = 25

@@ -425,10 +425,54 @@ def test_raw_sockets():
     roundtrip(setup, check, network=True, mounts=True)
 
 
-def test_other_families_are_refused_by_name():
+def packet_socket():
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    s.bind(("lo", 0x88B5))
+    return s
+
+
+def test_memberships_of_packet_sockets():
+    group = bytes.fromhex("33330000002a")
+    wanted = [(0, group, 1), (1, b"", 2)]  # PACKET_MR_MULTICAST, PACKET_MR_PROMISC
+
+    def joined(s):
+        found = sockdiag.packet_sockets(os.getpid())[os.fstat(s.fileno()).st_ino]
+        return sorted((one.type, one.address, one.count) for one in found.joined)
+
     def setup():
-        put(socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 10)
+        s = packet_socket()
+        for kind, address, count in wanted:
+            for _ in range(count):
+                packed = struct.pack("=iHH8s", 1, kind, len(address), address)
+                s.setsockopt(263, 1, packed)  # SOL_PACKET, PACKET_ADD_MEMBERSHIP
+        assert joined(s) == wanted
+        put(s, 10)
+
+    def check(_):
+        assert joined(take(10)) == wanted
+
+    roundtrip(setup, check, network=True, mounts=True)
+
+
+def test_packet_sockets_that_are_refused():
+    def setup():
+        ring = packet_socket()
+        ring.setsockopt(263, 5, struct.pack("=4I", 4096, 1, 2048, 2))  # PACKET_RX_RING
+        put(ring, 10)
+        shared = packet_socket()
+        shared.setsockopt(263, 18, 7)  # PACKET_FANOUT
+        put(shared, 11)
 
     assert [refusal.why for refusal in refusals(setup, network=True, mounts=True)] == [
-        "a socket of AF_PACKET SOCK_RAW protocol 0 cannot be carried over",
+        "it has a ring of packets (PACKET_RX_RING, PACKET_TX_RING)",
+        "it shares packets with other sockets (PACKET_FANOUT)",
+    ]
+
+
+def test_other_families_are_refused_by_name():
+    def setup():
+        put(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_USERSOCK), 10)
+
+    assert [refusal.why for refusal in refusals(setup, network=True, mounts=True)] == [
+        "a socket of AF_NETLINK SOCK_RAW protocol 2 cannot be carried over",
     ]
