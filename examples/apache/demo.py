@@ -16,8 +16,16 @@ ADDRESS = "10.98.0.20"
 BIG = 30_000_000
 RATE = 2e6
 PAUSE_S = 0.1
-# So that a closed connection is always a failure.
-PATIENT = "KeepAliveTimeout 300\nMaxKeepAliveRequests 0\nTimeout 300\n"
+# So that a closed connection is always a failure. After a pause all clients ask at once, and a
+# process of the event MPM with fewer threads than that closes connections that have nothing to say.
+PATIENT = """
+KeepAliveTimeout 300
+MaxKeepAliveRequests 0
+Timeout 300
+ThreadLimit {threads}
+ThreadsPerChild {threads}
+MaxRequestWorkers {all_threads}
+"""
 
 
 def main() -> int:
@@ -32,10 +40,11 @@ def main() -> int:
     options = parser.parse_args()
     content = os.urandom(BIG)
     page = (HERE / "www/index.html").read_bytes()
+    number = options.browsers + options.downloads
 
     def prepare(root: Path) -> None:
         with (root / "etc/apache2/apache2.conf").open("a") as file:
-            file.write(PATIENT)
+            file.write(PATIENT.format(threads=number, all_threads=3 * number))
         (root / "var/www/html/big").write_bytes(content)
 
     def connect(clients: Clients) -> None:
@@ -44,7 +53,6 @@ def main() -> int:
         for _ in range(options.downloads):
             load.download(clients, ADDRESS, content, RATE)
 
-    number = options.browsers + options.downloads
     service = moving.Service("apache", "/usr/sbin/apache2", prepare, connect, number)
     title = "AutoPod: a web server moves between two hosts, and its clients go on."
     return moving.main(title, service, options.moves)
