@@ -19,6 +19,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
 PR_SET_DUMPABLE, PR_GET_DUMPABLE = 4, 3
 PR_SET_KEEPCAPS, PR_GET_SECUREBITS = 8, 27
+PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30
@@ -61,6 +62,13 @@ def keeping():
     capset(net_bind, net_bind | 1 << 5, net_bind)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 10)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def inheriting():
+    """What is inheritable, and not in the bounding set any more."""
+    kill = 1 << 5
+    capset(kill | 1 << 8, kill | 1 << 8, kill)
+    prctl(PR_CAPBSET_DROP, 5)
 
 
 def limited():
@@ -141,7 +149,7 @@ def child(work, write_fd):
     os._exit(0)
 
 
-works = [plain, user, keeping, limited, batch, hardened]
+works = [plain, user, keeping, inheriting, limited, batch, hardened]
 read_fd, write_fd = os.pipe()
 pids = []
 for work in works:
