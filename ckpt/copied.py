@@ -10,7 +10,7 @@ class Copied:
     """Ranges of addresses, whole pages, and the number of each one's first page in the archive."""
 
     def __init__(self) -> None:
-        # Ascending, not touching one another's pages.
+        # Ascending, without overlaps.
         self._ranges: list[tuple[int, int, int]] = []
 
     def put(self, start: int, end: int, first: int) -> None:

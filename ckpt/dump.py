@@ -43,8 +43,8 @@ class DumpReport(Struct, frozen=True):
     """What a dump took.
 
     Attributes:
-        frozen_ns: from the first interrupt to the last detach, or to the end of the pod's copying
-            where it was not to go on.
+        frozen_ns: from the first interrupt to the last detach, or until all but the pages was
+            taken where it was not to go on.
         began_ns: when the freeze began, of time.monotonic_ns().
         total_ns: of the whole dump.
         archive_bytes: size of the archive.
