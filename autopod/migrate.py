@@ -3,7 +3,7 @@
     this host                                     the other one (autopod/receive.py)
     Offer                                         looks whether the pod could run there
     sealed layers, while the pod runs             keeps them; makes Ready what it can
-    Archive: memory, while the pod runs           keeps it
+    Archive: memory, while the pod runs; Layer    keeps it
     freeze; what has changed; Head                builds the pod, up to the last step
     writes the departure down; kills the pod
     Release                                       decides the session; lets the pod go: Living
@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
@@ -36,6 +37,12 @@ from ckpt.progress import Progress
 from launcher import config, enter, network, pods
 from launcher.lock import locked
 from launcher.places import Places
+
+_PART: Final = 8 << 20
+"""Bytes of the archive that are sent at once, at least, while it is written."""
+
+_MUCH: Final = 4 << 20
+"""Bytes in the pod's upper layer that are sent before the pod stands still."""
 
 
 class Report(Struct, frozen=True):
@@ -154,6 +161,18 @@ def _memory(running: pods.Pod) -> int:
     return total
 
 
+def _is_more(directory: Path, limit: int) -> bool:
+    """Are there more than *limit* bytes in the files below *directory*?"""
+    size = 0
+    for path, _, names in os.walk(directory):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(path, name)).st_size
+            if size > limit:
+                return True
+    return False
+
+
 class _Sender:
     """Sends what is big, and counts it."""
 
@@ -161,7 +180,9 @@ class _Sender:
         self.link, self.progress, self.sent = link, progress, 0
         self._archive = 0  # how many bytes of it were sent
 
-    def send_layers(self, places: Places, pod: str, wanted: list[str], there: list[str]) -> None:
+    def send_layers(
+        self, places: Places, pod: str, wanted: list[str], there: Sequence[str]
+    ) -> None:
         """Send the sealed layers that the other host lacks."""
         paths = {layer.id: layer.path for layer in stack.status(places, pod).layers}
         for layer_id in [one for one in wanted if one not in there]:
@@ -175,24 +196,22 @@ class _Sender:
 
         Its HEAD is sent when it is complete.
         """
-        if size - self._archive >= wire.PIECE:
-            self.link.send_pieces(self._rest(fd, size))
+        if size - self._archive >= _PART:
+            self._send_part(fd, size)
 
     def end_archive(self, file: Path) -> None:
         """Send what is left of the archive."""
         with file.open("rb") as stream:
-            fd = stream.fileno()
-            self.link.send_stream(self._rest(fd, os.fstat(fd).st_size))
-            self.link.send(wire.Head(os.pread(fd, HEAD, 0)))
+            self._send_part(stream.fileno(), file.stat().st_size)
+            self.link.send(wire.Head(os.pread(stream.fileno(), HEAD, 0)))
 
-    def _rest(self, fd: int, size: int) -> Iterator[bytes]:
-        """Yield what of the archive's first *size* bytes was not sent yet."""
-        if self._archive == 0:
-            self.link.send(wire.Archive())
-        while self._archive < size:
-            piece = os.pread(fd, min(wire.PIECE, size - self._archive), self._archive)
-            self._archive += len(piece)
-            yield from self._counted(iter([piece]))
+    def _send_part(self, fd: int, size: int) -> None:
+        """Send what of the archive's first *size* bytes was not sent yet."""
+        places = range(self._archive, size, wire.PIECE)
+        pieces = (os.pread(fd, min(wire.PIECE, size - at), at) for at in places)
+        self.link.send(wire.Archive())
+        self.link.send_stream(self._counted(pieces))
+        self._archive = size
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -219,6 +238,15 @@ class _Handover:
     def pass_on(self, fd: int, size: int) -> None:
         """Send what there is of the archive."""
         self._sender.send_archive(fd, size)
+
+    def pass_files(self) -> None:
+        """Send what was written to files while memory was sent, if it is much."""
+        layers.make_durable(self._places.root(self._pod))  # out of the kernel's cache
+        if _is_more(Path(stack.status(self._places, self._pod).upper), _MUCH):
+            sealed = layers.seal(self._places, self._pod).layers
+            ids = [layer.id for layer in reversed(sealed)]
+            self._sender.send_layers(self._places, self._pod, ids, self.below)
+            self.below = ids
 
     def offer(self) -> None:
         """Send the rest of the archive, and wait until the pod stands there."""

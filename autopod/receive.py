@@ -67,7 +67,6 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
                     _take_layer(places, pod, layer_id, link)
                 making.finish()
                 link.send(wire.Ready())
-                link.receive(wire.Archive)
                 cache = journal.cache(places, pod)
                 prepared = Prepared(mounting, cache, identities, unpacking, durable=False)
                 _take_pod(places, link, offer, prepared, trusted)
@@ -210,9 +209,16 @@ def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
 
 
 def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
-    """Keep a sealed layer in the cache, where it appears whole."""
-    if link.receive(wire.Layer).id != layer_id or not journal.is_session(layer_id):
-        raise Refused("a layer has no proper id, or was not offered")
+    """Take the sealed layer that was offered."""
+    if link.receive(wire.Layer).id != layer_id:
+        raise Refused("a layer comes that was not offered")
+    _keep_layer(places, pod, layer_id, link)
+
+
+def _keep_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
+    """Keep the sealed layer that comes in the cache, where it appears whole."""
+    if not journal.is_session(layer_id):
+        raise Refused("a layer has no proper id")
     cache = journal.cache(places, pod)
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
@@ -224,6 +230,20 @@ def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     layers.make_durable(cache)  # what is here by its id is whole
     (cache / f".{layer_id}").rename(cache / layer_id)
     link.send(wire.Done())
+
+
+def _take_archive(places: Places, link: Link, pod: str, fd: int) -> None:
+    """Write the archive to *fd* as it comes; keep the layers that come between its parts."""
+    with open(fd, "wb", closefd=False) as file:
+        while not isinstance(
+            message := link.receive(wire.Archive, wire.Layer, wire.Head), wire.Head
+        ):
+            if isinstance(message, wire.Layer):
+                _keep_layer(places, pod, message.id, link)
+            else:
+                file.writelines(link.receive_stream())
+        file.seek(0)
+        file.write(message.data)
 
 
 def _take_pod(
@@ -241,9 +261,7 @@ def _take_pod(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
     try:
-        with open(file.fd, "wb", closefd=False) as stream:
-            stream.writelines(link.receive_stream())
-        os.pwrite(file.fd, link.receive(wire.Head).data, 0)
+        _take_archive(places, link, offer.pod, file.fd)
 
         def gate() -> None:
             link.send(wire.Prepared())

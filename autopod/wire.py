@@ -97,11 +97,11 @@ class Layer(Message, frozen=True):
 
 
 class Archive(Message, frozen=True):
-    """The archive follows, a stream, then its Head. It is still being written while it is sent."""
+    """The next part of the archive follows, a stream. It may still be being written."""
 
 
 class Head(Message, frozen=True):
-    """The archive begins with *data*, whatever the stream had there."""
+    """That was the archive; it begins with *data*, whatever its first part had there."""
 
     data: bytes
 
@@ -217,16 +217,7 @@ class Link:
                 pass
 
     def send_stream(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Send a stream of bytes, or the rest of one.
-
-        Raises:
-            LinkCut: the connection has ended.
-        """
-        self.send_pieces(pieces)
-        self._send(b"")
-
-    def send_pieces(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Send a part of a stream, which send_stream() will end.
+        """Send a stream of bytes.
 
         Raises:
             LinkCut: the connection has ended.
@@ -235,6 +226,7 @@ class Link:
             view = memoryview(piece)
             for start in range(0, len(view), PIECE):
                 self._send(view[start : start + PIECE])
+        self._send(b"")
 
     def receive_stream(self) -> Iterator[bytes]:
         """Yield a stream of bytes, to its end.

@@ -72,6 +72,9 @@ class Handover(Protocol):
     def pass_on(self, fd: int, size: int) -> None:
         """Take *size* bytes of the archive, which is being written to *fd*, but its HEAD."""
 
+    def pass_files(self) -> None:
+        """Take what was written to files so far, and add to *below*: soon the pod stands still."""
+
     def offer(self) -> None:
         """Take the archive, which is complete, while the pod is frozen; raise, and it goes on.
 
@@ -187,6 +190,7 @@ def _copy_ahead(
         give = handover.pass_on
         with progress.step("memory, while it runs"):
             ahead.copy(lambda: give(*writer.so_far()))
+            handover.pass_files()
 
 
 def _packing(places: Places, stack: ExitStack) -> Packing:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autopod import journal
+from ckpt import stack
 from examples import hosts
 from examples.exim.mail import wait_until
 from launcher.errors import Locked
@@ -62,6 +63,32 @@ def test_there_and_back_again(pair, debian_root):
         goes_on(target, before)
         assert source.living("pod") == 0
         assert not source.root("pod").exists()
+
+
+BUSY = """\
+n = 0
+open("/var/tmp/busy", "wb").close()
+while True:
+    n += 1
+    with open("/var/tmp/busy", "r+b") as file:
+        file.write(bytes([n % 256]) * (8 << 20))
+    with open("/var/tmp/count", "w") as file:
+        file.write(f"{n}\\n")
+"""
+
+
+def test_files_that_are_written_all_the_time_go_ahead(pair, debian_root):
+    source, target = pair
+    source.run("autopod", "add", "pod", "--base", debian_root)
+    (source.root("pod") / "var/tmp/busy.py").write_text(BUSY)
+    source.run("autopod", "addproc", "pod", "/usr/bin/python3", "/var/tmp/busy.py")
+    wait_until(lambda: count(source) > 1, "it writes")
+    before = count(source)
+    source.run("autopod", "migrate", "pod", target.name)
+    goes_on(target, before)
+    # Sealed for the offer, when memory had gone, and when the pod stood still.
+    assert len(stack.status(target.places, "pod").layers) == 3
+    assert (target.root("pod") / "var/tmp/busy").stat().st_size == 8 << 20
 
 
 SOURCE_FAULTS = [
