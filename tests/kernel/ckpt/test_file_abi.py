@@ -13,6 +13,7 @@ HEADERS = [
     "linux/eventpoll.h",
     "linux/fcntl.h",
     "linux/filter.h",
+    "linux/if_packet.h",
     "linux/in.h",
     "linux/in6.h",
     "linux/inotify.h",
@@ -56,14 +57,14 @@ CONSTANTS |= {"F_OFD_SETLK": locks._F_OFD_SETLK, "FD_CLOEXEC": late._FD_CLOEXEC}
 
 def _options():
     """The socket options, by their names in the headers."""
-    prefixes = {"ip_": "IP_", "ipv6_": "IPV6_", "tcp_": "TCP_", "udp_": "UDP_"}
+    prefixes = ("ip_", "ipv6_", "tcp_", "udp_", "netlink_", "packet_")
     newer = {"passpidfd", "ip_local_port_range", "ipv6_multicast_all"}  # than Debian 12's headers
     for table in (*sockets.TABLES.values(), sockets.TCP, sockets.UDP):
         for name, (_, number, _) in table.items():
             if name in newer or name in {"rcvtimeo", "sndtimeo"}:
                 continue
-            prefix = next((p for p in (*prefixes, "netlink_") if name.startswith(p)), None)
-            yield (name.upper() if prefix else f"SO_{name.upper()}"), number
+            known = name.startswith(prefixes)
+            yield (name.upper() if known else f"SO_{name.upper()}"), number
 
 
 CONSTANTS |= dict(_options())
