@@ -131,6 +131,7 @@ TCP: Final[Table] = _table(
 UDP: Final[Table] = _table(
     socket.IPPROTO_UDP,
     _INT,
+    udp_cork=1,
     udp_no_check6_tx=101,
     udp_no_check6_rx=102,
     udp_segment=103,

@@ -1,8 +1,11 @@
 """UDP sockets: udp(7). What waits in them comes again, from its sender, when the pod goes on."""
 
 import contextlib
+import fcntl
 import ipaddress
 import socket
+import struct
+import termios
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +17,6 @@ from ckpt.kinds.multicast import Multicast
 from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
 from ckpt.model import OpenFile
 
-_UDP_CORK: Final = 1
 _SO_PEEK_OFF: Final = 42
 _LARGEST: Final = 1 << 16
 _IP_RECVORIGDSTADDR: Final = 20
@@ -69,7 +71,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         common = inet.collect_common(source, {**sockets.TABLES[s.family], **sockets.UDP}, dump)
         if common is None:
             return None
-        if s.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+        if common.options["udp_cork"] != [0] and _holds_something(s):
             dump.refuse(source, "it is corked: a datagram is being put together")
             return None
         return State(
@@ -106,6 +108,12 @@ def release(state: State, s: socket.socket, load: Loader, forge: Forge) -> None:
 def is_late(state: State) -> bool:
     """Is there something for release() to do?"""
     return bool(state.waiting)
+
+
+def _holds_something(s: socket.socket) -> bool:
+    """Is there memory that *s* has not sent? No call shows what is in it: SIOCOUTQ of udp(7)."""
+    (count,) = struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, bytes(4)))
+    return bool(count)
 
 
 def _has_strangers(state: State) -> bool:

@@ -22,6 +22,9 @@ waiting.bind(("::", 55))
 for number in range(20):
     six.sendto(b"%d" % number, ("::1", 55))
     server.sendto(b"four %d" % number, ("127.0.0.1", 55))
+corked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+corked.setsockopt(socket.IPPROTO_UDP, 1, 1)  # UDP_CORK
+corked.connect(("127.0.0.1", 53))
 group = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
 member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 member.bind(("", 56))
@@ -49,5 +52,9 @@ member.settimeout(30)
 server.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
 server.sendto(b"to all", ("239.1.2.3", 56))
 assert member.recv(100) == b"to all"
+corked.send(b"in two ")
+corked.send(b"parts")
+corked.setsockopt(socket.IPPROTO_UDP, 1, 0)
+assert server.recv(100) == b"in two parts"
 
 print("ok", flush=True)

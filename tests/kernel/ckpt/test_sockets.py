@@ -425,6 +425,18 @@ def test_raw_sockets():
     roundtrip(setup, check, network=True, mounts=True)
 
 
+def test_a_corked_datagram_is_refused():
+    def setup():
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.connect(("127.0.0.1", 9))
+        s.setsockopt(socket.IPPROTO_UDP, 1, 1)  # UDP_CORK
+        s.send(b"to be continued")
+        put(s, 10)
+
+    (refusal,) = refusals(setup, network=True)
+    assert refusal.why == "it is corked: a datagram is being put together"
+
+
 def packet_socket():
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     s.bind(("lo", 0x88B5))
