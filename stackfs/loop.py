@@ -8,13 +8,14 @@ wait_readable every request costs two passes through the scheduler and three sys
 pyfuse3 finds trio in a module global. `install` puts a namespace there with a lock that its
 holder may take again at once, and a wait_readable that looks with poll(2) first and gives other
 tasks a turn after 64 requests. A handler that awaits anything calls `yield_reader` first, so that
-another worker reads on meanwhile.
+another worker reads on meanwhile; a worker that ends wakes another one.
 
 Source: pyfuse3 3.5.0, src/pyfuse3/internal.pxi, _wait_fuse_readable() and _session_loop().
 """
 
 import select
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import SimpleNamespace, TracebackType
 
 import pyfuse3
@@ -55,6 +56,33 @@ class ReadLock:
     def wake_all(self) -> None:
         """Let all waiting workers see that the connection is gone."""
         self._waiting.unpark_all()
+
+
+class _Nursery:
+    """Of the workers. One may read that the connection is gone without having seen it before."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(
+        self, function: Callable[..., Awaitable[None]], *args: object, name: object = None
+    ) -> None:
+        """Start a worker, at the end of which another one looks."""
+
+        async def work() -> None:
+            try:
+                await function(*args)
+            finally:
+                yield_reader()
+
+        self._nursery.start_soon(work, name=name)
+
+
+@asynccontextmanager
+async def open_nursery() -> AsyncIterator[_Nursery]:
+    """Open a nursery for workers, as trio.open_nursery() does."""
+    async with trio.open_nursery() as nursery:
+        yield _Nursery(nursery)
 
 
 _hooks: list[tuple[Callable[[], bool], Callable[[], None]]] = []
@@ -99,7 +127,7 @@ def install(before: Callable[[], bool], settle: Callable[[], None]) -> None:
     pyfuse3.trio = SimpleNamespace(  # type: ignore[attr-defined]
         Lock=ReadLock,
         ClosedResourceError=trio.ClosedResourceError,
-        open_nursery=trio.open_nursery,
+        open_nursery=open_nursery,
         lowlevel=SimpleNamespace(
             wait_readable=wait_readable,
             current_task=trio.lowlevel.current_task,

@@ -1,0 +1,30 @@
+"""The workers that read requests: none waits for a turn that never comes."""
+
+import trio
+import trio.testing
+
+from stackfs import loop
+
+
+async def test_a_worker_that_ends_wakes_the_one_that_waits():
+    """As when a read says that the connection is gone, which poll(2) before it did not."""
+    lock = loop.ReadLock()
+    reading = trio.Event()
+
+    async def reader():
+        async with lock:
+            reading.set()
+            await trio.testing.wait_all_tasks_blocked()  # the other one waits for its turn
+
+    async def waiter():
+        await reading.wait()
+        async with lock:
+            pass
+
+    try:
+        with trio.fail_after(5):
+            async with loop.open_nursery() as nursery:
+                nursery.start_soon(reader, name="reader")
+                nursery.start_soon(waiter, name="waiter")
+    finally:
+        loop._locks.remove(lock)
