@@ -206,8 +206,12 @@ def _send(connection: socket.socket, op: str, **arguments: object) -> None:
 
 
 def _receive(connection: socket.socket, pod: str, op: str, kind: type[T]) -> T:
-    with connection.makefile("rb") as stream:
-        line = stream.readline(_MAX_REPLY)
+    try:
+        with connection.makefile("rb") as stream:
+            line = stream.readline(_MAX_REPLY)
+    except TimeoutError:
+        hint = "is the disk below very busy? stackfs stats tells whether it goes on"
+        raise StackError(f"stackfs of pod {pod!r} does not answer", hint) from None
     try:
         reply: Any = json.loads(line)
         if not reply["ok"]:
