@@ -57,6 +57,8 @@ UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00
 UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
+UFFDIO_UNREGISTER: Final = 0x8010AA01
+UFFDIO_WRITEPROTECT: Final = 0xC018AA06
 
 # The same on every architecture: include/uapi/asm-generic/unistd.h and syscall_64.tbl differ below
 # 403, so that these go through arch/ or are given by libc.
@@ -140,6 +142,18 @@ class uffdio_api(ctypes.Structure):
     """Argument of ioctl UFFDIO_API: <linux/userfaultfd.h>."""
 
     _fields_ = (("api", c_uint64), ("features", c_uint64), ("ioctls", c_uint64))
+
+
+class uffdio_range(ctypes.Structure):
+    """Argument of ioctl UFFDIO_UNREGISTER: <linux/userfaultfd.h>."""
+
+    _fields_ = (("start", c_uint64), ("len", c_uint64))
+
+
+class uffdio_writeprotect(ctypes.Structure):
+    """Argument of ioctl UFFDIO_WRITEPROTECT: <linux/userfaultfd.h>."""
+
+    _fields_ = (("start", c_uint64), ("len", c_uint64), ("mode", c_uint64))
 
 
 class uffdio_register(ctypes.Structure):

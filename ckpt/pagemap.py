@@ -42,6 +42,14 @@ class PageMap:
         found = self._scan_own(start, end)
         return self._read(start, end) if found is None else found
 
+    def is_watched(self, start: int) -> bool:
+        """Is the mapping at *start* watched for what is written to it (ckpt/watch.py)?"""
+        try:
+            self._scan_own(start, start + PAGE_SIZE, flags=abi.PM_SCAN_CHECK_WPASYNC)
+        except PermissionError:
+            return False
+        return True
+
     def take_written(self, start: int, end: int) -> list[Range]:
         """Return what own_pages() does and was written to since the last call; begin anew.
 

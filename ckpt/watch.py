@@ -48,7 +48,8 @@ class Watched(Struct):
         self.view, self.written = view, []
         with PageMap(self.view) as pages:
             for mapping in _private(self.view):
-                self._register(mapping)
+                if not pages.is_watched(mapping.start):
+                    self._register(mapping.start, mapping.end - mapping.start)
                 self.written += pages.take_written(mapping.start, mapping.end)
 
     def settle(self, view: int) -> None:
@@ -58,12 +59,23 @@ class Watched(Struct):
                 for start, end in pages.written(mapping.start, mapping.end):
                     self.copied.cut(start, end)
 
-    def _register(self, mapping: procfs.Mapping) -> None:
-        """Have a mapping watched, if the kernel does that with it; again is no error."""
-        length = mapping.end - mapping.start
-        wanted = abi.uffdio_register(mapping.start, length, abi.UFFDIO_REGISTER_MODE_WP)
+    def _register(self, start: int, length: int) -> None:
+        """Have a mapping watched, if the kernel does that with it.
+
+        It may have been watched before: who moves memory (mremap(2)) ends that for all of the
+        mapping it becomes a part of, but pages stay marked as not written to. No mark is believed
+        but those that are made from now on.
+        """
+        wanted = abi.uffdio_register(start, length, abi.UFFDIO_REGISTER_MODE_WP)
         with contextlib.suppress(OSError):
             abi.ioctl(self.fd, abi.UFFDIO_REGISTER, wanted)
+            try:
+                abi.ioctl(
+                    self.fd, abi.UFFDIO_WRITEPROTECT, abi.uffdio_writeprotect(start, length, 0)
+                )
+            except OSError:
+                abi.ioctl(self.fd, abi.UFFDIO_UNREGISTER, abi.uffdio_range(start, length))
+                raise
 
 
 def watch(process: FrozenProcess) -> Watched | None:
