@@ -9,6 +9,7 @@
 #                PYTEST_ARGS=…)
 #   make fuzz    archives that are wrong in random ways, for some minutes (FUZZ=20: how many times
 #                as many as in make test)
+#   make test-programs   real programs under load, restarted ROUNDS=20 times each
 #   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
 #                docs/notes/kernels.md)
 #   make bench   measurements; the table goes to build/results.md, too
@@ -36,7 +37,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-.PHONY: setup packages compiled demo demo-apache demo-redis test test-kernels fuzz bench clean
+.PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -77,6 +78,10 @@ test: setup
 fuzz: export FUZZ ?= 20
 fuzz: setup
 	.venv/bin/python -m pytest tests/unit/ckpt/test_fuzz.py tests/kernel/ckpt/test_fuzz_real.py $(PYTEST_ARGS)
+
+ROUNDS ?= 20
+test-programs: setup
+	.venv/bin/python -m pytest tests/kernel/autopod/programs -rP --rounds $(ROUNDS) $(PYTEST_ARGS)
 
 test-kernels: setup
 	@.venv/bin/python -m tests.kernels $(KERNELS_ARGS)

@@ -46,10 +46,14 @@ class Clients:
         self._threads.append(thread)
         thread.start()
 
-    def answered(self, asked: float, *, whole: bool = True) -> None:
-        """Note an answer to what was asked at *asked* (time.monotonic()), or a first part of it."""
+    def __len__(self) -> int:
+        """How many clients there are."""
+        return len(self._threads)
+
+    def answered(self, asked: float, number: int = 1) -> None:
+        """Note answers to what was asked at *asked* (time.monotonic()); none yet: a first part."""
         with self._lock:
-            self.seen.answers += whole
+            self.seen.answers += number
             self.seen.slowest_s = max(self.seen.slowest_s, time.monotonic() - asked)
 
     def take_slowest(self) -> float:

@@ -22,7 +22,8 @@ from pathlib import Path
 CACHE = Path("/var/cache/autopod/roots")
 PACKAGES = ("apache2", "exim4-daemon-light", "media-types", "procps", "python3")
 SERVERS = (
-    "nginx-light", "postgresql-15", "postgresql-contrib", "procps", "python3", "redis-server",
+    "nginx-light", "nodejs", "postgresql-15", "postgresql-contrib", "procps", "python3",
+    "redis-server", "socat", "vim",
 )  # fmt: skip
 _NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 

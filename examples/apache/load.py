@@ -38,7 +38,7 @@ class Connection:
             if answer.status != http.client.OK:
                 raise ValueError(f"{path}: status {answer.status}")
             while piece := answer.read(PIECE):
-                self._clients.answered(asked, whole=False)
+                self._clients.answered(asked, 0)
                 yield piece
                 asked = time.monotonic()
         except http.client.HTTPException as e:
