@@ -1,8 +1,8 @@
 """Pseudo-terminals of the pod: pty(7), ioctl_tty(2).
 
 A pair is an object; its master may be in the pod (a terminal emulator, sshd) or outside (the
-console of `launcher run -t`), and then goes to the pod's holder. What was typed and not yet
-read, or written and not yet shown, is lost: reading it would take it from the program.
+console of `launcher run -t`), and then goes to the pod's holder, and what was typed there and not
+read is lost.
 """
 
 import errno
@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import flags, location, termios
+from ckpt.kinds import flags, location, ptyqueue, termios
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -53,6 +53,7 @@ class ObjectState(msgspec.Struct, frozen=True):
         packet: does the master read in packet mode?
         exclusive: may it not be opened any more (TIOCEXCL)?
         uid, gid, mode: of the slave's node.
+        queues: what is on its way between the ends.
     """
 
     directory: bytes
@@ -66,6 +67,7 @@ class ObjectState(msgspec.Struct, frozen=True):
     uid: int
     gid: int
     mode: int
+    queues: ptyqueue.Queues = ptyqueue.Queues()
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -124,9 +126,34 @@ def collect_pair(fd: int, index: int, dump: Dump) -> int:
         uid=stat.st_uid,
         gid=stat.st_gid,
         mode=mode_bits.S_IMODE(stat.st_mode),
+        queues=_queues(master, index, path, dump),
     )
     dump.set_object(number, state)
     return number
+
+
+def _queues(master: Source | None, index: int, path: bytes, dump: Dump) -> ptyqueue.Queues:
+    """Return what the pair holds.
+
+    A slave that nobody has open is opened only if there is something: its closing hangs up.
+    """
+    if master is None or _is_on(master.local_fd, _TIOCGPTLCK):
+        return ptyqueue.Queues()
+    if not _has_slave(index, dump) and not ptyqueue.has_output(master.local_fd):
+        return ptyqueue.Queues()
+    slave = location.open_in_pod(dump.pod_root_fd, path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return ptyqueue.look(master.local_fd, slave)
+    finally:
+        os.close(slave)
+
+
+def _has_slave(index: int, dump: Dump) -> bool:
+    return any(
+        recognises(s, dump) and not _is_master(s.stat) and _index(s) == index
+        for s in dump.sources()
+        if location.is_inside(s, dump)
+    )
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
@@ -146,8 +173,10 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> tuple[int, bytes]:
     _put(master, _TIOCSPTLCK, 0)
     slave = slave_path(state)
     # Stays open for now: the master would hang up if its last slave went (drivers/tty/pty.c).
-    fd = workshop.temporary(os.open(slave, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    how = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = workshop.temporary(os.open(slave, how))
     termios.rebuild(state.settings, fd)
+    ptyqueue.put(state.queues, master, fd)
     fcntl.ioctl(fd, _TIOCSWINSZ, struct.pack("4H", *state.size))
     os.fchown(fd, state.uid, state.gid)
     os.fchmod(fd, state.mode)

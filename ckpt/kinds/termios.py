@@ -14,7 +14,8 @@ from ckpt.kinds import flags
 
 _TCGETS2: Final = 0x802C542A
 _TCSETS2: Final = 0x402C542B
-_TERMIOS2: Final = struct.Struct("=IIIIB19sII")
+TERMIOS2: Final = struct.Struct("=IIIIB19sII")
+"""struct termios2: c_iflag, c_oflag, c_cflag, c_lflag, c_line, c_cc, c_ispeed, c_ospeed."""
 _BAUD: Final = 0o010017  # CBAUD: the speed itself is in c_ispeed and c_ospeed
 
 _INPUT: Final = {
@@ -69,8 +70,7 @@ def collect(fd: int) -> Settings:
         OSError: EIO: it was hung up.
         ValueError: a flag is unknown.
     """
-    raw = fcntl.ioctl(fd, _TCGETS2, bytes(_TERMIOS2.size))
-    iflag, oflag, cflag, lflag, line, characters, ispeed, ospeed = _TERMIOS2.unpack(raw)
+    iflag, oflag, cflag, lflag, line, characters, ispeed, ospeed = TERMIOS2.unpack(get(fd))
     return Settings(
         input=flags.bit_names(iflag, _INPUT),
         output=flags.bit_names(oflag, _OUTPUT),
@@ -88,7 +88,7 @@ def rebuild(settings: Settings, fd: int) -> None:
     codes = {speed: code for code, speed in _SPEEDS.items()}
     baud = codes.get(settings.output_speed, _OTHER_SPEED)
     characters = bytes(settings.characters.get(name, 0) for name in _CHARACTERS)
-    raw = _TERMIOS2.pack(
+    raw = TERMIOS2.pack(
         flags.bits(settings.input, _INPUT),
         flags.bits(settings.output, _OUTPUT),
         flags.bits(settings.control, _CONTROL) | baud,
@@ -98,4 +98,14 @@ def rebuild(settings: Settings, fd: int) -> None:
         settings.input_speed,
         settings.output_speed,
     )
+    put(fd, raw)
+
+
+def get(fd: int) -> bytes:
+    """Return the settings as the kernel has them: TERMIOS2."""
+    return fcntl.ioctl(fd, _TCGETS2, bytes(TERMIOS2.size))
+
+
+def put(fd: int, raw: bytes) -> None:
+    """Set what get() has returned; nothing that waits to be read is lost."""
     fcntl.ioctl(fd, _TCSETS2, raw)

@@ -54,6 +54,44 @@ def test_pair_inside():
     roundtrip(with_devpts(setup), check, mounts=True, before=own_devpts)
 
 
+def test_what_is_on_its_way():
+    def setup():
+        own_devpts()
+        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
+        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
+        at(os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY), 11)
+        settings = termios.tcgetattr(11)
+        settings[3] &= ~termios.ECHO
+        termios.tcsetattr(11, termios.TCSANOW, settings)
+        os.write(11, b"shown\n")
+        os.write(10, b"line\rnot yet")
+
+    def check(_):
+        assert os.read(10, 100) == b"shown\r\n"
+        assert os.read(11, 100) == b"line\n"
+        os.write(10, b"\x7f\x7f\x7fnow\r")
+        assert os.read(11, 100) == b"not now\n"
+
+    roundtrip(setup, check, mounts=True, before=own_devpts)
+
+
+def test_the_last_output_of_a_program_that_has_ended():
+    def setup():
+        own_devpts()
+        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
+        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
+        slave = os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY)
+        os.write(slave, b"bye")
+        os.close(slave)
+
+    def check(_):
+        assert os.read(10, 100) == b"bye"
+        with pytest.raises(OSError, match="Input/output error"):
+            os.read(10, 100)
+
+    roundtrip(setup, check, mounts=True, before=own_devpts)
+
+
 def lead_session():
     os.setsid()
     own_devpts()
