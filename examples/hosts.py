@@ -74,6 +74,12 @@ class Machine:
             self._service.wait()
             self._service = None
 
+    def configure(self, pod: str, text: str) -> None:
+        """Write the configuration of *pod*."""
+        file = self.places.config(pod)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
     def root(self, pod: str) -> Path:
         """Where the root of *pod* is mounted."""
         return self.prefix / "autopod" / pod / "root"

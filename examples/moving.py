@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import statistics
 import sys
@@ -104,9 +103,7 @@ class Demo:
 
     def _start(self, machine: Machine, base: Path) -> None:
         pod = self.service.pod
-        configuration = machine.places.config(pod)
-        configuration.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(__file__).parent / pod / "pod.toml", configuration)
+        machine.configure(pod, (Path(__file__).parent / pod / "pod.toml").read_text())
         with self.out.step(f"The pod is added at host {machine.name} and its program started"):
             self._run(machine, "autopod", "add", pod, "--base", base)
             self.service.prepare(machine.root(pod))

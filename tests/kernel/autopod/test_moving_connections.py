@@ -26,9 +26,7 @@ def client(pair):  # noqa: F811
 
 
 def serve(machine, debian_root):
-    config = machine.places.config("pod")
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(TOML)
+    machine.configure("pod", TOML)
     machine.run("autopod", "add", "pod", "--base", debian_root)
     program = machine.root("pod") / "var/tmp/stream.py"
     program.write_text(Path(stream.__file__).read_text())

@@ -1,4 +1,4 @@
-"""Real programs under load are checkpointed and restarted again and again, and nothing is lost.
+"""Real programs under load are restarted and moved again and again, and nothing is lost.
 
 Their clients are outside of the pod; their connections stay open, each answer is checked.
 `make test-programs ROUNDS=20` does it for longer, and shows what was counted.
@@ -6,81 +6,101 @@ Their clients are outside of the pod; their connections stay open, each answer i
 
 import re
 import statistics
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from examples import hosts
 from examples.clients import Clients
 from examples.exim.mail import wait_until
-from tests.kernel.autopod.programs import databases, exim, shell, web
-from tests.kernel.autopod.programs.program import EXAMPLES, Pod, Program, listens
+from examples.moving import CLIENT
+from launcher import wall
+from tests.kernel.autopod.programs.program import Pod, listens
+from tests.kernel.autopod.programs.table import PROGRAMS
+from tests.kernel.autopod.test_migrate import pair  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 
 
-def example(name):
-    """The configuration of an example's pod."""
-    return (EXAMPLES / name / "pod.toml").read_text()
+def pytest_generate_tests(metafunc):
+    """All are restarted and moved; if only once, some are left to the demonstrations."""
+    few = metafunc.function is test_moved and metafunc.config.getoption("rounds") == 1
+    metafunc.parametrize("name", ["exim", "postgresql", "vim"] if few else PROGRAMS)
 
 
-PYTHON = ("/usr/bin/python3", "-m", "http.server", "-p", "HTTP/1.1", "-d", "/var/www/html", "80")
-REDIS = ("/usr/bin/redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "")
-PROGRAMS = {
-    "exim": Program(
-        "exim_root",
-        ("/usr/sbin/exim4",),
-        25,
-        exim.delivered,
-        exim.patient,
-        example("exim"),
-        "10.98.0.10",
-    ),
-    "apache": Program(
-        "apache_root",
-        ("/usr/sbin/apache2",),
-        80,
-        web.visited,
-        web.apache,
-        example("apache"),
-        "10.98.0.20",
-    ),
-    "nginx": Program(
-        "services_root", ("/usr/sbin/nginx", "-g", "daemon off;"), 80, web.visited, web.nginx
-    ),
-    "redis": Program(
-        "services_root", REDIS, 6379, databases.written, toml=example("redis"), address="10.98.0.40"
-    ),
-    "postgresql": Program(
-        "services_root", ("/bin/sh", "-ec", databases.POSTGRES), 5432, databases.benchmarked
-    ),
-    "python": Program("services_root", PYTHON, 80, web.visited, web.pages),
-    "node": Program(
-        "services_root", ("/usr/bin/node", "/root/counter.js"), 80, web.counted, web.node
-    ),
-    "vim": Program("services_root", shell.START, 23, shell.typed, toml=shell.TERMINAL),
-}
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_nothing_is_lost(host, request, rounds, name):
-    program = PROGRAMS[name]
-    pod = start(host, name, program, request.getfixturevalue(program.tree))
-    clients = Clients()
+def test_restarted(host, request, rounds, name):
+    tree = request.getfixturevalue(PROGRAMS[name].tree)
     frozen = []
-    try:
-        with program.load(pod, clients):
-            for _ in range(rounds):
-                go_on(clients)
-                frozen.append(restart(host, name))
+
+    def restart():
+        archive = host.prefix / f"{name}.pod"
+        said = host.run("autopod", "checkpoint", name, "-o", archive)
+        host.run("launcher", "ps", name, expect=1)  # it is gone
+        host.run("autopod", "restart", name, "-i", archive)
+        frozen.append(float(re.search(r"frozen ([\d.]+) ms", said)[1]))
+
+    with under_load(name, host, tree) as clients:
+        for _ in range(rounds):
+            restart()
             go_on(clients)
+    print(f"{name}: {rounds} restarts, frozen {statistics.median(frozen):.0f} ms (median)")
+
+
+def test_moved(pair, request, rounds, name):  # noqa: F811
+    tree = request.getfixturevalue(PROGRAMS[name].tree)
+    a, b = pair
+    pauses = []
+
+    def move(source, target):
+        clients.take_slowest()
+        source.run("autopod", "migrate", name, target.name)
+        go_on(clients)
+        pauses.append(clients.take_slowest())
+        assert target.living(name)
+        assert not source.living(name)
+
+    with client_of(pair), under_load(name, a, tree) as clients:
+        for _ in range(rounds):
+            move(a, b)
+            move(b, a)
+    median = statistics.median(pauses) * 1e3
+    print(f"{name}: {len(pauses)} moves, longest wait {median:.0f} ms (median)")
+
+
+@contextmanager
+def client_of(machines):
+    """Be at a third host for a while, beside the pods of *machines*."""
+    with (
+        hosts.switch(machines, CLIENT) as netns,
+        open(netns) as there,
+        wall.inside(there.fileno()),
+    ):
+        yield
+
+
+@contextmanager
+def under_load(name, host, tree):
+    """Start the program in a pod, and its clients; at the end all must be right.
+
+    Yields:
+        The clients.
+    """
+    program = PROGRAMS[name]
+    clients = Clients()
+    try:
+        pod = start(host, name, program, tree)
+        with program.load(pod, clients):
+            go_on(clients)
+            yield clients
             seen = clients.end()
             assert not seen.failures
     except BaseException as e:
-        e.add_note(f"after {len(frozen)} restarts; {host.log(name)[-2000:]}")
+        e.add_note(host.run("launcher", "logs", name, expect=None)[-2000:])
         raise
     finally:
-        clients.end()
-    median = statistics.median(frozen)
-    print(f"{name}: {rounds} restarts, {seen.answers} answers, frozen {median:.0f} ms (median)")
+        seen = clients.end()
+    print(f"{name}: {seen.answers} answers")
 
 
 def start(host, name, program, tree):
@@ -89,12 +109,8 @@ def start(host, name, program, tree):
     host.run("autopod", "add", name, "--base", tree)
     program.prepare(host.root(name))
     host.run("autopod", "addproc", name, *program.start)
-    try:
-        wait_until(lambda: listens(program.address, program.port), f"{name} listens")
-    except TimeoutError as e:
-        e.add_note(host.log(name))
-        raise
-    return Pod(host.root(name), tree, program.address)
+    wait_until(lambda: listens(program.address, program.port), f"{name} listens")
+    return Pod(host.root(name), Path(tree), program.address)
 
 
 def go_on(clients):
@@ -102,12 +118,3 @@ def go_on(clients):
     enough = clients.seen.answers + 3 * len(clients)
     wait_until(lambda: clients.seen.failures or clients.seen.answers >= enough, "they go on")
     assert not clients.seen.failures
-
-
-def restart(host, name):
-    """Checkpoint the pod, which ends, and restart it; return how long it was frozen, in ms."""
-    archive = host.prefix / f"{name}.pod"
-    said = host.run("autopod", "checkpoint", name, "-o", archive)
-    host.run("launcher", "ps", name, expect=1)  # it is gone
-    host.run("autopod", "restart", name, "-i", archive)
-    return float(re.search(r"frozen ([\d.]+) ms", said)[1])
