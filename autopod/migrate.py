@@ -257,9 +257,9 @@ class _Handover:
             self._sender.link.receive(wire.Prepared)
         journal.depart(self._places, self._pod, self._departure)
 
-    def release(self) -> None:
+    def release(self, held: Sequence[bytes]) -> None:
         """Let it go there. If the link is cut now, the journal tells how it goes on."""
         with self._sender.progress.step("release"), suppress(LinkCut, PeerFailed, Refused):
-            self._sender.link.send(wire.Release())
+            self._sender.link.send(wire.Release(list(held)))
             self.taken = self._sender.link.receive(wire.Living)
             self.living_ns = time.monotonic_ns()

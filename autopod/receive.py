@@ -7,7 +7,7 @@ ends with the process that receives it.
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -263,14 +263,15 @@ def _take_pod(
     try:
         _take_archive(places, link, offer.pod, file.fd)
 
-        def gate() -> None:
+        def gate() -> Sequence[bytes]:
             link.send(wire.Prepared())
             layers.make_durable(places.state(offer.pod))  # while the other host ends the pod
-            link.receive(wire.Release)
+            held = link.receive(wire.Release).held
             file.commit(durable=False)
             decided = journal.decide(places, offer.session, Arrival("released", offer.pod))
             if decided.outcome == "refused":
                 raise Refused("the other host has been told that the pod is not taken")
+            return held
 
         report = restore.restore(
             places,

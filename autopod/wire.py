@@ -22,7 +22,7 @@ from autopod.hosts import Host
 from ckpt.archive import keys, schema
 from launcher.places import Places
 
-VERSION: Final = 3
+VERSION: Final = 4
 PIECE: Final = 1 << 20
 _MAX_MESSAGE: Final = 1 << 22
 _LENGTH: Final = struct.Struct(">I")
@@ -119,7 +119,13 @@ class Prepared(Message, frozen=True):
 
 
 class Release(Message, frozen=True):
-    """The pod does not run at its former host any more: let it go."""
+    """The pod does not run at its former host any more: let it go.
+
+    Attributes:
+        held: what has come for it there since it stood still (launcher.held).
+    """
+
+    held: list[bytes] = []
 
 
 class Living(Message, frozen=True):

@@ -20,7 +20,7 @@ from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
 from ckpt.copied import Copied
-from ckpt.freeze import Freeze
+from ckpt.freeze import Freeze, FrozenProcess
 from ckpt.kinds import memory, registers
 from ckpt.model import NotCheckpointable, Refusal
 from ckpt.openfiles import FileCollector
@@ -81,8 +81,12 @@ class Handover(Protocol):
         Afterwards the archive and the pod's layers here are durable.
         """
 
-    def release(self) -> None:
-        """Let the pod go on elsewhere: here it has ended."""
+    def release(self, held: Sequence[bytes]) -> None:
+        """Let the pod go on elsewhere: here it has ended.
+
+        Args:
+            held: what has come for it since it stood still (launcher.held).
+        """
 
 
 def check(places: Places, pod: str) -> list[Refusal]:
@@ -144,7 +148,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         wire = stack.enter_context(Wire(running))  # entering and leaving it takes a while
         freeze = stack.enter_context(Freeze())
         stack.callback(wire.open)
-        frozen = freeze.stop_all(lambda: enter.pids(running))
+        frozen = _stop(running, freeze, wire if handover else None)
         copied = ahead.finish(frozen)
         collector = stack.enter_context(
             _collector(places, running, root_fd, policy, writer.pages.add, wire)
@@ -171,7 +175,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         if not leave_running:
             holder.leave(places, pod)  # what is killed now is not to be started again
             _end(running, freeze, collector, wire)
-            _release(running, handover)
+            _release(running, handover, wire)
     return DumpReport(
         frozen_ns,
         freeze.began_ns,
@@ -180,6 +184,14 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         summary.raw_bytes,
         wire.lost,
     )
+
+
+def _stop(running: pods.Pod, freeze: Freeze, wire: Wire | None) -> list[FrozenProcess]:
+    """Stop the pod's processes; what comes for it from now on is held back by *wire*."""
+    frozen = freeze.stop_all(lambda: enter.pids(running))
+    if wire is not None:
+        wire.hold()
+    return frozen
 
 
 def _copy_ahead(
@@ -267,7 +279,7 @@ def _collector(
         log_path=os.fspath(places.log(running.name)),
         store=store,
         tcp=tcp,
-        hold_network=wire.hold if wire else lambda _fd: None,
+        hold_network=wire.hold_for if wire else lambda _fd: None,
     )
 
 
@@ -323,9 +335,9 @@ def _end(running: pods.Pod, freeze: Freeze, collector: FileCollector, wire: Wire
         connections.silence(collector.sources())
 
 
-def _release(running: pods.Pod, handover: Handover | None) -> None:
+def _release(running: pods.Pod, handover: Handover | None, wire: Wire) -> None:
     """Take away what is left of a pod that has ended; whoever takes it over may let it go on."""
     if handover:
         network.leave_network(running.places, running.name)
-        handover.release()
+        handover.release(wire.caught())
     pods.destroy(running.places, running.name)

@@ -9,7 +9,7 @@ import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +46,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     give_console: Callable[[int, int], None],
     give_listener: Callable[[int], None],
     gate: Callable[[], None],
-    open_network: Callable[[], None],
+    open_network: Callable[[], AbstractContextManager[None]],
 ) -> list[str]:
     """Make the processes of *model* in the pod and let them go.
 
@@ -58,7 +58,8 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         give_console: see ckpt.seed.plant().
         give_listener: takes the listener of a filter, and duplicates it.
         gate: called when all stand, before one is let go; if it raises, none is.
-        open_network: lets packets pass; it is called when everything stands.
+        open_network: lets packets pass when it is entered, after the gate; when it is left, TCP
+            connections can take what comes.
 
     Returns:
         What is not quite as it was, and why.
@@ -84,8 +85,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         raising.build()
         tcp.settle()
         gate()
-        open_network()
-        with enter.network(running):
+        with open_network(), enter.network(running):
             tcp.release()
         raising.release()
     return raising.notes

@@ -8,8 +8,8 @@ fails, what was made is undone, and the pod's former state on this host is as it
 import ipaddress
 import pkgutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
 from launcher import config, enter, holder, network, pods
+from launcher.held import Delivery
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     progress: Progress,
     tcp: str | None = None,
     prepared: layers.Prepared | None = None,
-    gate: Callable[[], None] = lambda: None,
+    gate: Callable[[], Sequence[bytes]] = lambda: (),
     identities: "Sequence[X25519PrivateKey]" = (),
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
@@ -70,8 +71,9 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         progress: is told of the long steps.
         tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
         prepared: what the caller could do earlier; see layers.install().
-        gate: called when the pod stands, before its processes are let go; if it raises, the restart
-            has failed.
+        gate: called when the pod stands, before its processes are let go; returns what has come for
+            it over the network since it stood still (launcher.held). If it raises, the restart has
+            failed.
         identities: private keys that the archive may be encrypted to.
 
     Raises:
@@ -107,15 +109,14 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed.callback(pods.destroy, places, pod)
         marker.touch()
 
-        def pass_gate() -> None:
-            gate()
-            marker.unlink()
-
+        opening = _Opening(places, pod, gate)
+        failed.callback(opening.close)
         with progress.step("processes", archive.pages.count * PAGE_SIZE):
-            notes = _raise(places, running, model, archive, progress, pass_gate)
+            notes = _raise(running, model, archive, progress, opening)
         _keep(places, pod, settings)
         failed.pop_all()
         network.announce_network(places, pod)
+        opening.close()
     if installed.replaced is not None:
         notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
@@ -139,22 +140,20 @@ def _remove_state(places: Places, pod: str) -> None:
 
 
 def _raise(
-    places: Places,
     running: pods.Pod,
     model: Pod,
     archive: Archive,
     progress: Progress,
-    gate: Callable[[], None],
+    opening: "_Opening",
 ) -> list[str]:
+    places = running.places
+
     def pages(first: int, count: int) -> bytes:
         progress.advance(count * PAGE_SIZE)
         return archive.pages.read(first, count)
 
     def give_console(index: int, master_fd: int) -> None:
         holder.give_console(places, running.name, index, master_fd)
-
-    def open_network() -> None:
-        network.open_network(running.places, running.name)
 
     def give_listener(listener_fd: int) -> None:
         with holder.connect(places, running.name) as connection:
@@ -167,9 +166,33 @@ def _raise(
         pages=pages,
         give_console=give_console,
         give_listener=give_listener,
-        gate=gate,
-        open_network=open_network,
+        gate=opening.pass_gate,
+        open_network=opening.open_network,
     )
+
+
+class _Opening:
+    """The moment at which a pod is let go."""
+
+    def __init__(self, places: Places, pod: str, gate: Callable[[], Sequence[bytes]]) -> None:
+        self._places, self._pod, self._gate = places, pod, gate
+        self._held: Sequence[bytes] = ()
+        self._delivery = Delivery()
+
+    def pass_gate(self) -> None:
+        self._held = self._gate()
+        self._places.restarting(self._pod).unlink()
+
+    @contextmanager
+    def open_network(self) -> Iterator[None]:
+        """Let packets pass; what has come before is delivered when the context is left."""
+        network.open_network(self._places, self._pod)
+        yield
+        if port := network.port(self._places, self._pod):
+            self._delivery.send(port, self._held)
+
+    def close(self) -> None:
+        self._delivery.close()
 
 
 def _make_room(places: Places, pod: str) -> None:

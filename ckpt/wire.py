@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from ckpt.keeper import Keeper
 from ckpt.kinds import procinfo
-from launcher import cgroups, pods, wall
+from launcher import cgroups, held, network, pods, wall
 
 _PATIENCE_S: Final = 0.2
 _PAUSE_S: Final = 0.005
@@ -17,7 +17,7 @@ _PAUSE_S: Final = 0.005
 class Wire:
     """Holds the pod's packets back while its connections are read. Leaving the context cleans up.
 
-    Entered while the pod runs.
+    Entered while the pod runs. What comes for it meanwhile is delivered when packets pass again.
 
     If this process is killed, packets pass again, and the connections go on.
 
@@ -32,6 +32,9 @@ class Wire:
         self.lost: list[str] = []
         self._wall: wall.Wall | None = None
         self._keeper: Keeper | None = None
+        self._port = network.port(running.places, running.name)
+        self._catcher: held.Catcher | None = None
+        self._delivery = held.Delivery()
 
     def __enter__(self) -> Self:
         self._wait()
@@ -41,6 +44,9 @@ class Wire:
         os.close(self._netns_fd)
         if self._wall is not None:
             self._wall.close()
+        if self._catcher is not None:
+            self._catcher.close()
+        self._delivery.close()
         self._dismiss()
 
     def _dismiss(self) -> None:
@@ -74,16 +80,31 @@ class Wire:
                 found.append(procinfo.parse_tcp_unowned(table))
         return sum(waiting for waiting, _ in found), sum(leaving for _, leaving in found)
 
-    def hold(self, fd: int) -> None:
-        """Hold packets back, from now until open(): the connected socket *fd* will be read.
+    def hold(self) -> None:
+        """Hold packets back, from now until open().
 
         Raises:
-            OSError: as netlink(7).
+            OSError: as netlink(7), packet(7).
         """
-        if self._keeper is None:
+        if self._wall is None:
             self._wall = wall.build(self._netns_fd)
+            if self._port is not None:
+                self._catcher = held.catch(self._netns_fd)
+
+    def hold_for(self, fd: int) -> None:
+        """Do so, for the connected socket *fd* will be read.
+
+        Raises:
+            OSError: as netlink(7), packet(7).
+        """
+        self.hold()
+        if self._keeper is None:
             self._keeper = Keeper(self._freezer)
         self._keeper.watch(fd)
+
+    def caught(self) -> list[bytes]:
+        """Return what has come for the pod since packets were held back, or the last call."""
+        return self._catcher.take() if self._catcher is not None else []
 
     def have_read(self) -> None:
         """Note that the pod's connections, all that there were, have been read."""
@@ -93,8 +114,13 @@ class Wire:
     def open(self) -> None:
         """Let packets pass, if they were held back."""
         self._dismiss()
-        if self._wall is not None:
-            self._wall.open()
+        if self._wall is None:
+            return
+        before = self.caught()
+        self._wall.open()
+        after = held.only_tcp(self.caught())  # some of it has passed
+        if self._port is not None:
+            self._delivery.send(self._port, [*before, *after])
 
     def keep_closed(self) -> None:
         """Hold packets back until the pod comes back, if they are held now."""

@@ -127,6 +127,12 @@ def open_network(places: Places, name: str) -> None:
         wall.open_lasting(fd)
 
 
+def port(places: Places, name: str) -> str | None:
+    """Return the host's end of the veth pair of pod *name*; None if it has none."""
+    found = addresses.identity_of(places, name)
+    return found.port if found is not None and found.bridge is not None else None
+
+
 def announce_network(places: Places, name: str) -> None:
     """Tell neighbours and switches, who may know pod *name* from elsewhere, that it is here.
 

@@ -15,7 +15,7 @@ TCP, UDP, ICMPV6 = 6, 17, 58
 FIN, RST, ACK = 0x01, 0x04, 0x10
 _EVERYBODY: Final = b"\xff" * 6
 _ALL_NODES: Final = ipaddress.IPv6Address("ff02::1")
-_ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0806, 0x86DD
+_ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
 _ARP_REQUEST, _ARP_REPLY = 1, 2
 _NEIGHBOR_ADVERTISEMENT: Final = 136
 _OVERRIDE: Final = 0x20000000
@@ -79,6 +79,19 @@ def neighbor_advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
     body = body[:2] + struct.pack("!H", total) + body[4:]
     frame = b"\x33\x33" + _ALL_NODES.packed[-4:] + mac + struct.pack("!H", _ETHERTYPE_IPV6)
     return frame + ip(address, _ALL_NODES, ICMPV6, body, hops=255)
+
+
+def protocol(frame: bytes) -> int | None:
+    """Return the protocol of the IP packet in an Ethernet *frame*; None: there is none.
+
+    Of IPv6 it is what comes next to the header.
+    """
+    ethertype = int.from_bytes(frame[12:14], "big")
+    if ethertype == _ETHERTYPE_IPV4 and len(frame) >= 14 + 20:
+        return frame[14 + 9]
+    if ethertype == _ETHERTYPE_IPV6 and len(frame) >= 14 + 40:
+        return frame[14 + 6]
+    return None
 
 
 def _pseudo_header(source: Address, target: Address, protocol: int, length: int) -> bytes:

@@ -133,11 +133,11 @@ def collect_pair(fd: int, index: int, dump: Dump) -> int:
 
 
 def _queues(master: Source | None, index: int, path: bytes, dump: Dump) -> ptyqueue.Queues:
-    """Return what the pair holds.
+    """Return what the pair holds; that of a running pod is its programs'.
 
     A slave that nobody has open is opened only if there is something: its closing hangs up.
     """
-    if master is None or _is_on(master.local_fd, _TIOCGPTLCK):
+    if dump.looking_only or master is None or _is_on(master.local_fd, _TIOCGPTLCK):
         return ptyqueue.Queues()
     if not _has_slave(index, dump) and not ptyqueue.has_output(master.local_fd):
         return ptyqueue.Queues()

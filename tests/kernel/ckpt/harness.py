@@ -138,7 +138,7 @@ class Pod:
                 tcp=tcp,
             )
 
-    def restore(self, *, tcp=None, gate=lambda: None):
+    def restore(self, *, tcp=None, gate=lambda: ()):
         with locked(self.places, self.name):
             return restore.restore(
                 self.places,
