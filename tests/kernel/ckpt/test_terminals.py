@@ -8,6 +8,9 @@ import termios
 
 import pytest
 
+from ckpt.kinds import pty as kind
+from ckpt.kinds import ptyqueue
+from ckpt.states import state_of
 from tests.kernel.ckpt import roundtrip as harness
 from tests.kernel.ckpt.roundtrip import roundtrip
 from tests.kernel.ckpt.test_files import at
@@ -90,6 +93,24 @@ def test_the_last_output_of_a_program_that_has_ended():
             os.read(10, 100)
 
     roundtrip(setup, check, mounts=True, before=own_devpts)
+
+
+def test_a_mere_look_takes_nothing_from_a_program():
+    def setup():
+        own_devpts()
+        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
+        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
+        at(os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY), 11)
+        os.write(11, b"shown")
+
+    def queues(pair):
+        return state_of(pair.part, kind.ObjectState).queues
+
+    with harness.stopped(setup, mounts=True) as (pid, _):
+        (pair,) = harness.collect(pid).objects
+        assert queues(pair) == ptyqueue.Queues()
+        (pair,) = harness.collect(pid, store=harness.Pages().store).objects
+        assert queues(pair).shown == b"shown"
 
 
 def lead_session():
