@@ -170,7 +170,7 @@ def _list(places: Places, arguments: argparse.Namespace) -> int:
 
 
 def _migrate(places: Places, arguments: argparse.Namespace) -> int:
-    from autopod import migrate
+    from autopod import migrate, moves
     from ckpt import progress, show
 
     pod, host = arguments.pod, arguments.host
@@ -178,7 +178,8 @@ def _migrate(places: Places, arguments: argparse.Namespace) -> int:
         migrate.check(places, pod, host)
         print(f"pod {pod} can move to {host}")
         return 0
-    report = migrate.migrate(places, pod, host, progress=progress.for_terminal())
+    with moves.recorded(places, pod, host, progress.for_terminal()) as told:
+        report = migrate.migrate(places, pod, host, progress=told)
     print(
         f"pod {pod}: now at {host}; down {report.down_ns / 1e6:.0f} ms, "
         f"total {report.total_ns / 1e6:.0f} ms, sent {show.size(report.sent)}"

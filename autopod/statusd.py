@@ -1,10 +1,12 @@
 """`autopod statusd`: the service of a host. Other hosts reach it; it finishes what was broken off.
 
 It accepts connections and starts a process for each (autopod/answer.py), and one at intervals that
-looks after the host (autopod/status/cycle.py). It holds nothing that is not on disk: it may be
+looks after the host (autopod/status/cycle.py). Beside it run, where the policy has them, the page
+(autopod/web/) and who tells people (autopod/status/notices.py). It holds nothing that is not on disk: it may be
 killed and started again at any moment.
 """
 
+import os
 import signal
 import sys
 from typing import Final
@@ -21,6 +23,9 @@ _AT_ONCE: Final = 16
 _LOOK_S: Final = 15.0
 _ANSWER: Final = (sys.executable, "-m", "autopod.answer")
 _CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
+_NOTICES: Final = (sys.executable, "-m", "autopod.status.notices")
+_WEB: Final = (sys.executable, "-m", "autopod.web")
+_PAUSES_S: Final = (1.0, 60.0)
 
 
 async def serve(places: Places, listen: str) -> None:
@@ -41,6 +46,10 @@ async def serve(places: Places, listen: str) -> None:
         async with trio.open_nursery() as nursery:
             if every := watchdog_s():
                 nursery.start_soon(_keep_telling, every)
+            if settings.notify:
+                nursery.start_soon(_keep_running, _NOTICES)
+            if settings.web.listen is not None:
+                nursery.start_soon(_keep_running, _WEB)
             nursery.start_soon(_serve, places, listen, settings.service.every_s, nursery)
             async for _ in signals:
                 notify("STOPPING=1")
@@ -111,6 +120,25 @@ async def _run_cycle(*arguments: str) -> None:
 
     argv = (*_CYCLE, *arguments)
     await trio.run_process(argv, stdin=b"", check=False, deliver_cancel=ask_to_end)
+
+
+async def _keep_running(argv: tuple[str, ...]) -> None:
+    """Have a process beside the service; it is started again when it ends, ever more slowly.
+
+    Its standard input is a pipe that nobody writes to, and that ends with us, however we end.
+    """
+    shortest, longest = _PAUSES_S
+    pause = shortest
+    while True:
+        began = trio.current_time()
+        reading, writing = os.pipe()
+        try:
+            await trio.run_process(argv, stdin=reading, check=False)
+        finally:
+            os.close(reading)
+            os.close(writing)
+        pause = shortest if trio.current_time() - began > longest else min(2 * pause, longest)
+        await trio.sleep(pause)
 
 
 async def _keep_telling(every_s: float) -> None:

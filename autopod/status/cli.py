@@ -1,4 +1,4 @@
-"""`autopod status`, `drain` and `statusd` as commands: arguments in, lines out.
+"""`autopod status`, `drain`, `hold`, `notify`, `statusd` as commands: arguments in, lines out.
 
 What they need is imported when they run.
 """
@@ -38,6 +38,12 @@ files:
   /etc/autopod/autopod.toml    table act: hosts, commands, windows, holds
   /var/lib/autopod/.drains/    archives of the pods until they run again
 """
+_HOLD = """\
+Let the service do nothing on this host, though it is enabled to, until --off. That is kept in
+/var/lib/autopod/autopod.db; act.hold in /etc/autopod/autopod.toml is the policy's own."""
+_NOTIFY = """\
+Say who is told of alerts, drains and reboots (notify in /etc/autopod/autopod.toml), and what
+waits because they could not be reached."""
 _STATUSD = """\
 Let other hosts move pods here (where this host has a name: autopod host init), look after the
 host at intervals, and, if act.enabled is set in /etc/autopod/autopod.toml, drain and reboot it
@@ -77,6 +83,28 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
         help="where to listen (default: %(default)s, port 7463)",
     )
     _add_drain(verbs)
+    _add_hold(verbs)
+
+
+def _add_hold(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    hold = verbs.add_parser(
+        "hold", help="let the service do nothing on this host for now", description=_HOLD
+    )
+    hold.set_defaults(run=_hold)
+    what = hold.add_mutually_exclusive_group()
+    what.add_argument("--reason", metavar="TEXT", type=_reason, help="why", default="by hand")
+    what.add_argument("--off", action="store_true", help="let it act again")
+    notify = verbs.add_parser(
+        "notify", help="show who is told of what happens, and try it", description=_NOTIFY
+    )
+    notify.set_defaults(run=_notify)
+    notify.add_argument("--test", action="store_true", help="tell each of them something, now")
+
+
+def _reason(text: str) -> str:
+    if not (text.strip() and text.isprintable() and len(text) <= 200):
+        raise argparse.ArgumentTypeError(f"{text[:200]!r} is no line of 1 to 200 characters")
+    return text.strip()
 
 
 def _add_drain(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -122,6 +150,33 @@ def _drain(places: Places, arguments: argparse.Namespace) -> int:
         said = byhand.drain(places, install=not arguments.no_install)
     print(byhand.as_json(said) if arguments.json else byhand.text(said), end="")
     return said.status
+
+
+def _hold(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.status import store
+
+    with store.opened(places) as history:
+        history.set_hold(None if arguments.off else arguments.reason)
+    print("the service may act" if arguments.off else f"held: {arguments.reason}")
+    return 0
+
+
+def _notify(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.status import notices, outbox, policy, store
+
+    if arguments.test:
+        said = notices.test(places)
+        for name, why in said.items():
+            print(f"{name}: {'was told' if why is None else f'was not told: {why}'}")
+        return int(any(said.values()))
+    with store.opened(places) as history:
+        waits = outbox.waiting(history)
+    for name in notices.named(policy.load(places).notify):
+        mine = [one for one in waits if one.receiver == name]
+        print(f"{name}: {len(mine)} waiting" if mine else name)
+        for one in mine:
+            print(f"  {one.notice.at}: {one.notice.text}; {one.tries} tries: {one.failed or '-'}")
+    return 0
 
 
 def _statusd(places: Places, arguments: argparse.Namespace) -> int:

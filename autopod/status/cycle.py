@@ -68,11 +68,12 @@ def alerts(found: Report) -> list[str]:
 
 def decide_now(places: Places, settings: Policy, store: Store, found: Report) -> Decision:
     """Decide, with what the host and the last drain say now."""
-    last = store.last_drain()
+    last, hold = store.last_drain(), store.hold()
     situation = Situation(
         running=drain.running(places),
         blockers=blockers(settings.act),
         failed=last.failed if last else None,
+        held=hold.reason if hold else None,
     )
     return decide.decide(found, settings.act, apt.now(), situation)
 

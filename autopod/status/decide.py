@@ -34,11 +34,13 @@ class Situation(msgspec.Struct, frozen=True):
         running: the pods that run.
         blockers: what the blockers say.
         failed: why the last drain for the same reasons has failed; None: it has not.
+        held: why the host is held by hand; None: it is not.
     """
 
     running: Sequence[str]
     blockers: Sequence[str]
     failed: str | None
+    held: str | None = None
 
 
 def decide(report: Report, act: Act, now: datetime, situation: Situation) -> Decision:
@@ -75,6 +77,8 @@ def _policy(act: Act, now: datetime) -> list[str]:
 def _situation(act: Act, situation: Situation) -> list[str]:
     held = sorted(set(act.hold_pods) & set(situation.running))
     against = [f"pod {pod} is held, and runs" for pod in held]
+    if situation.held is not None:
+        against.append(f"the host is held by hand: {situation.held}")
     against += situation.blockers
     if situation.failed is not None:
         against.append(f"the last time it failed, look at it first: {situation.failed}")

@@ -6,7 +6,9 @@ from typing import Final
 import msgspec
 
 from autopod.status import debian
+from autopod.status.receivers import Receiver
 from autopod.status.windows import Blackout, Window
+from autopod.web.listening import Web
 from launcher import toml
 from launcher.places import Places
 from launcher.toml import Table, reject
@@ -142,6 +144,8 @@ class Policy(Table, frozen=True):
     faults: Faults = Faults()
     act: Act = Act()
     service: Service = Service()
+    web: Web = Web()
+    notify: list[Receiver] = msgspec.field(default_factory=list)
 
 
 def path(places: Places) -> Path:

@@ -11,13 +11,24 @@ import msgspec
 
 from launcher.places import Places
 
-_VERSION: Final = 1
 _KEPT: Final = 1000
-_SCHEMA: Final = """
+_SCHEMAS: Final = (
+    """
 CREATE TABLE report (at TEXT NOT NULL, level TEXT NOT NULL, said TEXT NOT NULL);
 CREATE TABLE event (at TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE drain (id TEXT PRIMARY KEY, at TEXT NOT NULL, record TEXT NOT NULL);
-"""
+""",
+    """
+CREATE TABLE hold (at TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE receiver (name TEXT PRIMARY KEY, seen INTEGER NOT NULL);
+CREATE TABLE notice (
+    receiver TEXT NOT NULL, event INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL,
+    text TEXT NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL, failed TEXT,
+    PRIMARY KEY (receiver, event)
+);
+""",
+)
+"""What each version adds to the one before it."""
 
 Phase = Literal[
     "stopping", "installing", "confirming", "ready", "rebooting", "returning", "undoing",
@@ -73,46 +84,123 @@ class Drain(msgspec.Struct, frozen=True):
     failed: str | None = None
 
 
+class Event(msgspec.Struct, frozen=True):
+    """Something that has happened.
+
+    Attributes:
+        number: rises from each to the next.
+        at: when.
+        kind: "alert", "drain", "pod" (of a drain), "hold" or "notify".
+        text: in words; of a drain, and of its pods, it begins with the drain's id.
+    """
+
+    number: int
+    at: datetime
+    kind: str
+    text: str
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A hold by hand: since when, and why."""
+
+    at: datetime
+    reason: str
+
+
 class Store:
-    """An open database; see opened()."""
+    """An open database; see opened().
+
+    Attributes:
+        db: its connection, for modules with tables of their own (autopod/status/outbox.py).
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
+        self.db = connection
 
     def add_report(self, at: datetime, level: str, said: str) -> None:
         """Keep a report, as JSON; old ones go."""
-        with self._db:
-            self._db.execute("INSERT INTO report VALUES (?, ?, ?)", (at.isoformat(), level, said))
-            self._db.execute(
+        with self.db:
+            self.db.execute("INSERT INTO report VALUES (?, ?, ?)", (at.isoformat(), level, said))
+            self.db.execute(
                 "DELETE FROM report WHERE rowid <= (SELECT max(rowid) FROM report) - ?", (_KEPT,)
             )
 
     def add_event(self, kind: str, text: str) -> None:
         """Write down that something has happened."""
-        with self._db:
+        with self.db:
             self._event(kind, text)
 
     def events(self) -> list[tuple[str, str, str]]:
         """Return what has happened: when, what kind, in words; the oldest first."""
-        return self._db.execute("SELECT at, kind, text FROM event ORDER BY rowid").fetchall()
+        return self.db.execute("SELECT at, kind, text FROM event ORDER BY rowid").fetchall()
+
+    def recent(self, most: int, after: int = 0) -> list[Event]:
+        """Return the *most* newest events of those numbered above *after*, the oldest first."""
+        rows = self.db.execute(
+            "SELECT rowid, at, kind, text FROM event WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
+            (after, most),
+        ).fetchall()
+        return [
+            Event(number, datetime.fromisoformat(at), kind, text)
+            for number, at, kind, text in reversed(rows)
+        ]
+
+    def last_report(self) -> str | None:
+        """Return the newest report, as JSON."""
+        row = self.db.execute("SELECT said FROM report ORDER BY rowid DESC LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def hold(self) -> Hold | None:
+        """Return the hold by hand, if there is one."""
+        row = self.db.execute("SELECT at, reason FROM hold").fetchone()
+        return Hold(datetime.fromisoformat(row[0]), row[1]) if row else None
+
+    def set_hold(self, reason: str | None) -> None:
+        """Let the service do nothing on this host, because of *reason*; None: let it act again."""
+        with self.db:
+            self.db.execute("DELETE FROM hold")
+            if reason is not None:
+                self.db.execute("INSERT INTO hold VALUES (?, ?)", (_now(), reason))
+            self._event("hold", "ended" if reason is None else f"begun: {reason}")
 
     def save(self, drain: Drain) -> None:
-        """Write down how far a drain has come."""
-        with self._db:
-            self._db.execute(
+        """Write down how far a drain has come, and as events what is new of that."""
+        with self.db:
+            before = self.drain(drain.id)
+            self.db.execute(
                 "INSERT INTO drain VALUES (?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
                 (drain.id, _now(), msgspec.json.encode(drain).decode()),
             )
-            self._event("drain", f"{drain.id}: {drain.phase}")
+            for kind, text in _news(before, drain):
+                self._event(kind, text)
+
+    def drain(self, name: str) -> Drain | None:
+        """Return the drain with that id."""
+        row = self.db.execute("SELECT record FROM drain WHERE id = ?", (name,)).fetchone()
+        return msgspec.json.decode(row[0], type=Drain) if row else None
 
     def last_drain(self) -> Drain | None:
         """Return the newest drain, ended or not."""
-        row = self._db.execute("SELECT record FROM drain ORDER BY rowid DESC LIMIT 1").fetchone()
+        row = self.db.execute("SELECT record FROM drain ORDER BY rowid DESC LIMIT 1").fetchone()
         return msgspec.json.decode(row[0], type=Drain) if row else None
 
     def _event(self, kind: str, text: str) -> None:
-        self._db.execute("INSERT INTO event VALUES (?, ?, ?)", (_now(), kind, text))
+        self.db.execute("INSERT INTO event VALUES (?, ?, ?)", (_now(), kind, text))
+
+
+def _news(before: Drain | None, now: Drain) -> list[tuple[str, str]]:
+    """Return what has changed, as events. Pure."""
+    known = {pod.pod: pod.place for pod in before.pods} if before else {}
+    news = [
+        ("pod", f"{now.id}: {pod.pod}: {pod.place}{f' {pod.host}' if pod.host else ''}")
+        for pod in now.pods
+        if known.get(pod.pod) != pod.place
+    ]
+    if before is None or before.phase != now.phase:
+        why = f": {now.failed}" if now.failed else ""
+        news.append(("drain", f"{now.id}: {now.phase}{why}"))
+    return news
 
 
 def path(places: Places) -> Path:
@@ -144,13 +232,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version > _VERSION:
-            raise sqlite3.DatabaseError(f"autopod.db is of version {version}, this is {_VERSION}")
-        if version < _VERSION:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
+        ours = len(_SCHEMAS)
+        if version > ours:
+            raise sqlite3.DatabaseError(f"autopod.db is of version {version}, this is {ours}")
+        for schema in _SCHEMAS[version:]:
+            for statement in filter(str.strip, schema.split(";")):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+        if version < ours:
+            connection.execute(f"PRAGMA user_version = {ours}")
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,86 @@
+"""`python -m autopod.web`: the process that serves the page, until its standard input ends."""
+
+import logging
+import signal
+import ssl
+import sys
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from autopod.status import policy
+from autopod.web import auth, state
+from autopod.web.app import App
+from autopod.web.auth import Gate
+from autopod.web.feed import Feed
+from autopod.web.guard import Guard
+from autopod.web.jobs import Jobs
+from autopod.web.listening import Web
+from launcher import commandline
+from launcher.places import Places
+
+
+def main() -> int:
+    """Be the process."""
+    places = Places.from_environment()
+    try:
+        settings = policy.load(places)
+        if settings.web.address() is None:
+            return 0
+        tokens = auth.ensure(places)
+        trio.run(_run, places, settings, Gate(tokens, settings.web))
+    except Exception as e:  # noqa: BLE001 (it is told, and the service starts it again)
+        commandline.complain("autopod", e)
+        return 1
+    return 0
+
+
+async def _run(places: Places, settings: policy.Policy, gate: Gate) -> None:
+    async with trio.open_nursery() as nursery:
+        jobs = Jobs(places, nursery)
+        feed = Feed(partial(state.look, places, settings), jobs)
+        web = settings.web
+        app = App(
+            gate, feed, jobs, tls=web.certificate is not None, certified=web.client_ca is not None
+        )
+        guarded = Guard(app.starlette(), auth.own_names(web))
+        await serve(guarded, _config(web), shutdown_trigger=_told_to_end)  # type: ignore[arg-type]
+        nursery.cancel_scope.cancel()  # commands go on
+
+
+def _config(web: Web) -> Config:
+    config = Config()
+    config.bind = [web.listen or ""]
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.graceful_timeout = 1
+    config.errorlog = logging.getLogger("autopod.web")
+    if web.certificate is not None:
+        config.certfile, config.keyfile = web.certificate, web.key
+    if web.client_ca is not None:
+        config.ca_certs, config.verify_mode = web.client_ca, ssl.CERT_REQUIRED
+    return config
+
+
+async def _told_to_end() -> None:
+    """Wait for SIGTERM, or for the end of who has started us: then standard input ends, too."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_signalled, nursery.cancel_scope)
+        nursery.start_soon(_alone, nursery.cancel_scope)
+
+
+async def _signalled(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+async def _alone(scope: trio.CancelScope) -> None:
+    await trio.lowlevel.wait_readable(sys.stdin.fileno())  # nothing is ever written there
+    scope.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

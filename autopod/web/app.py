@@ -1,0 +1,244 @@
+"""What is served: routes, and who may use them."""
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from autopod.errors import Refused
+from autopod.web import jobs, metrics
+from autopod.web.auth import SESSION_S, Claims, Gate, Role
+from autopod.web.feed import Feed
+from autopod.web.jobs import Action, Jobs
+
+_STATIC: Final = Path(__file__).with_name("static")
+_FILES: Final = {
+    "page.js": "text/javascript",
+    "login.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
+_COOKIE: Final = "autopod"
+_SECRET: Final = "X-Autopod-Secret"  # noqa: S105 (a header's name)
+_MOST: Final = 4096
+_BODY_S: Final = 10
+_STREAMS: Final = 32
+_STREAM_S: Final = 3600
+_BEAT_S: Final = 15
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _Login(msgspec.Struct, forbid_unknown_fields=True):
+    token: str
+
+
+class App:
+    """The application, and what it works with."""
+
+    def __init__(self, gate: Gate, feed: Feed, jobs_: Jobs, *, tls: bool, certified: bool) -> None:
+        """Make it.
+
+        Args:
+            gate: decides who may.
+            feed: has the state.
+            jobs_: runs commands.
+            tls: it is reached by TLS only.
+            certified: and only by those who have a certificate.
+        """
+        self._gate, self._feed, self._jobs = gate, feed, jobs_
+        self._tls, self._certified = tls, certified
+        self._streams = trio.CapacityLimiter(_STREAMS)
+        # A cookie with that prefix is from this very host, and was set over TLS (RFC 6265bis).
+        self._cookie = f"__Host-{_COOKIE}" if tls else _COOKIE
+
+    def starlette(self) -> Starlette:
+        """Return it for a server."""
+        routes = [
+            Route("/", self._page),
+            Route("/login", self._login_page, methods=["GET"]),
+            Route("/login", self._login, methods=["POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/static/{name}", self._static),
+            Route("/api/state", self._state),
+            Route("/api/events", self._events),
+            Route("/api/act", self._act, methods=["POST"]),
+            Route("/metrics", self._metrics),
+        ]
+        return Starlette(routes=routes)
+
+    async def _page(self, request: Request) -> Response:
+        if self._gate.visitor(self._claims(request), time.time()) is None:
+            return RedirectResponse("/login", 303)
+        return FileResponse(_STATIC / "index.html")
+
+    async def _login_page(self, _request: Request) -> Response:
+        return FileResponse(_STATIC / "login.html")
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _FILES:
+            return _said(404, "there is no such file")
+        return FileResponse(_STATIC / name, media_type=_FILES[name])
+
+    async def _login(self, request: Request) -> Response:
+        try:
+            said = msgspec.json.decode(await _body(request), type=_Login)
+        except (msgspec.DecodeError, Refused) as e:
+            return _said(400, str(e))
+        session = self._gate.login(said.token, self._claims(request), time.time())
+        if session is None:
+            return _said(403, "that is not the token" if said.token else "a token is needed")
+        answer = _json(200, {"role": session.role, "secret": session.secret})
+        self._set_cookie(answer, session.cookie, SESSION_S)
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        if self._gate.acts(self._claims(request), time.time()) is None:
+            return _said(401, "log in")
+        answer = _json(200, {})
+        self._set_cookie(answer, "", 0)
+        return answer
+
+    def _set_cookie(self, answer: Response, value: str, age_s: int) -> None:
+        answer.set_cookie(
+            self._cookie,
+            value,
+            max_age=age_s,
+            path="/",
+            secure=self._tls,
+            httponly=True,
+            samesite="strict",
+        )
+
+    async def _state(self, request: Request) -> Response:
+        if self._reader(request) is None:
+            return _said(401, "log in")
+        return Response(await self._feed.json(), media_type="application/json")
+
+    async def _metrics(self, request: Request) -> Response:
+        if self._reader(request) is None:
+            return _said(401, "a token is needed: Authorization: Bearer …")
+        said = metrics.text(await self._feed.state())
+        return Response(said, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _events(self, request: Request) -> Response:
+        if self._reader(request) is None:
+            return _said(401, "log in")
+        if self._streams.available_tokens == 0:
+            return _said(503, "too many watch already")
+        return _Stream(self._feed, self._streams)
+
+    async def _act(self, request: Request) -> Response:
+        role = self._gate.acts(self._claims(request), time.time())
+        if role is None:
+            return _said(401, "log in")
+        if role != "admin":
+            return _said(403, "this token is for reading")
+        try:
+            action = msgspec.json.decode(await _body(request), type=Action)
+            state = await self._feed.state()
+            pods = [pod.pod for pod in state.pods]
+            hosts = [row.host for row in state.hosts if not row.own]
+            argv = jobs.words(action, pods, hosts, self._jobs)
+            job = await self._jobs.start(action.__struct_config__.tag, argv)
+        except (msgspec.DecodeError, Refused) as e:
+            return _said(400, str(e))
+        self._feed.poke()
+        return _json(202, {"job": job.number})
+
+    def _reader(self, request: Request) -> Role | None:
+        return self._gate.reads(self._claims(request), time.time())
+
+    def _claims(self, request: Request) -> Claims:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return Claims(
+            peer=request.client.host if request.client else "0.0.0.0",  # noqa: S104 (nobody's)
+            certified=self._certified,
+            bearer=token.strip() if scheme.lower() == "bearer" else None,
+            cookie=request.cookies.get(self._cookie),
+            secret=request.headers.get(_SECRET),
+        )
+
+
+class _Stream(Response):
+    """Server-sent events: the state, each time it is another one.
+
+    Source: HTML Living Standard, section 9.2.
+    """
+
+    def __init__(self, feed: Feed, limit: trio.CapacityLimiter) -> None:
+        super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._feed, self._limit = feed, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the browser goes; it comes again after an hour, and is asked who it is."""
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        with trio.move_on_after(_STREAM_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+                self._limit.acquire_on_behalf_of_nowait(self)
+                try:
+                    await send(head)
+                    await self._send_states(send)
+                finally:
+                    self._limit.release_on_behalf_of(self)
+
+    async def _send_states(self, send: Send) -> None:
+        before, beat = b"", trio.current_time()
+        while True:
+            now = await self._feed.json()
+            what = now.partition(b',"')[2]  # all but the time of the look
+            if what != before:
+                before, beat = what, trio.current_time()
+                await _send(send, b"event: state\ndata: " + now + b"\n\n")
+            elif trio.current_time() - beat > _BEAT_S:
+                beat = trio.current_time()
+                await _send(send, b": still here\n\n")
+            await self._feed.pause()
+
+
+async def _send(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _body(request: Request) -> bytes:
+    """Return a request's body, which is JSON and says so: no form of another page can.
+
+    Raises:
+        Refused: it does not, is too long, or does not come.
+    """
+    if request.headers.get("Content-Type") != "application/json":
+        raise Refused("Content-Type must be application/json")
+    body = b""
+    with trio.move_on_after(_BODY_S) as scope:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST:
+                raise Refused("the request is too long")
+    if scope.cancelled_caught:
+        raise Refused("the request does not come to its end")
+    return body
+
+
+def _json(status: int, said: object) -> Response:
+    return Response(msgspec.json.encode(said), status, media_type="application/json")
+
+
+def _said(status: int, error: str) -> Response:
+    return _json(status, {"error": error})
