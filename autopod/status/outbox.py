@@ -71,7 +71,7 @@ def subject(kind: str, text: str) -> str | None:
 
 def pause_s(tries: int) -> float:
     """Return how long to wait after *tries* of them failed. Pure."""
-    return min(_FIRST_S * 2 ** min(tries, 20), _MOST_S)
+    return min(_FIRST_S * float(1 << min(tries, 20)), _MOST_S)
 
 
 def is_behind(store: Store, names: Iterable[str]) -> bool:

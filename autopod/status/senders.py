@@ -79,7 +79,7 @@ def _line(text: str) -> str:
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Follows nobody elsewhere: what is told is for the one that was named."""
 
-    def redirect_request(
+    def redirect_request(  # type: ignore[explicit-override]
         self,
         req: urllib.request.Request,
         fp: IO[bytes],

@@ -180,7 +180,9 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._feed, self._limit = feed, limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # type: ignore[explicit-override]
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Send until the browser goes; it comes again after an hour, and is asked who it is."""
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         with trio.move_on_after(_STREAM_S):

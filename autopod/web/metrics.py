@@ -28,7 +28,7 @@ class _Families(Collector):
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[Metric]:  # type: ignore[explicit-override]
         """Return all of it."""
         yield from _host(self._state)
         yield from _service(self._state)
