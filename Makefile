@@ -72,7 +72,7 @@ demo-apache: setup
 demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
-test: PACKAGES += chromium chromium-driver fonts-dejavu-core
+test: PACKAGES += chromium chromium-driver fonts-inter
 test: setup
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 

@@ -52,11 +52,16 @@ def systemd() -> str | None:
     return None if shutil.which("systemd-analyze") else "no systemd-analyze"
 
 
+def browser() -> str | None:
+    missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    return f"no {' '.join(missing)}" if missing else None
+
+
 def patched_pyfuse3() -> str | None:
     return _in_child("import pyfuse3; pyfuse3.HANDLE_IS_INODE")
 
 
 PROBES: dict[str, Callable[[], str | None]] = {
     probe.__name__: functools.cache(probe)
-    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, patched_pyfuse3)
+    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, browser, patched_pyfuse3)
 }

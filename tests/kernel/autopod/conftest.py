@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.autopod import repository
+from tests.kernel.autopod import repository, visitor
 
 BIN = Path(sys.executable).parent
 
@@ -78,3 +78,11 @@ def keys(tmp_path_factory):
 def archive(prefix, keys):
     """A signed archive of security updates that has nothing new for the host that asks it."""
     return repository.prepare(prefix, keys)
+
+
+@pytest.fixture
+def page(host):
+    """Serves the page of the host, once its policy is written: page.open()."""
+    served = visitor.Page(host)
+    yield served
+    served.close()

@@ -1,0 +1,166 @@
+"""The page in a real browser, with real pods, and a drain that is really done.
+
+AUTOPOD_PICTURE=1 lets it write docs/status.png.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from autopod.status import store
+from tests.kernel.autopod.repository import NEW, OLD, install, new_kernel
+
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "browser"), pytest.mark.slow]
+
+PICTURE = Path(__file__).parents[3] / "docs/status.png"
+PROGRAM = "exec 3<>/tmp/wait; while read -t 0.2 -u 3 line || true; do :; done"
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--window-size=1280,1000", "--force-device-scale-factor=1",
+)  # fmt: skip
+INSTALL = "#!/bin/sh\ncp {0}/status.new {0}/status\n"
+ACT = '[act]\ninstall = ["{0}/install", "{{packages}}"]\n'
+
+
+@pytest.fixture
+def browser(tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'browser'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    yield driver
+    for row in driver.get_log("browser"):  # shown if the test fails
+        print(row)
+    driver.save_screenshot("/tmp/page-fail.png")
+    driver.quit()
+
+
+class Person:
+    """Sees and clicks."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def sees(self, place, text):
+        """Wait until the part of the page *place*, a CSS selector, shows *text*."""
+        try:
+            WebDriverWait(self.driver, 90).until(lambda _: text in self.text(place))
+        except TimeoutException:
+            pytest.fail(f"{text!r} is not in {place}: {self.text(place)!r}")
+
+    def text(self, place):
+        script = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        return self.driver.execute_script(script, place)
+
+    def clicks(self, place):
+        def click(driver):
+            [found] = driver.find_elements(By.CSS_SELECTOR, place) or [None]
+            if found is None or not found.is_enabled():
+                return False
+            found.click()
+            return True
+
+        WebDriverWait(self.driver, 90).until(click, f"{place} can be clicked")
+
+    def types(self, place, text):
+        self.driver.find_element(By.CSS_SELECTOR, place).send_keys(text)
+
+    def takes_picture(self, file):
+        """Of the whole page, however long."""
+        size = self.driver.execute_script("return document.documentElement.scrollHeight")
+        self.driver.set_window_size(1280, size + 140)
+        self.driver.save_screenshot(os.fspath(file))
+
+
+@pytest.fixture
+def pods(host, archive, prefix, debian_root):
+    """Three, of which one has old software inside."""
+    old = prefix / "old"
+    (old / "var/lib/dpkg").mkdir(parents=True)
+    (old / "var/lib/dpkg/status").write_text(archive.installed(("libthing1", "1.0")))
+    for pod, base in (("db", []), ("mail", ["--base", old]), ("web", [])):
+        host.run("autopod", "add", pod, *base, "--base", debian_root)
+        host.run("autopod", "addproc", pod, "/bin/bash", "-c", f"mkfifo /tmp/wait; {PROGRAM}")
+    return host
+
+
+def look(prefix):
+    subprocess.run([sys.executable, "-m", "autopod.status.cycle"], check=True)
+
+
+def test_an_administrator_looks_and_drains(pods, archive, page, prefix, browser, monkeypatch):
+    policy = prefix / "etc/autopod/autopod.toml"
+    policy.write_text(policy.read_text() + ACT.format(prefix))
+    (prefix / "install").write_text(INSTALL.format(prefix))
+    (prefix / "install").chmod(0o755)
+    look(prefix)
+    page.open()
+    person = Person(browser)
+
+    browser.get(page.url)
+    assert browser.current_url.endswith("/login")
+    person.types("#token", "not the token")
+    person.clicks("button")
+    person.sees("#said", "that is not the token")
+    browser.find_element(By.ID, "token").clear()
+    person.types("#token", page.tokens.admin)
+    person.clicks("button")
+    person.sees("#live", "live")
+    person.sees("#host", "All is well")
+    for pod in ("db", "mail", "web"):
+        person.sees("#pods", pod)
+
+    new_kernel(archive)
+    archive.add("libthing1", "1.1~deb12u1")
+    archive.publish()
+    install(prefix / "status.new", archive, NEW, "6.1.158-1")
+    look(prefix)
+    person.sees("#host", "A reboot is needed")  # nobody has touched the page
+    person.sees("#host", OLD)
+    person.sees("#updates", f"linux-image-{NEW}")
+    person.sees("#updates", "6.1.90-1 → 6.1.158-1")
+    person.sees("#host", "report only")
+    person.sees("#pods", "1 to update")
+
+    person.clicks("[data-key=hold]")
+    person.types("#reason", "audit until <b>Friday</b>")
+    person.clicks("#dialog-yes")
+    person.sees("#host", "audit until <b>Friday</b>")
+    with store.opened(page.places) as history:
+        assert history.hold().reason == "audit until <b>Friday</b>"
+    person.clicks("[data-key=unhold]")
+    person.sees("#acts", "Hold…")
+
+    person.clicks("[data-key=drain]")
+    person.sees("#plan", "libthing1=1.1~deb12u1")
+    person.sees("#plan", f"linux-image-{NEW}=6.1.158-1")
+    assert {pod["processes"] for pod in pods.pods().values()} == {1}, "nothing was touched"
+    person.clicks("#dialog-yes")
+    person.sees("#moving", "the host can be rebooted")
+    person.sees("#moving", "mail: on disk")
+    assert {pod["processes"] for pod in pods.pods().values()} == {0}
+    person.clicks("[data-key=undo]")
+    person.clicks("#dialog-yes")
+    person.sees("#timeline", "web runs again")
+    assert {pod["processes"] for pod in pods.pods().values()} == {1}
+    assert [row for row in browser.get_log("browser") if "Content Security" in row["message"]] == []
+
+    if os.environ.get("AUTOPOD_PICTURE"):
+        look(prefix)
+        person.takes_picture(PICTURE)
+    browser.set_window_size(390, 844)
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= browser.execute_script("return innerWidth"), "it fits on a phone"
+    person.clicks("#leave")
+    WebDriverWait(browser, 60).until(lambda one: one.current_url.endswith("/login"))
