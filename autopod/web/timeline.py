@@ -41,9 +41,10 @@ def spans(drain: str, events: Iterable[Event]) -> list[Span]:
         if not found or found["id"] != drain:
             continue
         at, row = event.at.timestamp(), found.groupdict().get("row") or ""
-        _go_on(rows.setdefault(row, []), Span(row, found["what"], at, None))
-        if event.kind == "drain" and found["what"] in _LAST:
+        if event.kind == "drain" and found["what"] in _LAST:  # which lasts no time
             last = at
+        else:
+            _go_on(rows.setdefault(row, []), Span(row, found["what"], at, None))
     return [_cut(one, last) for row in rows.values() for one in row]
 
 

@@ -324,12 +324,20 @@ function story(spans, now) {
 
 const KINDS = { alert: "bad", drain: "link", pod: "", hold: "warn", notify: "warn" };
 
+// Of drains and their pods without the number of the drain, which the mouse shows.
+function happened({ kind, text }) {
+  const [, drain, what] = (["drain", "pod"].includes(kind) && text.match(/^([0-9a-f]+): (.*)$/s)) || [null, "", text];
+  const [, pod, place, more] = (kind === "pod" && what.match(/^(\S+): (\w+)(.*)$/)) || [];
+  const words = pod && PLACES[place] ? `${pod} ${PLACES[place][0]}${more && ` to${more}`}` : what;
+  return el("bdi", { title: drain ? `drain ${drain}` : null }, words);
+}
+
 function drawHistory(events) {
   if (!events.length) return el("p", { class: "quiet" }, "Nothing has happened yet.");
   return el("ol", { class: "events" }, [...events].reverse().map((one) => el("li", {},
     el("time", { datetime: one.at, title: moment(Date.parse(one.at) / 1000) },
       new Date(one.at).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false })),
-    pill(one.kind, KINDS[one.kind] || ""), name(one.text))));
+    pill(one.kind, KINDS[one.kind] || ""), happened(one))));
 }
 
 function drawJobs(jobs) {
