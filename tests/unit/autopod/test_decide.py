@@ -41,6 +41,7 @@ def test_a_new_kernel():
         ({}, {"hold_pods": ["mail"]}, {}, "pod mail is held"),
         ({}, {}, {"blockers": ["logged in: root"]}, "logged in: root"),
         ({}, {}, {"failed": "no room"}, "no room"),
+        ({}, {}, {"held": "audit"}, "held by hand: audit"),
         ({}, {"window": [windows.Window("03:00", "04:00")]}, {}, "outside"),
     ],
 )
