@@ -38,8 +38,11 @@ def main() -> int:
 
 
 async def _run(places: Places, settings: policy.Policy, gate: Gate) -> None:
+    def changed() -> None:
+        feed.poke()
+
     async with trio.open_nursery() as nursery:
-        jobs = Jobs(places, nursery)
+        jobs = Jobs(places, nursery, changed)
         feed = Feed(partial(state.look, places, settings), jobs)
         web = settings.web
         app = App(

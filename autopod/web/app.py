@@ -152,7 +152,6 @@ class App:
             job = await self._jobs.start(action.__struct_config__.tag, argv)
         except (msgspec.DecodeError, Refused) as e:
             return _said(400, str(e))
-        self._feed.poke()
         return _json(202, {"job": job.number})
 
     def _reader(self, request: Request) -> Role | None:

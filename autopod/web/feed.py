@@ -22,6 +22,7 @@ class Feed:
         self._look, self._jobs = look, jobs
         self._state: State | None = None
         self._looked = 0.0
+        self._pokes = 0
         self._lock = trio.Lock()
         self._awake = trio.Event()
 
@@ -33,9 +34,10 @@ class Feed:
         """
         async with self._lock:
             if self._state is None or time.monotonic() - self._looked > within_s:
+                pokes = self._pokes
                 with trio.fail_after(_PATIENCE_S):
                     self._state = await trio.to_thread.run_sync(self._look, abandon_on_cancel=True)
-                self._looked = time.monotonic()
+                self._looked = time.monotonic() if pokes == self._pokes else 0.0
             return self._state
 
     async def json(self, within_s: float = _FRESH_S) -> bytes:
@@ -43,7 +45,8 @@ class Feed:
         return state.as_json(await self.state(within_s), self._jobs.all())
 
     def poke(self) -> None:
-        """Let those who watch look at once: something was begun here."""
+        """What was seen before now is old: something was begun here, or has ended."""
+        self._pokes, self._looked = self._pokes + 1, 0.0
         self._awake.set()
         self._awake = trio.Event()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Annotated, Final
 
 import msgspec
@@ -123,10 +123,10 @@ def words(action: Action, pods: Iterable[str], hosts: Iterable[str], jobs: "Jobs
 
 
 class Jobs:
-    """The commands that were begun, the newest of them."""
+    """The commands that were begun, the newest of them; *changed* is called at each change."""
 
-    def __init__(self, places: Places, nursery: trio.Nursery) -> None:
-        self._places, self._nursery = places, nursery
+    def __init__(self, places: Places, nursery: trio.Nursery, changed: Callable[[], None]) -> None:
+        self._places, self._nursery, self._changed = places, nursery, changed
         self._jobs: dict[int, Job] = {}
         self._said: dict[int, IO[bytes]] = {}
         self._next = 1
@@ -170,6 +170,7 @@ class Jobs:
             self._forget(number)
             raise
         self._nursery.start_soon(self._follow, process, job)
+        self._changed()
         for old in [one.number for one in self._jobs.values() if one.ended is not None][:-_KEPT]:
             self._forget(old)
         return job
@@ -177,6 +178,7 @@ class Jobs:
     async def _follow(self, process: trio.Process, job: Job) -> None:
         status = await process.wait()  # cancelled, it does not end the process
         self._jobs[job.number] = msgspec.structs.replace(job, ended=time.time(), status=status)
+        self._changed()
 
     def _read(self, number: int) -> str:
         """Return the end of what a job has printed."""

@@ -247,7 +247,8 @@ function drawDrain(drain) {
   const steps = drain.phase === "undoing" ? ["undoing", "done"]
     : drain.automatic || ["rebooting", "returning"].includes(drain.phase) ? PHASES : BY_HAND;
   const now = steps.indexOf(drain.phase);
-  const meaning = { ready: "ready: the host can be rebooted", undoing: "pods are brought back" };
+  const into = drain.expected ? `, into ${drain.expected}` : "";
+  const meaning = { ready: `ready: the host can be rebooted${into}`, undoing: "pods are brought back" };
   return el("div", {},
     el("p", {}, el("strong", {}, `Drain ${drain.id}`), quiet(` ${drain.automatic ? "by the service" : "by hand"}`)),
     el("ol", { class: "steps", "aria-label": "Steps of the drain" }, steps.map((step, i) =>

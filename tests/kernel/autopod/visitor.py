@@ -95,5 +95,3 @@ class Page:
 
         wait_until(has_ended, f"{action} has ended")
         return found[0]
-
-

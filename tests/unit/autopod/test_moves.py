@@ -47,6 +47,10 @@ def test_a_pod_that_comes(places, pod):
 
 
 def test_a_failure_of_the_move_is_the_moves(places, pod):
-    with pytest.raises(KeyError), moves.recorded(places, pod, "b", Silent()) as told, told.step("x"):
+    with (
+        pytest.raises(KeyError),
+        moves.recorded(places, pod, "b", Silent()) as told,
+        told.step("x"),
+    ):
         raise KeyError
     assert moves.going_on(places) == []

@@ -114,7 +114,10 @@ def test_a_mail_has_one_subject_whatever_the_kernel_says():
     assert made["Message-ID"].startswith("<autopod.3.")
     assert "everybody" in made.get_content()
     odd = Notice(3, notice.at, "alert", "odd\nkind: x")
-    assert senders.letter(Mail(["root"]), "alpha", odd)["Subject"] == "[autopod] alpha: alert: odd kind"
+    assert (
+        senders.letter(Mail(["root"]), "alpha", odd)["Subject"]
+        == "[autopod] alpha: alert: odd kind"
+    )
 
 
 def test_json():

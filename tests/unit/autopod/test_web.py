@@ -107,7 +107,9 @@ def test_clean_text_can_be_shown_and_sent(text):
 
 
 def test_metrics_are_understood_by_prometheus():
-    families = list(text_string_to_metric_families(metrics.text(state.picture(KNOWN, NOW)).decode()))
+    families = list(
+        text_string_to_metric_families(metrics.text(state.picture(KNOWN, NOW)).decode())
+    )
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in families
@@ -175,7 +177,10 @@ def gate(**settings):
     ],
 )
 def test_who_reads_and_who_acts(claims, settings, reads, acts):
-    assert (gate(**settings).reads(claims, NOW), gate(**settings).acts(claims, NOW)) == (reads, acts)
+    assert (gate(**settings).reads(claims, NOW), gate(**settings).acts(claims, NOW)) == (
+        reads,
+        acts,
+    )
 
 
 def test_a_session_needs_cookie_and_secret_and_ends():
