@@ -4,15 +4,13 @@
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from autopod import checkpoints, hosts, moves, overview
-from autopod.errors import Refused
 from autopod.moves import Move
 from autopod.overview import Row
 from autopod.retention import Taken
@@ -25,12 +23,14 @@ from autopod.status.policy import Policy
 from autopod.status.report import PodSoftware, Report, Update
 from autopod.status.store import ENDED, Drain, Event, Hold
 from autopod.web.timeline import Span, spans
-from launcher import pods, usage
+from launcher import commandline, pods, usage
 from launcher.places import Places
 
 _EVENTS: Final = 1000
 _SHOWN: Final = 100
 _LONGEST: Final = 1 << 16
+
+_T = TypeVar("_T")
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Inputs(msgspec.Struct, frozen=True):
     kept: dict[str, list[Taken]]
     moves: list[Move]
     report: Report | None = None
-    problem: str | None = None
+    problems: list[str] = []
     drain: Drain | None = None
     events: list[Event] = []
     hold: Hold | None = None
@@ -145,31 +145,61 @@ class State(msgspec.Struct, frozen=True):
 
 
 def gather(places: Places, settings: Policy) -> Inputs:
-    """Return what is on disk and in /proc now. Nothing is asked of the network."""
-    names = pods.names(places)
-    known: list[hosts.Row] = []
-    with suppress(Refused, ValueError):
-        known = hosts.rows(places)
+    """Return what is on disk and in /proc now. Nothing is asked of the network.
+
+    What cannot be read is said in *problems*, and does not keep the rest from being shown.
+    """
+    parts = _Parts()
     inputs = Inputs(
-        name=notices.host_name(places),
+        name=parts.ask("", notices.host_name, places),
         settings=settings,
-        hosts=known,
-        pods=overview.gather(places),
-        cpu_s={row.pod: row.cpu for row in usage.running(places)},
-        kept={name: checkpoints.known(places, name) for name in names},
-        moves=moves.going_on(places),
+        hosts=parts.ask([], _hosts, places),
+        pods=parts.ask([], overview.gather, places),
+        cpu_s=parts.ask({}, _cpu_s, places),
+        kept=parts.ask({}, _kept, places),
+        moves=parts.ask([], moves.going_on, places),
+        problems=parts.problems,
     )
-    return _remember(places, inputs) if store.path(places).exists() else inputs
+    return parts.ask(inputs, _remember, places, inputs)
+
+
+class _Parts:
+    """Asks, and goes on where there is no answer."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def ask(self, default: _T, who: Callable[..., _T], *about: object) -> _T:
+        """Return what *who* says; *default* if that fails."""
+        try:
+            return who(*about)
+        except Exception as e:  # noqa: BLE001 (it is shown)
+            self.problems += [message for message, _ in commandline.findings("autopod", e)]
+            return default
+
+
+def _hosts(places: Places) -> list[hosts.Row]:
+    return hosts.rows(places) if hosts.has_name(places) else []
+
+
+def _cpu_s(places: Places) -> dict[str, float]:
+    return {row.pod: row.cpu for row in usage.running(places)}
+
+
+def _kept(places: Places) -> dict[str, list[Taken]]:
+    return {name: checkpoints.known(places, name) for name in pods.names(places)}
 
 
 def _remember(places: Places, inputs: Inputs) -> Inputs:
+    if not store.path(places).exists():
+        return inputs
     with store.opened(places) as history:
         said = history.last_report()
         report, problem = decode(said) if said is not None else (None, None)
         return msgspec.structs.replace(
             inputs,
             report=report,
-            problem=problem,
+            problems=[*inputs.problems, *([problem] if problem else [])],
             drain=history.last_drain(),
             events=history.recent(_EVENTS),
             hold=history.hold(),
@@ -205,7 +235,7 @@ def picture(inputs: Inputs, now: float) -> State:
         timeline=spans(drain.id, inputs.events) if drain else [],
         events=inputs.events[-_SHOWN:],
         waiting=inputs.waiting[:_SHOWN],
-        problem=inputs.problem,
+        problem="; ".join(inputs.problems) or None,
     )
 
 

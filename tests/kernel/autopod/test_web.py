@@ -105,7 +105,7 @@ def test_a_session_and_what_others_can_make_a_browser_send(page):
     "body",
     [
         b"", b"{", b"[]", b"null", b"\xff", b"[" * 3000, b'{"do": "rm"}', b'{"do": "drain"}',
-        b'{"do": "drain", "plan": 1}', b'{"do": "undo", "more": 1}', b'{"do": "hold", "reason": ""}',
+        b'{"do": "drain", "plan": 1}', b'{"do": "undo", "x": 1}', b'{"do": "hold", "reason": ""}',
         b'{"do": "hold", "reason": 1}', b'{"do": "migrate", "pod": "--help", "host": "x"}',
         b'{"do": "hold", "reason": "%s"}' % (b"x" * 5000),
     ],

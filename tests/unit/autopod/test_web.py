@@ -92,6 +92,16 @@ def test_a_report_of_another_version():
     assert state.decode("{")[1].startswith("the last report cannot be understood")
 
 
+def test_what_cannot_be_read_does_not_hide_the_rest(places):
+    (places.states() / "web").mkdir(parents=True)
+    (places.states() / "web/departing.json").write_text("{")
+    (places.states() / "autopod.db").write_text("no database")
+    shown = state.look(places, Policy())
+    assert [pod.pod for pod in shown.pods] == ["web"]
+    assert "truncated" in shown.problem
+    assert "not a database" in shown.problem
+
+
 def test_what_is_sent_has_no_control_characters():
     sent = state.as_json(state.picture(KNOWN, NOW))
     said = json.loads(sent)["pods"][0]["updates"][0]["installed"]
