@@ -47,8 +47,9 @@ waits because they could not be reached."""
 _STATUSD = """\
 Let other hosts move pods here (where this host has a name: autopod host init), look after the
 host at intervals, and, if act.enabled is set in /etc/autopod/autopod.toml, drain and reboot it
-when security needs that. At its start it goes on with what was broken off: after a reboot, it
-restarts the pods. History: /var/lib/autopod/autopod.db (SQLite)."""
+when security needs that. With [web] there it serves a page, with [[notify]] it tells people. At
+its start it goes on with what was broken off: after a reboot, it restarts the pods. History:
+/var/lib/autopod/autopod.db (SQLite)."""
 _STATUSD_EPILOG = """\
 environment:
   NOTIFY_SOCKET, WATCHDOG_USEC   as systemd sets them: sd_notify(3)

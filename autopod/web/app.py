@@ -1,5 +1,7 @@
 """What is served: routes, and who may use them."""
 
+import shlex
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -94,7 +96,10 @@ class App:
             said = msgspec.json.decode(await _body(request), type=_Login)
         except (msgspec.DecodeError, Refused) as e:
             return _said(400, str(e))
-        session = self._gate.login(said.token, self._claims(request), time.time())
+        claims = self._claims(request)
+        session = self._gate.login(said.token, claims, time.time())
+        if said.token:
+            _log(claims, "logs in" if session else "brings a wrong token")
         if session is None:
             return _said(403, "that is not the token" if said.token else "a token is needed")
         answer = _json(200, {"role": session.role, "secret": session.secret})
@@ -138,7 +143,8 @@ class App:
         return _Stream(self._feed, self._streams)
 
     async def _act(self, request: Request) -> Response:
-        role = self._gate.acts(self._claims(request), time.time())
+        claims = self._claims(request)
+        role = self._gate.acts(claims, time.time())
         if role is None:
             return _said(401, "log in")
         if role != "admin":
@@ -152,6 +158,7 @@ class App:
             job = await self._jobs.start(action.__struct_config__.tag, argv)
         except (msgspec.DecodeError, Refused) as e:
             return _said(400, str(e))
+        _log(claims, shlex.join(job.words))
         return _json(202, {"job": job.number})
 
     def _reader(self, request: Request) -> Role | None:
@@ -206,6 +213,10 @@ class _Stream(Response):
                 beat = trio.current_time()
                 await _send(send, b": still here\n\n")
             await self._feed.pause()
+
+
+def _log(claims: Claims, what: str) -> None:
+    sys.stderr.write(f"autopod: page: {claims.peer}: {what}\n")
 
 
 async def _send(send: Send, body: bytes) -> None:

@@ -33,7 +33,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # no websockets here
+        if scope["type"] != "http":  # a websocket, of which there are none here
+            await send({"type": "websocket.close"})
             return
 
         async def send_guarded(message: Message) -> None:

@@ -24,5 +24,8 @@ document.getElementById("form").addEventListener("submit", async (event) => {
   }
 });
 
+const theme = localStorage.getItem("autopod-theme");
+if (theme) document.documentElement.dataset.theme = theme;
+
 // Who has shown a certificate, or may read without a token, needs none.
 logIn("").catch(() => {});

@@ -112,13 +112,13 @@ function drawHost({ host, at }) {
   ];
 }
 
-function drawActs({ host, draining, failed, pods }) {
+function drawActs({ host, phase, draining, failed }) {
   if (!isAdmin) return quiet("This session may look, and no more.");
   const button = (key, text, act, look = "") =>
     el("button", { type: "button", class: look, "data-key": key, onclick: act }, text);
   return [
-    draining
-      ? button("undo", "Call the drain off…", askUndo, "danger")
+    ["returning", "undoing"].includes(phase) ? null
+      : draining ? button("undo", "Call the drain off…", askUndo, "danger")
       : button("drain", "Drain…", askDrain, "first"),
     host.held_by_hand
       ? button("unhold", "End the hold", () => act({ do: "unhold" }))
@@ -298,7 +298,7 @@ function drawTimeline({ spans, drain, now }) {
   });
   const outcome = drain.phase === "failed" ? el("p", {}, pill("failed", "bad"), " ", name(drain.failed || ""))
     : drain.phase === "done" ? el("p", {}, pill("done", "good"), " ", chipsText(drain)) : null;
-  return [outcome, drawing, el("p", { class: "quiet" },
+  return [outcome, el("div", { class: "wide-scroll", tabindex: "0" }, drawing), el("p", { class: "quiet" },
     `Drain ${drain.id}, ${moment(time.marks[0])}. Longer stretches are drawn shorter: their times are printed.`)];
 }
 
@@ -469,14 +469,14 @@ function show(state) {
   byId("problem").hidden = state.problem === null;
   byId("problem").textContent = state.problem || "";
   draw("verdict", { host: state.host, at: minute }, drawHost);
-  draw("acts", { host: state.host, draining: state.draining, failed: state.drain?.failed ?? null }, drawActs);
+  draw("acts", { host: state.host, draining: state.draining, phase: state.drain?.phase ?? null, failed: state.drain?.failed ?? null }, drawActs);
   draw("pods", { pods, hosts: others, at: state.at }, drawPods);
   draw("updates", state.host, drawUpdates);
   draw("faults", { faults: state.host.faults, absent: state.host.absent }, drawFaults);
   draw("hosts", state.hosts, drawHosts);
   draw("waiting", state.waiting, drawWaiting);
   byId("moving").hidden = !state.moves.length && !state.draining;
-  draw("moves", { moves: state.moves, drain: state.drain, draining: state.draining, at: minute }, drawMoves);
+  draw("moves", { moves: state.moves, drain: state.drain, draining: state.draining, at: state.moves.length ? state.at : 0 }, drawMoves);
   byId("drained").hidden = !state.timeline.length;
   if (state.timeline.length) {
     const now = Math.max(state.draining ? minute : 0, ...state.timeline.map((one) => one.ends ?? one.begins));
