@@ -194,7 +194,7 @@ class _Stream(Response):
         with trio.move_on_after(_STREAM_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                self._limit.acquire_on_behalf_of_nowait(self)
+                await self._limit.acquire_on_behalf_of(self)
                 try:
                     await send(head)
                     await self._send_states(send)

@@ -166,7 +166,7 @@ class Jobs:
                 start_new_session=True,
                 env={**os.environ, "AUTOPOD_PREFIX": os.fspath(self._places.prefix)},
             )
-        except OSError:
+        except BaseException:
             self._forget(number)
             raise
         self._nursery.start_soon(self._follow, process, job)

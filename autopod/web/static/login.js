@@ -27,5 +27,5 @@ document.getElementById("form").addEventListener("submit", async (event) => {
 const theme = localStorage.getItem("autopod-theme");
 if (theme) document.documentElement.dataset.theme = theme;
 
-// Who has shown a certificate, or may read without a token, needs none.
-logIn("").catch(() => {});
+// Who has shown a certificate, or may read without a token, needs none; but may want to be another.
+if (!location.hash) logIn("").catch(() => {});

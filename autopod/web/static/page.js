@@ -356,9 +356,9 @@ function headers() {
   return { "X-Autopod-Secret": secret };
 }
 
-function logIn() {
+function logIn(how = "") {
   localStorage.removeItem("autopod-secret");
-  location.replace("/login");
+  location.replace(`/login${how}`);
 }
 
 async function act(action) {
@@ -544,7 +544,7 @@ byId("theme").addEventListener("click", () => {
 });
 byId("leave").addEventListener("click", async () => {
   await fetch("/logout", { method: "POST", headers: headers() });
-  logIn();
+  logIn("#again");
 });
 theme(null);
 keepWatching();

@@ -149,7 +149,7 @@ def test_an_administrator_looks_and_drains(pods, archive, page, prefix, browser)
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= browser.execute_script("return innerWidth"), "it fits on a phone"
     person.clicks("#leave")
-    WebDriverWait(browser, 60).until(lambda one: one.current_url.endswith("/login"))
+    WebDriverWait(browser, 60).until(lambda one: one.current_url.endswith("/login#again"))
 
 
 def logs_in(person, page):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autopod import journal
+from autopod import journal, moves
 from ckpt import stack
 from examples import hosts
 from examples.exim.mail import wait_until
@@ -63,6 +63,25 @@ def test_there_and_back_again(pair, debian_root):
         goes_on(target, before)
         assert source.living("pod") == 0
         assert not source.root("pod").exists()
+
+
+def test_who_looks_sees_how_far_it_is(pair, debian_root):
+    a, b = pair
+    start_counter(a, debian_root)
+    seen = set()
+    with subprocess.Popen(a.command("autopod", "migrate", "pod", "b")) as process:
+
+        def has_ended():
+            for machine in pair:
+                seen.update(
+                    (machine.name, one.host, one.step) for one in moves.going_on(machine.places)
+                )
+            return process.poll() is not None
+
+        wait_until(has_ended, "the pod has moved")
+    assert process.returncode == 0
+    assert {("a", "b", "restart"), ("b", None, "it is being built here")} <= seen
+    assert moves.going_on(a.places) == moves.going_on(b.places) == []
 
 
 BUSY = """\

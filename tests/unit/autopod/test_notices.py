@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from autopod.status import notices, outbox, senders, store
 from autopod.status.outbox import Notice
 from autopod.status.policy import Policy
 from autopod.status.receivers import Command, Mail, Webhook
+from autopod.status.store import Drain, PodRecord
 from launcher import toml
 from launcher.toml import ConfigError
 
@@ -41,6 +43,29 @@ def test_each_event_once_for_each_receiver(history):
     assert first.notice.text == "disk-full: /: 97 %", "in the order of what happened"
     outbox.delivered(history, first)
     assert len(told(history, first.receiver)) == 1
+
+
+def test_a_drain_is_told_from_its_begin_to_its_end(history):
+    pods = [PodRecord("web"), PodRecord("mail")]
+    drain = Drain("0123456789ab", "stopping", True, ["x"], "boot", [], None, pods)
+    gone = [replace(pods[0], place="moved", host="beta"), replace(pods[1], place="archive")]
+    history.save(drain)
+    history.save(drain)
+    history.save(replace(drain, pods=gone))
+    for phase in ("installing", "confirming", "rebooting", "rebooting", "returning"):
+        history.save(replace(drain, pods=gone, phase=phase))
+    history.save(replace(drain, pods=gone, phase="failed", failed="the wrong kernel runs"))
+    assert [one.text.partition(": ")[2] for one in history.recent(99)] == [
+        "web: here", "mail: here", "stopping", "web: moved beta", "mail: archive", "installing",
+        "confirming", "rebooting", "returning", "failed: the wrong kernel runs",
+    ]  # fmt: skip
+    outbox.queue(history, ["one"])
+    said = [one.notice.subject for one in outbox.waiting(history)]
+    assert said == [
+        "a drain has begun",
+        "rebooted, its pods are being restarted",
+        "a drain has failed",
+    ]
 
 
 def test_a_fault_that_lasts_is_told_once(history):
