@@ -123,6 +123,15 @@ def has_name(places: Places) -> bool:
     return _own_file(places).exists()
 
 
+def own_name(places: Places) -> str:
+    """Return what this host is called: as other hosts know it, else its host name.
+
+    Raises:
+        Refused: its file cannot be understood.
+    """
+    return load_own(places).name if has_name(places) else socket.gethostname()
+
+
 def load_own(places: Places) -> Own:
     """Return this host's name and address.
 

@@ -108,7 +108,7 @@ def table(rows: list[Row]) -> str:
             row.address or "-",
             str(row.processes),
             f"{row.memory_bytes / 2**20:.1f} MiB" if row.processes else "-",
-            _duration(row.uptime_s),
+            duration(row.uptime_s),
             row.problem or " ".join(row.lower) or "-",
         )
         for row in rows
@@ -126,8 +126,8 @@ def columns(lines: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def _duration(seconds: int | None) -> str:
-    """*seconds* in its two greatest units: `3d 4h`."""
+def duration(seconds: int | None) -> str:
+    """Return *seconds* in its two greatest units: `3d 4h`. Pure."""
     if seconds is None:
         return "-"
     sizes = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))

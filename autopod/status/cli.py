@@ -1,4 +1,4 @@
-"""`autopod status`, `drain`, `hold`, `notify`, `statusd` as commands: arguments in, lines out.
+"""`autopod status`, `drain`, `statusd` and their like as commands: arguments in, lines out.
 
 What they need is imported when they run.
 """
@@ -85,6 +85,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     )
     _add_drain(verbs)
     _add_hold(verbs)
+    top = verbs.add_parser("top", help="show the host, its pods and what goes on, again and again")
+    top.set_defaults(run=_top)
+    top.add_argument("--once", action="store_true", help="a single time")
 
 
 def _add_hold(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -151,6 +154,13 @@ def _drain(places: Places, arguments: argparse.Namespace) -> int:
         said = byhand.drain(places, install=not arguments.no_install)
     print(byhand.as_json(said) if arguments.json else byhand.text(said), end="")
     return said.status
+
+
+def _top(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import top
+
+    top.watch(places, once=arguments.once)
+    return 0
 
 
 def _hold(places: Places, arguments: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ python -m autopod.status.notices     tells what there is to tell, until its stan
 import fcntl
 import os
 import select
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from autopod import hosts
-from autopod.errors import Refused
 from autopod.status import outbox, policy, senders
 from autopod.status.receivers import Receiver
 from autopod.status.store import Store, opened
@@ -32,7 +30,7 @@ def main() -> int:
         receivers = named(policy.load(places).notify)
         with opened(places) as store, closing(_only_one(places)):
             while True:
-                deliver(store, receivers, host_name(places))
+                deliver(store, receivers, hosts.own_name(places))
                 if select.select([0], [], [], _LOOK_S)[0]:  # nothing is ever written there
                     return 0
     except Exception as e:  # noqa: BLE001 (it is told, and the service starts it again)
@@ -82,14 +80,6 @@ def named(receivers: Sequence[Receiver]) -> dict[str, Receiver]:
     return found
 
 
-def host_name(places: Places) -> str:
-    """Return what this host is called: as other hosts know it, else its host name."""
-    try:
-        return hosts.load_own(places).name
-    except Refused:
-        return socket.gethostname()
-
-
 def test(places: Places) -> dict[str, str | None]:
     """Tell every receiver something that says nothing; return why each was not told.
 
@@ -99,7 +89,7 @@ def test(places: Places) -> dict[str, str | None]:
     said: dict[str, str | None] = {}
     for name, receiver in named(policy.load(places).notify).items():
         try:
-            senders.tell(receiver, host_name(places), outbox.trial(datetime.now(UTC)))
+            senders.tell(receiver, hosts.own_name(places), outbox.trial(datetime.now(UTC)))
             said[name] = None
         except senders.NotTold as e:
             said[name] = str(e)

@@ -14,7 +14,7 @@ from autopod import checkpoints, hosts, moves, overview
 from autopod.moves import Move
 from autopod.overview import Row
 from autopod.retention import Taken
-from autopod.status import decide, notices, outbox, store
+from autopod.status import decide, outbox, store
 from autopod.status.decide import Situation
 from autopod.status.health import Fault
 from autopod.status.kernels import Kernel
@@ -151,7 +151,7 @@ def gather(places: Places, settings: Policy) -> Inputs:
     """
     parts = _Parts()
     inputs = Inputs(
-        name=parts.ask("", notices.host_name, places),
+        name=parts.ask("", hosts.own_name, places),
         settings=settings,
         hosts=parts.ask([], _hosts, places),
         pods=parts.ask([], overview.gather, places),

@@ -1,4 +1,4 @@
-from autopod.overview import Row, _duration, table
+from autopod.overview import Row, duration, table
 
 
 def test_the_table_lines_up_and_shows_what_is_missing_as_a_dash():
@@ -17,6 +17,6 @@ def test_no_pod_is_a_heading_only():
     assert table([]).split() == ["POD", "STATE", "ADDRESS", "PROCESSES", "MEMORY", "UP", "BASE"]
 
 
-def test_durations_have_their_two_greatest_units():
+def testdurations_have_their_two_greatest_units():
     seconds = [0, 59, 60, 3600, 90061, None]
-    assert [_duration(s) for s in seconds] == ["0s", "59s", "1m 0s", "1h 0m", "1d 1h", "-"]
+    assert [duration(s) for s in seconds] == ["0s", "59s", "1m 0s", "1h 0m", "1d 1h", "-"]

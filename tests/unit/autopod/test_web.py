@@ -1,5 +1,6 @@
 """The page's pure parts: what is shown, and who may see and do what."""
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
+from autopod import top
 from autopod.hosts import Row as HostRow
 from autopod.moves import Move
 from autopod.overview import Row
@@ -137,6 +140,18 @@ def test_metrics_are_understood_by_prometheus():
     assert found["autopod_drain_phase", "done"] == 1
     assert found["autopod_moves",] == 1
     assert all(family.documentation for family in families)
+
+
+def test_the_same_in_a_terminal():
+    console = Console(file=io.StringIO(), width=100)
+    before = state.picture(replace(KNOWN, cpu_s={"web": 1.0}), NOW - 2)
+    console.print(top.render(state.picture(KNOWN, NOW), before))
+    said = console.file.getvalue()
+    for words in ("alpha", "reboot: linux-image", "not now: pod web is held", "fault: disk-full"):
+        assert words in said
+    [web] = [line for line in said.splitlines() if line.startswith("web")]
+    assert web.split() == ["web", "running", "1m", "30s", "1.0", "MiB", "25.0", "%", "3", "1"]
+    assert "move: web to beta: send" in said
 
 
 # --- the timeline ------------------------------------------------------------------------------
