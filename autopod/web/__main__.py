@@ -2,15 +2,19 @@
 
 import logging
 import signal
+import socket
 import ssl
 import sys
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from autopod.errors import Refused
 from autopod.status import policy
+from autopod.status.policy import Policy
 from autopod.web import auth, state
 from autopod.web.app import App
 from autopod.web.auth import Gate
@@ -27,17 +31,19 @@ def main() -> int:
     places = Places.from_environment()
     try:
         settings = policy.load(places)
-        if settings.web.address() is None:
+        address = settings.web.address()
+        if address is None:
             return 0
         tokens = auth.ensure(places)
-        trio.run(_run, places, settings, Gate(tokens, settings.web))
+        config = _config(settings.web, *address)
+        trio.run(_run, places, settings, Gate(tokens, settings.web), config)
     except Exception as e:  # noqa: BLE001 (it is told, and the service starts it again)
         commandline.complain("autopod", e)
         return 1
     return 0
 
 
-async def _run(places: Places, settings: policy.Policy, gate: Gate) -> None:
+async def _run(places: Places, settings: Policy, gate: Gate, config: Config) -> None:
     def changed() -> None:
         feed.poke()
 
@@ -49,13 +55,17 @@ async def _run(places: Places, settings: policy.Policy, gate: Gate) -> None:
             gate, feed, jobs, tls=web.certificate is not None, certified=web.client_ca is not None
         )
         guarded = Guard(app.starlette(), auth.own_names(web))
-        await serve(guarded, _config(web), shutdown_trigger=_told_to_end)  # type: ignore[arg-type]
+        await serve(guarded, config, shutdown_trigger=_told_to_end)  # type: ignore[arg-type]
         nursery.cancel_scope.cancel()  # commands go on
 
 
-def _config(web: Web) -> Config:
+def _config(web: Web, address: IPv4Address | IPv6Address, port: int) -> Config:
+    """Return what the server is told. Whatever can be wrong is found here, and has a name.
+
+    Raises:
+        Refused: the address cannot be had, or the certificate cannot be used.
+    """
     config = Config()
-    config.bind = [web.listen or ""]
     config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
     config.graceful_timeout = 1
@@ -64,6 +74,17 @@ def _config(web: Web) -> Config:
         config.certfile, config.keyfile = web.certificate, web.key
     if web.client_ca is not None:
         config.ca_certs, config.verify_mode = web.client_ca, ssl.CERT_REQUIRED
+    try:
+        config.create_ssl_context()
+    except OSError as e:
+        files = " ".join(one for one in (web.certificate, web.key, web.client_ca) if one)
+        raise Refused(f"the page's certificate cannot be used: {e.strerror}: {files}") from e
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        listener = socket.create_server((str(address), port), family=family)
+    except OSError as e:
+        raise Refused(f"the page cannot listen at {web.listen}: {e.strerror}") from e
+    config.bind = [f"fd://{listener.detach()}"]
     return config
 
 

@@ -295,6 +295,32 @@ def test_certificates_instead_of_tokens(page, prefix):
     wait_until(lambda: hold_of(page) is not None, "the host is held")
 
 
+@pytest.mark.parametrize(
+    ("listen", "files", "says"),
+    [
+        ("127.0.0.1:{0}", "", "cannot listen at 127.0.0.1:{0}: Address already in use"),
+        ("192.0.2.77:{0}", "server", "cannot listen at 192.0.2.77:{0}: Cannot assign"),
+        ("127.0.0.1:{0}", "missing", "certificate cannot be used: No such file"),
+        ("127.0.0.1:{0}", "autopod", "certificate cannot be used: "),
+    ],
+)
+def test_what_cannot_be_served_is_said(prefix, listen, files, says):
+    certificate(prefix, "server")
+    policy = prefix / "etc/autopod/autopod.toml"
+    policy.parent.mkdir(parents=True)
+    (prefix / "autopod.pem").touch()
+    (prefix / "autopod.key").touch()
+    tls = f'certificate = "{prefix}/{files}.pem"\nkey = "{prefix}/{files}.key"\n' if files else ""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        policy.write_text(f'[web]\nlisten = "{listen.format(port)}"\n{tls}')
+        argv = [sys.executable, "-m", "autopod.web"]
+        run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert says.format(port) in run.stderr
+    assert "internal" not in run.stderr
+
+
 # --- the service has it beside itself -------------------------------------------------------------
 
 
