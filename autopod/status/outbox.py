@@ -5,7 +5,6 @@ each notice that is not delivered yet. A row is gone once its receiver has taken
 killed in between tells it a second time, with the same number.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,7 +19,6 @@ _MOST_S: Final = 3600.0
 TRIES: Final = 24
 """Some 18 hours."""
 
-_DRAIN: Final = re.compile(r"[0-9a-f]+: ([a-z]+)(?:: .*)?", re.DOTALL)
 _PHASES: Final = {
     "stopping": "a drain has begun",
     "ready": "drained, and can be rebooted",
@@ -38,17 +36,19 @@ class Notice(msgspec.Struct, frozen=True):
         at: when it happened, in ISO 8601.
         kind: "alert", "drain" or "test".
         text: in words.
+        what: the phase of a drain that begins.
     """
 
     event: int
     at: str
     kind: str
     text: str
+    what: str | None = None
 
     @property
     def subject(self) -> str:
         """It in few words."""
-        return subject(self.kind, self.text) or "a trial"
+        return subject(self.kind, self.text, self.what) or "a trial"
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -61,12 +61,11 @@ class Waiting(msgspec.Struct, frozen=True):
     failed: str | None
 
 
-def subject(kind: str, text: str) -> str | None:
+def subject(kind: str, text: str, what: str | None) -> str | None:
     """Return an event in few words, if anybody is to be told of it. Pure."""
     if kind == "alert":
         return f"alert: {text.partition(':')[0]}"
-    found = _DRAIN.fullmatch(text) if kind == "drain" else None
-    return _PHASES.get(found[1]) if found else None
+    return _PHASES.get(what or "") if kind == "drain" else None
 
 
 def pause_s(tries: int) -> float:
@@ -113,7 +112,7 @@ def _newest(store: Store) -> int:
 
 def _is_news(store: Store, event: Event) -> bool:
     """Is somebody to be told, and was not of the same a day ago? Faults are found at each look."""
-    if subject(event.kind, event.text) is None:
+    if subject(event.kind, event.text, event.what) is None:
         return False
     same = store.db.execute(
         "SELECT 1 FROM event WHERE kind = 'alert' AND text = ? AND rowid < ? AND at > ? LIMIT 1",
@@ -124,8 +123,8 @@ def _is_news(store: Store, event: Event) -> bool:
 
 def _add(store: Store, name: str, event: Event) -> None:
     store.db.execute(
-        "INSERT INTO notice VALUES (?, ?, ?, ?, ?, 0, 0, NULL)",
-        (name, event.number, event.at.isoformat(), event.kind, event.text),
+        "INSERT INTO notice VALUES (?, ?, ?, ?, ?, 0, 0, NULL, ?)",
+        (name, event.number, event.at.isoformat(), event.kind, event.text, event.what),
     )
 
 
@@ -138,11 +137,12 @@ def due(store: Store, now: float) -> list[Waiting]:
 def waiting(store: Store) -> list[Waiting]:
     """Return what is not delivered, in the order in which it happened."""
     rows = store.db.execute(
-        "SELECT receiver, event, at, kind, text, tries, due, failed FROM notice ORDER BY event"
+        "SELECT receiver, event, at, kind, text, what, tries, due, failed "
+        "FROM notice ORDER BY event"
     )
     return [
-        Waiting(receiver, Notice(event, at, kind, text), tries, due, failed)
-        for receiver, event, at, kind, text, tries, due, failed in rows
+        Waiting(receiver, Notice(event, at, kind, text, what), tries, due, failed)
+        for receiver, event, at, kind, text, what, tries, due, failed in rows
     ]
 
 

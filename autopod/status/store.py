@@ -24,8 +24,11 @@ CREATE TABLE receiver (name TEXT PRIMARY KEY, seen INTEGER NOT NULL);
 CREATE TABLE notice (
     receiver TEXT NOT NULL, event INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL,
     text TEXT NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL, failed TEXT,
-    PRIMARY KEY (receiver, event)
+    what TEXT, PRIMARY KEY (receiver, event)
 );
+ALTER TABLE event ADD COLUMN drain TEXT;
+ALTER TABLE event ADD COLUMN pod TEXT;
+ALTER TABLE event ADD COLUMN what TEXT;
 """,
 )
 """What each version adds to the one before it."""
@@ -84,6 +87,33 @@ class Drain(msgspec.Struct, frozen=True):
     failed: str | None = None
 
 
+class Change(msgspec.Struct, frozen=True):
+    """What is new in a drain's record: *text*, *pod* and *what* as in Event."""
+
+    text: str
+    what: str | None = None
+    pod: str | None = None
+
+
+def changes(before: Drain | None, after: Drain) -> list[Change]:
+    """Return what has happened to a drain between two records. Pure.
+
+    Args:
+        before: the record of the same drain; None: it begins.
+        after: the new one.
+    """
+    known = {pod.pod: pod for pod in before.pods} if before else {}
+    said = [
+        Change(f"{pod.pod}: {pod.place}{f' {pod.host}' if pod.host else ''}", pod.place, pod.pod)
+        for pod in after.pods
+        if known.get(pod.pod) != pod
+    ]
+    if before is None or before.phase != after.phase:
+        why = f": {after.failed}" if after.failed else ""
+        said.append(Change(f"{after.phase}{why}", after.phase))
+    return said
+
+
 class Event(msgspec.Struct, frozen=True):
     """Something that has happened.
 
@@ -91,13 +121,19 @@ class Event(msgspec.Struct, frozen=True):
         number: rises from each to the next.
         at: when.
         kind: "alert", "drain", "pod" (of a drain), "hold" or "notify".
-        text: in words; of a drain, and of its pods, it begins with the drain's id.
+        text: in words.
+        drain: id of the drain to which it happened.
+        pod: to which of its pods.
+        what: the phase that begins, or the pod's new place.
     """
 
     number: int
     at: datetime
     kind: str
     text: str
+    drain: str | None = None
+    pod: str | None = None
+    what: str | None = None
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -137,12 +173,12 @@ class Store:
     def recent(self, most: int, after: int = 0) -> list[Event]:
         """Return the *most* newest events of those numbered above *after*, the oldest first."""
         rows = self.db.execute(
-            "SELECT rowid, at, kind, text FROM event WHERE rowid > ? ORDER BY rowid DESC LIMIT ?",
+            "SELECT rowid, at, kind, text, drain, pod, what FROM event WHERE rowid > ? "
+            "ORDER BY rowid DESC LIMIT ?",
             (after, most),
         ).fetchall()
         return [
-            Event(number, datetime.fromisoformat(at), kind, text)
-            for number, at, kind, text in reversed(rows)
+            Event(number, datetime.fromisoformat(at), *rest) for number, at, *rest in reversed(rows)
         ]
 
     def last_report(self) -> str | None:
@@ -172,8 +208,8 @@ class Store:
                 "ON CONFLICT (id) DO UPDATE SET record = excluded.record",
                 (drain.id, _now(), msgspec.json.encode(drain).decode()),
             )
-            for kind, text in _news(before, drain):
-                self._event(kind, text)
+            for one in changes(before, drain):
+                self._event("pod" if one.pod else "drain", one.text, drain.id, one.pod, one.what)
 
     def drain(self, name: str) -> Drain | None:
         """Return the drain with that id."""
@@ -185,22 +221,9 @@ class Store:
         row = self.db.execute("SELECT record FROM drain ORDER BY rowid DESC LIMIT 1").fetchone()
         return msgspec.json.decode(row[0], type=Drain) if row else None
 
-    def _event(self, kind: str, text: str) -> None:
-        self.db.execute("INSERT INTO event VALUES (?, ?, ?)", (_now(), kind, text))
-
-
-def _news(before: Drain | None, now: Drain) -> list[tuple[str, str]]:
-    """Return what has changed, as events. Pure."""
-    known = {pod.pod: pod.place for pod in before.pods} if before else {}
-    news = [
-        ("pod", f"{now.id}: {pod.pod}: {pod.place}{f' {pod.host}' if pod.host else ''}")
-        for pod in now.pods
-        if known.get(pod.pod) != pod.place
-    ]
-    if before is None or before.phase != now.phase:
-        why = f": {now.failed}" if now.failed else ""
-        news.append(("drain", f"{now.id}: {now.phase}{why}"))
-    return news
+    def _event(self, kind: str, text: str, *of_a_drain: str | None) -> None:
+        row = (_now(), kind, text, *(of_a_drain or (None, None, None)))
+        self.db.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def path(places: Places) -> Path:

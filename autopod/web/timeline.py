@@ -1,6 +1,5 @@
 """A drain as a picture: events in, stretches of time out. Pure."""
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -8,10 +7,6 @@ import msgspec
 
 from autopod.status.store import Event
 
-_TEXT: Final = {
-    "drain": re.compile(r"(?P<id>[0-9a-f]+): (?P<what>[a-z]+)(?:: .*)?", re.DOTALL),
-    "pod": re.compile(r"(?P<id>[0-9a-f]+): (?P<row>[a-z0-9-]+): (?P<what>[a-z]+)(?: .*)?"),
-}
 _LAST: Final = frozenset({"done", "failed"})
 
 
@@ -36,15 +31,13 @@ def spans(drain: str, events: Iterable[Event]) -> list[Span]:
     rows: dict[str, list[Span]] = {"": []}
     last: float | None = None
     for event in events:
-        pattern = _TEXT.get(event.kind)
-        found = pattern.fullmatch(event.text) if pattern else None
-        if not found or found["id"] != drain:
+        if event.drain != drain or event.what is None:
             continue
-        at, row = event.at.timestamp(), found.groupdict().get("row") or ""
-        if event.kind == "drain" and found["what"] in _LAST:  # which lasts no time
+        at, row = event.at.timestamp(), event.pod or ""
+        if not row and event.what in _LAST:  # which lasts no time
             last = at
         else:
-            _go_on(rows.setdefault(row, []), Span(row, found["what"], at, None))
+            _go_on(rows.setdefault(row, []), Span(row, event.what, at, None))
     return [_cut(one, last) for row in rows.values() for one in row]
 
 

@@ -325,12 +325,8 @@ function story(spans, now) {
 
 const KINDS = { alert: "bad", drain: "link", pod: "", hold: "warn", notify: "warn" };
 
-// Of drains and their pods without the number of the drain, which the mouse shows.
-function happened({ kind, text }) {
-  const [, drain, what] = (["drain", "pod"].includes(kind) && text.match(/^([0-9a-f]+): (.*)$/s)) || [null, "", text];
-  const [, pod, place, more] = (kind === "pod" && what.match(/^(\S+): (\w+)(.*)$/)) || [];
-  const words = pod && PLACES[place] ? `${pod} ${PLACES[place][0]}${more && ` to${more}`}` : what;
-  return el("bdi", { title: drain ? `drain ${drain}` : null }, words);
+function happened({ text, drain }) {
+  return el("bdi", { title: drain ? `drain ${drain}` : null }, text);
 }
 
 function drawHistory(events) {

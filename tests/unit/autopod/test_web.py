@@ -54,8 +54,8 @@ KNOWN = state.Inputs(
 )
 
 
-def event(number, after, kind, text):
-    return Event(number, datetime.fromtimestamp(NOW + after, UTC), kind, text)
+def event(after, what, drain="0123456789ab", pod=None):
+    return Event(1, datetime.fromtimestamp(NOW + after, UTC), "drain", "words", drain, pod, what)
 
 
 def test_the_picture():
@@ -159,14 +159,15 @@ def test_the_same_in_a_terminal():
 
 def test_a_drain_as_stretches_of_time():
     events = [
-        event(1, 0, "pod", "0123456789ab: web: here"),
-        event(2, 0, "drain", "0123456789ab: stopping"),
-        event(3, 1, "drain", "fedcba987654: stopping"),
-        event(4, 2, "pod", "0123456789ab: web: moved beta"),
-        event(5, 3, "drain", "0123456789ab: stopping"),
-        event(6, 4, "drain", "0123456789ab: ready"),
-        event(7, 5, "alert", "0123456789ab: undoing"),
-        event(8, 9, "drain", "0123456789ab: failed: no room: at all\nreally"),
+        event(0, "here", pod="web"),
+        event(0, "stopping"),
+        event(1, "stopping", drain="fedcba987654"),
+        event(2, "moved", pod="web"),
+        event(3, "stopping"),
+        event(4, "ready"),
+        event(5, None),
+        event(6, "undoing", drain=None),
+        event(9, "failed"),
     ]
     assert timeline.spans("0123456789ab", events) == [
         Span("", "stopping", NOW, NOW + 4),
