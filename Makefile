@@ -12,6 +12,8 @@
 #   make test-programs   real programs under load, restarted ROUNDS=20 times each
 #   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
 #                docs/notes/kernels.md)
+#   make test-reboot  the status service reboots a guest of the lab into a new kernel, and its pods
+#                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1": docs/notes/status.md)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
 #                BENCH_ARGS=snapshots: these only)
@@ -37,7 +39,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-.PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels fuzz bench clean
+.PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels test-reboot fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -86,6 +88,10 @@ test-programs: setup
 
 test-kernels: setup
 	@.venv/bin/python -m tests.kernels $(KERNELS_ARGS)
+
+test-reboot: PACKAGES += e2fsprogs
+test-reboot: setup
+	@.venv/bin/python -m tests.reboot $(REBOOT_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup

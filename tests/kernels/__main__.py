@@ -38,7 +38,7 @@ def main() -> int:
     options = _parser().parse_args()
     names = options.workloads or [*(n for n in harness.names() if n not in HOME), exim.NAME]
     try:
-        program = _lab(options.lab)
+        program = lab_program(options.lab)
         routes = journeys(options.journeys)
         trees = [root.build(), exim_build.build()]
         share = Path(tempfile.mkdtemp(prefix="autopod-kernels-", dir="/var/tmp"))
@@ -94,7 +94,12 @@ def _compile(names: list[str], target: Path) -> None:
         subprocess.run(argv, check=True)
 
 
-def _lab(path: str | None) -> Path:
+def lab_program(path: str | None) -> Path:
+    """Return the lab's program.
+
+    Raises:
+        LabError: there is none.
+    """
     if not path:
         raise LabError("no lab: name its program, by --lab or AUTOPOD_LAB (tests/kernels/lab.py)")
     if not os.access(path, os.X_OK):

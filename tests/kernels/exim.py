@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.exim import mail
+from launcher.places import Places
 from tests.kernel.ckpt.harness import tool
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def pass_on(here: "Leg") -> None:
     """Do this leg."""
     try:
         if here.leg == 0:
-            _begin(here)
+            begin(here.places, here.exim_root)
         else:
             archive = here.archive(here.leg - 1, NAME)
             tool(
@@ -39,7 +40,7 @@ def pass_on(here: "Leg") -> None:
             )
             _wait(lambda: mail.answers(POD), "Exim greets again")
         if here.leg == here.last:
-            _check(here)
+            check(here.places)
         else:
             tool(
                 "autopod",
@@ -53,36 +54,42 @@ def pass_on(here: "Leg") -> None:
         here.remove(NAME)
 
 
-def _begin(here: "Leg") -> None:
-    configuration = here.places.config(NAME)
+def begin(places: Places, base: Path) -> None:
+    """Make the pod; deliver a mail, and put one into its queue."""
+    configuration = places.config(NAME)
     configuration.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_CONFIGURATION, configuration)
-    tool("autopod", "add", NAME, "--base", here.exim_root, timeout=_TIMEOUT_S)
+    tool("autopod", "add", NAME, "--base", base, timeout=_TIMEOUT_S)
     # Not each second, as in the example: an emulated processor would do nothing else.
     tool("autopod", "addproc", NAME, "/usr/sbin/exim4", "-bd", "-q1h", timeout=_TIMEOUT_S)
     _wait(lambda: mail.answers(POD), "Exim greets")
-    _deliver(here, "before the journey")
+    _deliver(places, "before the journey")
     mail.send(POD, "alice@pod.test", "friend@elsewhere.test", "in the queue")
-    listed = tool("launcher", "exec", NAME, "/usr/sbin/exim4", "-bp", timeout=_TIMEOUT_S)
-    assert "friend@elsewhere.test" in listed, listed
+    assert "friend@elsewhere.test" in queue(), queue()
 
 
-def _check(here: "Leg") -> None:
+def queue() -> str:
+    """Return what waits in the queue, in Exim's words."""
+    return tool("launcher", "exec", NAME, "/usr/sbin/exim4", "-bp", timeout=_TIMEOUT_S)
+
+
+def check(places: Places) -> None:
+    """See that the queued mail goes out, a new one is delivered, and the old one is there."""
     with mail.smarthost(SMARTHOST) as received:
         tool("launcher", "exec", NAME, "/usr/sbin/exim4", "-qff", timeout=_TIMEOUT_S)
         _wait(lambda: bool(received), "the queued mail arrives")
         assert "Subject: in the queue" in received[0], received
-    _deliver(here, "after the journey")
-    assert _in_mailbox(here, "before the journey"), "the mail delivered before is gone"
+    _deliver(places, "after the journey")
+    assert _in_mailbox(places, "before the journey"), "the mail delivered before is gone"
 
 
-def _deliver(here: "Leg", subject: str) -> None:
+def _deliver(places: Places, subject: str) -> None:
     mail.send(POD, "bob@elsewhere.test", "alice@pod.test", subject)
-    _wait(lambda: _in_mailbox(here, subject), f"the mail {subject} is in the mailbox")
+    _wait(lambda: _in_mailbox(places, subject), f"the mail {subject} is in the mailbox")
 
 
-def _in_mailbox(here: "Leg", subject: str) -> bool:
-    folder = here.places.root(NAME) / "home/alice/Maildir/new"
+def _in_mailbox(places: Places, subject: str) -> bool:
+    folder = places.root(NAME) / "home/alice/Maildir/new"
     return any(f"Subject: {subject}\n" in path.read_text() for path in folder.glob("*"))
 
 

@@ -7,7 +7,8 @@ The lab is no part of the project. Whatever program has these verbs will do:
     LAB stop NAME
 
 A guest sees this machine's root directory, read-only below a layer of its own, and the directory
-DIR, which it shares with this machine at the same path.
+DIR, which it shares with this machine at the same path. tests/reboot/machine.py says what else it
+asks of the lab.
 """
 
 import os
@@ -40,7 +41,7 @@ class Lab:
 
     def __init__(self, program: Path, share: Path) -> None:
         self._program = program
-        self._share = share
+        self.share = share
         self._guests: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -56,24 +57,42 @@ class Lab:
             turn = self._guests.get(kernel)
             if turn is None:
                 turn = self._guests[kernel] = threading.Lock()
-                self._boot(kernel)
+                self.boot(_name(kernel), kernel)
+        with turn:
+            return self.run_in(_name(kernel), argv, seconds)
+
+    def run_in(self, name: str, argv: Sequence[object], seconds: float) -> str:
+        """Run *argv* in the project's directory in the guest *name*; return what it prints.
+
+        Raises:
+            LabError: the command fails, or takes too long.
+        """
         project = shlex.quote(os.fspath(PROJECT))
         script = _SHOW.format(project=project, command=shlex.join(map(str, argv)))
-        with turn:
-            return self._call("run", _name(kernel), "--timeout", f"{seconds:g}", "--", script)
+        return self.call("run", name, "--timeout", f"{seconds:g}", "--", script)
 
     def stop(self) -> None:
         """Stop all guests."""
         for kernel in self._guests:
-            self._call("stop", _name(kernel))
+            self.call("stop", _name(kernel))
 
-    def _boot(self, kernel: str) -> None:
-        self._call(
-            "boot", "--kernel", kernel, "--name", _name(kernel), "--root", "host",
-            "--share", self._share, "--mem", _MEMORY_MIB, seconds=_BOOT_S,
+    def boot(self, name: str, kernel: str, *options: object) -> None:
+        """Boot a guest.
+
+        Raises:
+            LabError: it does not boot.
+        """
+        self.call(
+            "boot", "--kernel", kernel, "--name", name, "--root", "host",
+            "--share", self.share, "--mem", _MEMORY_MIB, *options, seconds=_BOOT_S,
         )  # fmt: skip
 
-    def _call(self, *argv: object, seconds: float | None = None) -> str:
+    def call(self, *argv: object, seconds: float | None = None) -> str:
+        """Give the lab a command; return what it prints.
+
+        Raises:
+            LabError: it fails, or takes longer than *seconds*.
+        """
         words = [os.fspath(self._program), *map(str, argv)]
         try:
             run = subprocess.run(

@@ -77,20 +77,24 @@ class Repository:
     def __init__(self, home, keys):
         self.home, self.keys = home, keys
         self.suite = home / "dists" / SUITE
+        self.pool = home / "pool/main"
+        self.pool.mkdir(parents=True)
         self.controls = {}
         self.published = 0
 
-    def add(self, package, version, **fields):
-        """Build a package that holds nothing."""
+    def add(self, package, version, files=None, **fields):
+        """Build a package that holds *files*, texts by their paths; by default nothing."""
         tree = self.home / "build"
         (tree / "DEBIAN").mkdir(parents=True)
+        for path, text in (files or {}).items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_text(text)
         known = {"Maintainer": "M <m@example.org>", "Architecture": "amd64", "Description": "-"}
         text = {"Package": package, "Version": version, **known, **fields}
         control = "".join(f"{key}: {value}\n" for key, value in text.items())
         (tree / "DEBIAN/control").write_text(control)
         self.controls[package, version] = control
-        (self.home / "pool/main").mkdir(parents=True, exist_ok=True)
-        run("dpkg-deb", "--build", "-Znone", tree, self.home / f"pool/main/{package}_{version}.deb")
+        run("dpkg-deb", "--build", "-Znone", tree, self.pool / f"{package}_{version}.deb")
         shutil.rmtree(tree)
 
     def publish(self, *, key="archive", age=timedelta(), label="Debian-Security", valid_days=7):

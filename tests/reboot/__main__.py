@@ -1,0 +1,347 @@
+"""`make test-reboot`: the status service reboots a machine into a new kernel; its pods live on.
+
+A machine of the lab (tests/reboot/machine.py) runs statusd, an Exim pod with a mail in its queue,
+and an Apache pod with a client on another machine. Its archive of security updates, signed and made
+on the spot, gets a new kernel. The service finds it, tells why, writes the pods to disk, installs
+it and orders the reboot; the lab then boots what is the newest kernel on the machine's disk.
+
+Each step is printed with its time; the exit status is 1 if one fails.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopod.status.kernels import parse_running
+from examples.apache import build as apache
+from examples.exim import build as exim
+from examples.exim.mail import wait_until
+from examples.roots import BuildError, debian
+from examples.transcript import Failed, Transcript
+from tests.kernel.autopod.repository import SUITE, Keys, Repository
+from tests.kernels.__main__ import lab_program
+from tests.kernels.lab import Lab, LabError
+from tests.reboot import machine
+from tests.reboot.machine import Machine
+
+DEFAULT = "6.1-6.18"
+META = "linux-image-cloud-amd64"
+HERE = "10.77.0.1"
+"""This machine's address in a lab's network."""
+POLICY = """\
+[apt]
+changelogs_s = 300
+
+[service]
+every_s = 60
+
+[act]
+enabled = true
+hold = "the administrator looks first"
+reboot = ["kill", "-TERM", "1"]        # so the lab's init system is told to reboot
+"""
+# One small process, so that less has to be read. However long the pause, no connection is too old.
+STATUS = """
+LoadModule status_module /usr/lib/apache2/modules/mod_status.so
+<Location /server-status>
+    SetHandler server-status
+    Require all granted
+</Location>
+KeepAliveTimeout 7200
+MaxKeepAliveRequests 0
+Timeout 7200
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel of the lab.
+
+    Attributes:
+        name: the lab's.
+        release: as `uname -r` says.
+        build: its package's version.
+    """
+
+    name: str
+    release: str
+    build: str
+
+    @property
+    def package(self) -> str:
+        """The name of its package."""
+        return f"linux-image-{self.release}"
+
+
+def main() -> int:
+    """Run the demonstration; return the exit status."""
+    options = _parser().parse_args()
+    try:
+        before, _, after = options.kernels.partition("-")
+        program = lab_program(options.lab)
+        trees = {"exim": exim.build(), "apache": apache.build()}
+        with tempfile.TemporaryDirectory(prefix="autopod-reboot-", dir="/var/tmp") as share:
+            demo = Demo(Lab(program, Path(share)), before, after)
+            try:
+                demo.run(trees)
+            except (LabError, Failed, OSError):
+                demo.explain()
+                raise
+            finally:
+                demo.clean()
+    except (
+        LabError,
+        BuildError,
+        Failed,
+        OSError,
+        TimeoutError,
+        subprocess.CalledProcessError,
+    ) as e:
+        print(f"\ntest-reboot: error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Demo:
+    """The steps, and what they must remember for each other."""
+
+    def __init__(self, lab: Lab, before: str, after: str) -> None:
+        self.share, self.lab = lab.share, lab
+        self.names = before, after
+        self.machine = Machine(lab, self.share / "disk.img")
+        self.log = self.share / "statusd.log"
+        self.answers = self.share / "answers"
+        self.netns = ""
+        self.cleanup = contextlib.ExitStack()
+        title = (
+            f"AutoPod: a machine reboots itself from Linux {before} to {after}; its pods live on."
+        )
+        self.out = Transcript(title, shorten={os.fspath(self.share): "…"})
+
+    def clean(self) -> None:
+        """Leave nothing running."""
+        self.cleanup.close()
+        self.machine.stop()
+        self.lab.stop()
+        if self.netns:
+            subprocess.run(["ip", "netns", "del", self.netns], check=False)
+
+    def explain(self) -> None:
+        """Show what may tell why a step has failed."""
+        for log in (self.log, self.share / "tests.reboot.client.log"):
+            if log.exists():
+                self.out.say(f"# {log.name}\n{log.read_text(errors='replace')}")
+        with contextlib.suppress(LabError):
+            self.out.say(self.machine.run("history", seconds=60))
+
+    def run(self, trees: dict[str, Path]) -> None:
+        """Do the steps."""
+        old, new = self._kernels()
+        archive = self._archive(trees, old)
+        client = self._pods()
+        self._nothing_yet()
+        self._published(archive, old, new)
+        self._drained(client, new)
+        self._booted(client, old, new)
+        self._alive(client)
+        self._told()
+        self.out.end()
+
+    def _kernels(self) -> tuple[Kernel, Kernel]:
+        with self.out.step("The kernels"):
+            found = [self._kernel(name) for name in self.names]
+            for one in found:
+                self.out.say(f"{one.name}: {one.release}, package version {one.build}")
+            self.out.check(found[0].release != found[1].release, "they are two")
+            self.lab.stop()
+        return found[0], found[1]
+
+    def _kernel(self, name: str) -> Kernel:
+        release, build = parse_running(self.lab.run(name, ["uname", "-r", "-v"], 60).strip())
+        if build is None:
+            raise LabError(f"kernel {name} is not Debian's: {release}")
+        return Kernel(name, release, build)
+
+    def _archive(self, trees: dict[str, Path], old: Kernel) -> Repository:
+        with self.out.step("A machine with a disk of its own, and an archive that has nothing new"):
+            keys = Keys(Path(self.cleanup.enter_context(tempfile.TemporaryDirectory())))
+            self.cleanup.callback(keys.close)
+            archive = Repository(self.share / "archive", keys)
+            packages = self._installed(archive, old)
+            staged = self.share / "staged"
+            machine.stage(staged, self._with_status(trees))
+            (staged / "etc/apt/archive.gpg").write_bytes(keys.public.read_bytes())
+            (staged / "etc/apt/sources.list").write_text(
+                f"deb [signed-by=/etc/apt/archive.gpg] http://{HERE} {SUITE} main\n"
+            )
+            (staged / "etc/autopod/autopod.toml").write_text(POLICY)
+            (staged / "etc/autopod/pods").mkdir()
+            self.machine.format(staged)
+            shutil.rmtree(staged)
+            self.netns = self.lab.call("lan", machine.LAN).strip()
+            route = ["route", "replace", "10.98.0.0/16", "via", machine.ADDRESS, "dev", "br0"]
+            subprocess.run(["ip", "-n", self.netns, *route], check=True)
+            self._in_network("http.server", "80", "--bind", HERE, "--directory", archive.home)
+            self.machine.boot(old.name)
+            self.out.say(self.machine.run("install", *packages))
+        return archive
+
+    def _installed(self, archive: Repository, old: Kernel) -> list[Path]:
+        """Make the packages of the running kernel, which are in the security suite no more."""
+        kernel = {f"boot/vmlinuz-{old.release}": f"kernel {old.name} of the lab\n"}
+        archive.add(META, "1", Depends=old.package, Source="linux")
+        archive.add(old.package, old.build, kernel, Source="linux")
+        packages = [path.rename(self.share / path.name) for path in archive.pool.iterdir()]
+        archive.publish()
+        return packages
+
+    def _with_status(self, trees: dict[str, Path]) -> dict[str, Path]:
+        """Return *trees*; Apache counts in its memory, and says how much."""
+        tree = self.share / "apache"
+        subprocess.run(["cp", "-a", trees["apache"], tree], check=True)
+        modules = "usr/lib/apache2/modules"
+        shutil.copy(debian() / modules / "mod_status.so", tree / modules)
+        with (tree / "etc/apache2/apache2.conf").open("a") as file:
+            file.write(STATUS)
+        return {**trees, "apache": tree}
+
+    def _in_network(self, module: str, *words: object, **more: object) -> subprocess.Popen[bytes]:
+        """Start a module of Python's in the lab's network, on this machine."""
+        argv = ["ip", "netns", "exec", self.netns, sys.executable, "-m", module, *map(str, words)]
+        log = self.cleanup.enter_context((self.share / f"{module}.log").open("wb"))
+        process = subprocess.Popen(
+            argv, **{"stdin": subprocess.PIPE, "stdout": log, "stderr": log, **more}
+        )
+
+        def end() -> None:
+            process.terminate()
+            process.wait()
+
+        self.cleanup.callback(end)
+        return process
+
+    def _pods(self) -> subprocess.Popen[bytes]:
+        with self.out.step("Pods: Exim with a mail in its queue; Apache, and a client far away"):
+            self.out.say(self.machine.run("pods", seconds=1800))
+            out = self.cleanup.enter_context(self.answers.open("wb"))
+            client = self._in_network("tests.reboot.client", machine.WEB, stdout=out)
+            self._answered(client, 3)
+            self.out.check(True, f"one connection, {self._counts()[-1]} requests so far")
+        return client
+
+    def _nothing_yet(self) -> None:
+        with self.out.step("The service starts, and finds nothing"):
+            self.machine.run("serve", self.log)
+            self.machine.run("seen", "none")
+            self.out.check(self._is_in_log("reboot needed") is None, "no update, no reboot")
+
+    def _published(self, archive: Repository, old: Kernel, new: Kernel) -> None:
+        with self.out.step("The archive publishes a new kernel; it is not installed yet"):
+            kernel = {f"boot/vmlinuz-{new.release}": f"kernel {new.name} of the lab\n"}
+            archive.add(META, "2", Depends=new.package, Source="linux")
+            archive.add(new.package, new.build, kernel, Source="linux")
+            archive.changelog(f"main/l/linux/linux_{new.build}", new=new.build, old=old.build)
+            archive.publish()
+            self.machine.run("seen", "reboot")
+            self.out.say(self.log.read_text())
+            self.out.check(self._is_in_log("held"), "the service sees it, and waits: it is held")
+            said = self.machine.run("command", "autopod", "status", "--explain")
+            self.out.say(f"# autopod status --explain\n{said}")
+            self.out.check("installing them needs: reboot" in said, "a reboot is needed")
+            self.out.check("the kernel that runs is the one that was booted" in said, "and why")
+            self.out.check(
+                f"{old.release} runs; next boot {old.release}" in said, "nothing is done"
+            )
+
+    def _drained(self, client: subprocess.Popen[bytes], new: Kernel) -> None:
+        with self.out.step("The administrator releases it: pods to disk, installation, reboot"):
+            self.log.write_text("")
+            self.machine.run("release")
+            self.machine.wait_off(lambda: self._is_in_log("failed"))
+            self.out.say(self.log.read_text())
+            found = self.machine.next_release()
+            self.out.check(client.poll() is None, "the machine is off; its client waits")
+            self.out.check(found == new.release, f"the newest kernel on its disk: {found}", found)
+
+    def _booted(self, client: subprocess.Popen[bytes], old: Kernel, new: Kernel) -> None:
+        with self.out.step(f"The machine boots {new.release} from that disk; the service returns"):
+            before = self._counts()[-1]
+            self.machine.boot(new.name)
+            self.machine.run("serve", self.log)
+            said = self.machine.run("returned")
+            self.out.say(said)
+            self.out.check(f"done; expected {new.release}; orders to reboot: 1" in said, "done")
+            self.out.say(self.machine.run("command", "autopod", "list"))
+            self._answered(client, 3)
+            counts, longest = self._counts(), self._longest()
+            self.out.check(counts[-1] > before, f"Apache counts on: {before}, then {counts[-3:]}")
+            self.out.check(
+                client.poll() is None, f"the same connection, a pause of {longest:.0f} s"
+            )
+
+    def _alive(self, client: subprocess.Popen[bytes]) -> None:
+        with self.out.step("Exim still has its queue"):
+            self.out.say(self.machine.run("mails", seconds=1800))
+            self.out.check(True, "the waiting mail goes out, a new one is delivered")
+            client.stdin.close()
+            self.out.check(client.wait(60) == 0, "the client was never refused anything")
+            counts = self._counts()
+            self.out.check(counts == sorted(set(counts)), f"{len(counts)} answers, none twice")
+
+    def _told(self) -> None:
+        with self.out.step("The journal of the service"):
+            self.out.say(self.machine.run("history"))
+            said = self.machine.run("command", "autopod", "status")
+            self.out.say(f"# autopod status\n{said}")
+            self.out.check("reboot needed" not in said, "no reboot is needed any more")
+
+    def _is_in_log(self, word: str) -> str | None:
+        """Return the service's line that has *word*."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return next((line for line in lines if word in line), None)
+
+    def _lines(self) -> Iterator[list[str]]:
+        for line in self.answers.read_text().split("\n")[:-1]:
+            yield line.split()
+
+    def _counts(self) -> list[int]:
+        return [int(count) for _, _, count in self._lines()]
+
+    def _longest(self) -> float:
+        return max(float(seconds) for _, seconds, _ in self._lines())
+
+    def _answered(self, client: subprocess.Popen[bytes], more: int) -> None:
+        """Wait until *more* answers have come."""
+        wanted = len(self._counts()) + more
+
+        def enough() -> bool:
+            if client.poll() is not None:
+                raise Failed(
+                    f"the client ended: {(self.share / 'tests.reboot.client.log').read_text()}"
+                )
+            return len(self._counts()) >= wanted
+
+        wait_until(enough, "the client has its answers", 900)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="test-reboot", description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--lab", metavar="PROGRAM", default=os.environ.get("AUTOPOD_LAB"))
+    parser.add_argument(
+        "--kernels",
+        metavar="FROM-TO",
+        default=DEFAULT,
+        help="two kernels of the lab (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What is done in the machine: by its init system, by an administrator, by somebody who looks.
+
+python -m tests.reboot.guest VERB WORD...
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from autopod.status import store
+from examples.exim.mail import wait_until
+from launcher.places import Places
+from tests.kernel.ckpt.harness import tool
+from tests.kernels import exim
+from tests.reboot.machine import DISK, LABEL, OWN, WEB
+
+APACHE = "apache"
+PLACES = Places(Path("/"))
+BIN = Path(sys.executable).parent
+_TIMEOUT_S = 600
+_CONFIGURATION = Path(__file__).parents[2] / "examples/apache/pod.toml"
+
+
+def mount() -> None:
+    """Be the init system: the disk, and what on it is the machine's own."""
+    DISK.mkdir(exist_ok=True)
+    argv = ["mount", f"LABEL={LABEL}", os.fspath(DISK)]
+    wait_until(
+        lambda: subprocess.run(argv, capture_output=True, check=False).returncode == 0,
+        "the disk is there",
+    )
+    for path in OWN:
+        Path("/", path).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--bind", DISK / path, f"/{path}"], check=True)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+
+
+def serve(log: str) -> None:
+    """Be the init system: start the status service."""
+    with open(log, "ab") as output:
+        subprocess.Popen(
+            [BIN / "autopod", "statusd"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def install(*packages: str) -> None:
+    """Install packages from files."""
+    subprocess.run(["dpkg", "--install", *packages], check=True)
+
+
+def pods() -> None:
+    """Make both pods."""
+    exim.begin(PLACES, DISK / "roots/exim")
+    print(exim.queue().strip())
+    shutil.copyfile(_CONFIGURATION, PLACES.config(APACHE))
+    tool("autopod", "add", APACHE, "--base", DISK / f"roots/{APACHE}", timeout=_TIMEOUT_S)
+    tool("autopod", "addproc", APACHE, "/usr/sbin/apache2", timeout=_TIMEOUT_S)
+    _wait(_answers, "Apache answers")
+
+
+def command(*argv: str) -> int:
+    """Run a command of the project; its exit status is ours."""
+    return subprocess.run([BIN / argv[0], *argv[1:]], check=False).returncode
+
+
+def release() -> None:
+    """Be the administrator: the host is not held any more."""
+    policy = PLACES.keys().parent / "autopod.toml"
+    kept = [line for line in policy.read_text().splitlines() if not line.startswith("hold")]
+    changed = policy.with_suffix(".new")
+    changed.write_text("".join(f"{line}\n" for line in kept))
+    changed.rename(policy)
+
+
+def seen(level: str) -> None:
+    """Wait until the service has looked, and found *level*."""
+    _wait(lambda: _level() == level, f"the service has found: {level}")
+
+
+def returned() -> None:
+    """Wait until the drain has ended; tell how."""
+    _wait(
+        lambda: (last := _last()) is not None and last.phase in store.ENDED, "the drain has ended"
+    )
+    last = _last()
+    print(f"{last.phase}; expected {last.expected}; orders to reboot: {last.reboots}")
+    for pod in last.pods:
+        print(f"pod {pod.pod}: {pod.place}{f': {pod.why}' if pod.why else ''}")
+    if last.failed:
+        sys.exit(last.failed)
+
+
+def mails() -> None:
+    """See that the queued mail goes out; tell what is in the queue before and after."""
+    print(exim.queue().strip())
+    exim.check(PLACES)
+    print(f"queue afterwards: {exim.queue().strip() or 'empty'}")
+
+
+def history() -> None:
+    """Print the journal of the service."""
+    with store.opened(PLACES) as opened:
+        for at, kind, text in opened.events():
+            print(f"{at}  {kind:5}  {text}")
+
+
+def _answers() -> bool:
+    try:
+        socket.create_connection((WEB, 80), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_over() -> bool:
+    last = _last()
+    return last is not None and last.phase in store.ENDED
+
+
+def _last() -> store.Drain | None:
+    with store.opened(PLACES) as opened:
+        return opened.last_drain()
+
+
+def _level() -> str | None:
+    if not store.path(PLACES).exists():
+        return None
+    with contextlib.closing(sqlite3.connect(store.path(PLACES))) as db:
+        row = db.execute("SELECT level FROM report ORDER BY rowid DESC LIMIT 1").fetchone()
+    return row[0] if row else None
+
+
+def _wait(true: Callable[[], bool], what: str) -> None:
+    """An emulated processor has better things to do than to look all the time."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not true():
+        if time.monotonic() > deadline:
+            sys.exit(f"waited {_TIMEOUT_S} s in vain until {what}")
+        time.sleep(1)
+
+
+VERBS = {one.__name__: one for one in (
+    mount, serve, install, pods, command, release, seen, returned, mails, history,
+)}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(VERBS[sys.argv[1]](*sys.argv[2:]))
