@@ -141,7 +141,7 @@ def text(said: Said) -> str:
     lines = [f"wanted: {one}" for one in said.wanted]
     lines += [f"against: {one}" for one in said.against]
     lines += [f"to install: {' '.join(said.packages)}"] if said.packages else []
-    lines += [f"pod {pod.pod}: {_place(pod)}" for pod in said.pods]
+    lines += [pod.words for pod in said.pods]
     if said.drain and said.status == 0:
         lines.append(f"drain {said.drain}: {_outcome(said)}")
     return "".join(f"{line}\n" for line in lines)
@@ -152,15 +152,3 @@ def _outcome(said: Said) -> str:
         return "called off; the pods run here"
     kernel = f", which brings kernel {said.expected}" if said.expected else ""
     return f"this host can be rebooted{kernel}"
-
-
-def _place(pod: PodRecord) -> str:
-    places = {
-        "here": "runs",
-        "ended": "has ended by itself",
-        "archive": "on disk until after the boot",
-        "moved": f"at {pod.host}",
-        "back": "runs again",
-        "lost": f"did not come back: {pod.why}",
-    }
-    return places[pod.place]

@@ -11,7 +11,7 @@ from autopod.status import apt, debian, kernels, podfiles, policy, rules, sensor
 from autopod.status.apt import Apt, Unknown
 from autopod.status.debian import Plan, Source, Step
 from autopod.status.report import PodSoftware, Report, Update
-from autopod.status.rules import Rule
+from autopod.status.rules import Level, Rule
 from launcher import pods
 from launcher.places import Places
 
@@ -67,7 +67,7 @@ def _ask(private: Apt, at: datetime) -> _Archives:
 
 def _judged(private: Apt, table: Sequence[Rule], steps: Sequence[Step]) -> list[Update]:
     """Return what is to be installed with what it needs, what needs most first."""
-    judged = [(step, *rules.judge(table, step.package)) for step in steps]
+    judged = [(step, *_judge(table, step)) for step in steps]
     judged.sort(key=lambda one: rules.LEVELS.index(one[1]), reverse=True)
     named = _advisories(private, [step for step, _, _ in judged])
     return [
@@ -83,6 +83,11 @@ def _judged(private: Apt, table: Sequence[Rule], steps: Sequence[Step]) -> list[
         )
         for step, level, reason in judged
     ]
+
+
+def _judge(table: Sequence[Rule], step: Step) -> tuple[Level, str]:
+    level, reason = rules.judge(table, step.package)
+    return level, f"{reason}; its installation was broken off" if step.broken_off else reason
 
 
 def _advisories(private: Apt, steps: Sequence[Step]) -> dict[str, list[str]]:

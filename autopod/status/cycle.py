@@ -41,9 +41,9 @@ def _look(places: Places, settings: Policy, store: Store) -> None:
         store.add_event("alert", alert)
         _say(f"alert: {alert}")
     decision = decide_now(places, settings, store, found)
-    if decision.wanted:
-        _say(f"reboot needed: {'; '.join(decision.wanted)}")
-        _say(f"not now: {'; '.join(decision.against)}" if decision.against else "it is done now")
+    for line in told(decision):
+        _say(line)
+    store.add_news("reboot", "; ".join(told(decision)) or "not needed")
     if decision.act:
         _act(places, settings, store, found, decision)
 
@@ -64,6 +64,14 @@ def alerts(found: Report) -> list[str]:
     if found.kernel is None:
         said.append("the running kernel cannot be told")
     return said + [f"{one.kind}: {one.subject}: {one.text}" for one in found.faults]
+
+
+def told(decision: Decision) -> list[str]:
+    """Return a decision in words; nothing where no reboot is needed. Pure."""
+    if not decision.wanted:
+        return []
+    now = f"not now: {'; '.join(decision.against)}" if decision.against else "it is done now"
+    return [f"reboot needed: {'; '.join(decision.wanted)}", now]
 
 
 def decide_now(places: Places, settings: Policy, store: Store, found: Report) -> Decision:

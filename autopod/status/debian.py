@@ -15,6 +15,7 @@ _NAME: Final = r"[a-z0-9][a-z0-9+.-]*"
 _INST: Final = re.compile(
     rf"Inst ({_NAME})(?::\S+)?(?: \[([^\]]*)\])? \((\S+) ([^()\[]*?)(?: ?\[([^\]]*)\])?\)"
 )
+_CONF: Final = re.compile(rf"Conf ({_NAME})(?::\S+)? \((\S+) ([^()\[]*?)(?: ?\[([^\]]*)\])?\)")
 _REMV: Final = re.compile(rf"Remv ({_NAME})")
 _KEPT: Final = "The following packages have been kept back:"
 _KEPT_LINE: Final = re.compile(rf"   ({_NAME})(?::\S+)? \((\S+) => (\S+)\)")
@@ -34,6 +35,7 @@ class Step(msgspec.Struct, frozen=True):
         candidate: the version that would be.
         origin: where that is from, in apt's words: `Debian-Security:12/oldstable-security`.
         kept: apt would not: the package is held, or what it needs cannot be had.
+        broken_off: it is unpacked already, and apt would do the rest.
     """
 
     package: str
@@ -41,6 +43,7 @@ class Step(msgspec.Struct, frozen=True):
     candidate: str
     origin: str
     kept: bool = False
+    broken_off: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -76,6 +79,8 @@ def parse_plan(text: str) -> Plan:
         kept = line == _KEPT
         if inst := _INST.match(line):
             steps.append(Step(inst[1], inst[2], inst[3], inst[4].strip()))
+        elif (conf := _CONF.match(line)) and all(conf[1] != step.package for step in steps):
+            steps.append(Step(conf[1], None, conf[2], conf[3].strip(), broken_off=True))
         elif gone := _REMV.match(line):
             removed.append(gone[1])
     return Plan(steps, removed)

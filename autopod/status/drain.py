@@ -38,6 +38,11 @@ from launcher.places import Places
 
 _TRIES: Final = 3
 _COMMAND_S: Final = 3600
+_DOING: Final = {
+    "stopping": "its pods were stopped",
+    "installing": "the updates were installed",
+    "confirming": "the installation was looked at",
+}
 
 
 class Failed(Exception):  # noqa: N818 (what is the case)
@@ -146,11 +151,23 @@ def resume(places: Places, settings: Policy, store: Store) -> Drain | None:
     if drain is None or drain.phase in ENDED:
         return None
     if kernels.ask(settings.host.boot_id) != drain.boot_id:
-        if drain.phase != "returning":
-            drain = replace(drain, phase="returning")
+        drain = booted(drain)
     elif drain.phase == "rebooting" and drain.reboots >= _TRIES:
         drain = _fail(drain, f"the host was told {drain.reboots} times to reboot, and has not")
     return Runner(places, settings, store).run(drain)
+
+
+def booted(drain: Drain) -> Drain:
+    """Return the record of a drain after a boot. Pure.
+
+    A boot that nobody has ordered is told as a failure, and the service does not begin anew by
+    itself: what it did may have brought the host down, and would do so again.
+    """
+    if drain.phase == "returning":
+        return drain
+    if drain.phase in _DOING:
+        drain = replace(drain, failed=f"the host went down while {_DOING[drain.phase]}")
+    return replace(drain, phase="returning")
 
 
 class Runner:
@@ -211,6 +228,8 @@ class Runner:
             with private.locked():
                 argv = _filled(self._settings.act.install, private.options(), drain.packages)
                 why = run(argv)
+                if why:  # as apt does while one that was killed has not been brought to its end
+                    why = run(self._settings.act.configure) or run(argv)
             if why:
                 raise Failed(f"the installation: {why}")
         return replace(drain, phase="confirming")
@@ -243,7 +262,8 @@ class Runner:
         except (OSError, ValueError) as e:
             runs = f"none that could be told ({e})"
         wrong = drain.expected is not None and runs != drain.expected
-        reasons = [f"kernel {runs} runs, {drain.expected} was expected"] if wrong else []
+        reasons = [drain.failed] if drain.failed else []
+        reasons += [f"kernel {runs} runs, {drain.expected} was expected"] if wrong else []
         return _ended(drain, [*reasons, *_lost(drain)])
 
     def _undo(self, drain: Drain) -> Drain:

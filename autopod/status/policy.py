@@ -96,6 +96,7 @@ class Act(Table, frozen=True):
         hold_pods: pods that are not to be stopped: while one of them runs, nothing is done.
         to: hosts that pods are moved to, in the order in which they are asked; a pod that none of
             them takes is written to disk, and comes back after the boot.
+        configure: ends what an installation that was broken off has left, when the next one fails.
         install: installs; `{apt}` stands for the options of the private apt, `{packages}` for
             `NAME=VERSION` of each.
         reboot: reboots.
@@ -109,6 +110,7 @@ class Act(Table, frozen=True):
     hold: str | None = None
     hold_pods: list[str] = msgspec.field(default_factory=list)
     to: list[str] = msgspec.field(default_factory=list)
+    configure: list[str] = msgspec.field(default_factory=lambda: ["dpkg", "--configure", "-a"])
     install: list[str] = msgspec.field(default_factory=lambda: list(_INSTALL))
     reboot: list[str] = msgspec.field(default_factory=lambda: ["systemctl", "reboot"])
     window: list[Window] = msgspec.field(default_factory=list)
@@ -117,7 +119,7 @@ class Act(Table, frozen=True):
     blocked_by: list[str] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for key in ("install", "reboot"):
+        for key in ("configure", "install", "reboot"):
             if not getattr(self, key):
                 reject(key, [], "a command has one word at least")
 

@@ -58,6 +58,19 @@ class PodRecord(msgspec.Struct, frozen=True):
     host: str | None = None
     why: str | None = None
 
+    @property
+    def words(self) -> str:
+        """Where it is, for people."""
+        places = {
+            "here": "runs",
+            "ended": "has ended by itself",
+            "archive": "on disk until after the boot",
+            "moved": f"at {self.host}",
+            "back": "runs again",
+            "lost": f"did not come back: {self.why}",
+        }
+        return f"pod {self.pod}: {places[self.place]}"
+
 
 class Drain(msgspec.Struct, frozen=True):
     """How far a drain has come: all that is needed to go on with it.
@@ -103,15 +116,34 @@ def changes(before: Drain | None, after: Drain) -> list[Change]:
         after: the new one.
     """
     known = {pod.pod: pod for pod in before.pods} if before else {}
-    said = [
-        Change(f"{pod.pod}: {pod.place}{f' {pod.host}' if pod.host else ''}", pod.place, pod.pod)
-        for pod in after.pods
-        if known.get(pod.pod) != pod
+    pods = [
+        Change(pod.words, pod.place, pod.pod) for pod in after.pods if known.get(pod.pod) != pod
     ]
-    if before is None or before.phase != after.phase:
-        why = f": {after.failed}" if after.failed else ""
-        said.append(Change(f"{after.phase}{why}", after.phase))
+    if before is None:
+        who = "by itself" if after.automatic else "by hand"
+        return [Change(f"begins, {who}: {'; '.join(after.wanted)}", after.phase), *pods]
+    said = pods
+    if after.phase != before.phase:
+        said.append(Change(_phase(after, booted=before.phase == "returning"), after.phase))
+    if after.reboots != before.reboots:
+        said.append(Change(f"order {after.reboots} to reboot is given"))
     return said
+
+
+def _phase(drain: Drain, *, booted: bool) -> str:
+    kernel = f", which is to bring kernel {drain.expected}" if drain.expected else ""
+    runs = f"; kernel {drain.expected} runs, as expected" if drain.expected and booted else ""
+    return {
+        "stopping": "the pods are stopped",
+        "installing": f"to install: {' '.join(drain.packages) or 'nothing'}",
+        "confirming": "the installation has ended; what it has brought is looked at",
+        "ready": f"it waits for a reboot{kernel}",
+        "rebooting": f"it goes on with a reboot{kernel}",
+        "returning": "the host was booted; the pods are restarted",
+        "undoing": f"the pods are restarted here: {drain.failed or 'it was called off'}",
+        "done": f"done{runs}",
+        "failed": f"failed: {drain.failed}",
+    }[drain.phase]
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -165,6 +197,12 @@ class Store:
         """Write down that something has happened."""
         with self.db:
             self._event(kind, text)
+
+    def add_news(self, kind: str, text: str) -> None:
+        """Write down what is the case now, unless it was so the last time."""
+        query = "SELECT text FROM event WHERE kind = ? ORDER BY rowid DESC LIMIT 1"
+        if self.db.execute(query, (kind,)).fetchone() != (text,):
+            self.add_event(kind, text)
 
     def events(self) -> list[tuple[str, str, str]]:
         """Return what has happened: when, what kind, in words; the oldest first."""

@@ -83,12 +83,13 @@ class Repository:
         self.published = 0
 
     def add(self, package, version, files=None, **fields):
-        """Build a package that holds *files*, texts by their paths; by default nothing."""
+        """Build a package of *files*, texts by their paths, `DEBIAN/postinst` for a script."""
         tree = self.home / "build"
         (tree / "DEBIAN").mkdir(parents=True)
         for path, text in (files or {}).items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).write_text(text)
+            (tree / path).chmod(0o755)
         known = {"Maintainer": "M <m@example.org>", "Architecture": "amd64", "Description": "-"}
         text = {"Package": package, "Version": version, **known, **fields}
         control = "".join(f"{key}: {value}\n" for key, value in text.items())
@@ -163,7 +164,7 @@ def install(file, archive, kernel, version):
     file.write_text(archive.installed(*packages, ("libthing1", "1.0")))
 
 
-def new_kernel(archive):
+def new_kernel(archive, files=None):
     archive.add("linux-image-amd64", "6.1.158-1", Depends=f"linux-image-{NEW}", Source="linux")
-    archive.add(f"linux-image-{NEW}", "6.1.158-1", Source="linux")
+    archive.add(f"linux-image-{NEW}", "6.1.158-1", files, Source="linux")
     archive.changelog("main/l/linux/linux_6.1.158-1", new="6.1.158-1", old="6.1.90-1")

@@ -36,6 +36,17 @@ def test_a_plan():
     assert plan.steps[2].origin == "Debian:12.1/stable, Debian-Security:12/x"
 
 
+def test_a_package_whose_installation_was_broken_off():
+    """Apt would do the rest of it, and says no more than that."""
+    plan = debian.parse_plan(
+        "Conf linux-image-6.1.0-41-amd64 (6.1.158-1 Debian-Security:12 [amd64])\n"
+    )
+    [step] = plan.steps
+    assert (step.package, step.installed, step.candidate, step.broken_off) == (
+        "linux-image-6.1.0-41-amd64", None, "6.1.158-1", True,
+    )  # fmt: skip
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.text())
 def test_nothing_that_is_written_is_fatal(text):
