@@ -11,18 +11,14 @@ On the disk is what is the machine's own: its packages' database, /boot, what ap
 AutoPod. The rest of its root directory is this machine's, as it is to every guest.
 """
 
-import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from autopod.status import versions
 from tests.kernels.lab import Lab, LabError
 
-NAME = "ap-reboot"
-LAN = "ap-reboot"
 ADDRESS = "10.77.0.11"
 WEB = "10.98.0.20"
 """Apache's, by examples/apache/pod.toml."""
@@ -36,13 +32,13 @@ OWN = (
 """What of its root directory is on the disk."""
 _SIZE = "2G"
 _OFF_S = 1800
-_RELEASE = re.compile(r"\bvmlinuz-([^/\s]+)")
 
 
 class Machine:
-    """The guest, and its disk image at *disk*."""
+    """The guest *name*, in a network of that name, and its disk image at *disk*."""
 
-    def __init__(self, lab: Lab, disk: Path) -> None:
+    def __init__(self, lab: Lab, name: str, disk: Path) -> None:
+        self.name = name
         self._lab, self._disk = lab, disk
 
     def format(self, staged: Path) -> None:
@@ -56,11 +52,11 @@ class Machine:
         Raises:
             LabError: it does not boot, or has no disk.
         """
-        self._lab.call("stop", NAME)  # what a guest that has ended by itself may have left
-        self._lab.boot(NAME, kernel, "--lan", LAN, "--ip", f"{ADDRESS}/24")
+        self._lab.call("stop", self.name)  # what a guest that has ended by itself may have left
+        self._lab.boot(self.name, kernel, "--lan", self.name, "--ip", f"{ADDRESS}/24")
         drive = f"drive_add 0 file={self._disk},if=none,id=disk,format=raw"
-        self._lab.call("monitor", NAME, drive)
-        self._lab.call("monitor", NAME, "device_add virtio-blk-pci,drive=disk")
+        self._lab.call("monitor", self.name, drive)
+        self._lab.call("monitor", self.name, "device_add virtio-blk-pci,drive=disk")
         self.run("mount")
 
     def run(self, verb: str, *words: object, seconds: float = 900) -> str:
@@ -70,12 +66,12 @@ class Machine:
             LabError: it fails, or takes too long.
         """
         argv = [sys.executable, "-m", "tests.reboot.guest", verb, *words]
-        return self._lab.run_in(NAME, argv, seconds)
+        return self._lab.run_in(self.name, argv, seconds)
 
     def is_on(self) -> bool:
         """Return whether it runs."""
         rows = [line.split() for line in self._lab.call("list").splitlines()]
-        return any(row[0] == NAME and row[-1] == "running" for row in rows if row)
+        return any(row[0] == self.name and row[-1] == "running" for row in rows if row)
 
     def wait_off(self, failed) -> None:
         """Wait until it is off; *failed()* tells, meanwhile, why it will never be.
@@ -91,24 +87,23 @@ class Machine:
                 raise LabError(f"the machine is still on after {_OFF_S} s")
             time.sleep(1)
 
-    def next_release(self) -> str:
-        """Return the release of the kernel that a boot loader takes: the newest in /boot.
+    def boots(self) -> str:
+        """Return the release of the kernel that the boot loader takes: /boot/boots has it.
 
         Raises:
-            LabError: there is none.
+            LabError: the disk does not say.
         """
         # A boot loader reads the disk as it is: what only the journal has comes first.
         subprocess.run(["e2fsck", "-p", "-E", "journal_only", self._disk], check=False)
-        argv = ["debugfs", "-R", "ls -p /boot", self._disk]
-        listed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-        found = _RELEASE.findall(listed)
-        if not found:
-            raise LabError(f"there is no kernel on the disk: {listed}")
-        return max(found, key=versions.key)
+        argv = ["debugfs", "-R", "cat /boot/boots", self._disk]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+        if not said:
+            raise LabError("the disk has no kernel to boot")
+        return said
 
     def stop(self) -> None:
         """Pull the plug."""
-        self._lab.call("stop", NAME)
+        self._lab.call("stop", self.name)
 
 
 def stage(target: Path, trees: dict[str, Path]) -> None:
