@@ -106,7 +106,7 @@ def main() -> int:
         program = lab_program(options.lab)
         trees = {"exim": exim.build(), "apache": apache.build()}
         with tempfile.TemporaryDirectory(prefix="autopod-reboot-", dir="/var/tmp") as share:
-            demo = Demo(Lab(program, Path(share)), before, after)
+            demo = Demo(Lab(program, Path(share)), before, after, power_fails=options.power_failure)
             try:
                 demo.run(trees)
             except (LabError, Failed, OSError):
@@ -133,7 +133,8 @@ def main() -> int:
 class Demo:
     """The steps, and what they must remember for each other."""
 
-    def __init__(self, lab: Lab, before: str, after: str) -> None:
+    def __init__(self, lab: Lab, before: str, after: str, *, power_fails: bool) -> None:
+        self.power_fails = power_fails
         self.share, self.lab = lab.share, lab
         self.names = before, after
         self.upwards = versions.key(before) < versions.key(after)
@@ -169,8 +170,11 @@ class Demo:
         client = self._pods()
         self._nothing_yet()
         self._published(archive, old, new)
+        self.log.write_text("")
+        if self.power_fails:
+            self._power_fails(client, old)
         self._drained(client, new)
-        self._booted(client, old, new)
+        self._booted(client, new, f"done; expected {new.release}; orders to reboot: 1")
         self._alive(client)
         self._told()
         self.out.end()
@@ -209,6 +213,7 @@ class Demo:
             )
             (staged / "etc/autopod/autopod.toml").write_text(POLICY)
             (staged / "etc/autopod/pods").mkdir()
+            (staged / "boot/boots").write_text(f"{old.release}\n")
             self.machine.format(staged)
             shutil.rmtree(staged)
             self.netns = self.lab.call("lan", self.machine.name).strip()
@@ -290,30 +295,50 @@ class Demo:
                 f"{old.release} runs; next boot {old.release}" in said, "nothing is done"
             )
 
-    def _drained(self, client: subprocess.Popen[bytes], new: Kernel) -> None:
-        with self.out.step("The administrator releases it: pods to disk, installation, reboot"):
-            self.log.write_text("")
+    def _power_fails(self, client: subprocess.Popen[bytes], old: Kernel) -> None:
+        with self.out.step("It is released; the power fails while dpkg configures the kernel"):
+            self.machine.run("unsafe")
             self.machine.run("release")
-            self.machine.wait_off(lambda: self._is_in_log("failed"))
-            self.out.say(self.log.read_text())
-            found = self.machine.boots()
-            self.out.check(client.poll() is None, "the machine is off; its client waits")
-            self.out.check(found == new.release, f"its boot loader is to take {found}", found)
+            self._off(client, old)
+        self._booted(client, old, "failed; expected None; orders to reboot: 0")
+        with self.out.step("The administrator looks, and lets the service go on"):
+            said = self.machine.run("command", "autopod", "status", "--explain")
+            self.out.say(f"# autopod status --explain\n{said}")
+            self.out.check("its installation was broken off" in said, "it is seen")
+            self.out.check(
+                self._is_in_log("went down"), "nothing is done until somebody has looked"
+            )
+            self.log.write_text("")
+            self.machine.run("clear")
 
-    def _booted(self, client: subprocess.Popen[bytes], old: Kernel, new: Kernel) -> None:
-        with self.out.step(f"The machine boots {new.release} from that disk; the service returns"):
+    def _drained(self, client: subprocess.Popen[bytes], new: Kernel) -> None:
+        with self.out.step("Pods to disk, installation, reboot"):
+            self.machine.run("release")
+            self._off(client, new)
+
+    def _off(self, client: subprocess.Popen[bytes], boots: Kernel) -> None:
+        """Wait until the machine is off, and is to boot that kernel."""
+        self.machine.wait_off(lambda: self._is_in_log(": failed"))
+        self.out.say(self.log.read_text())
+        found = self.machine.boots()
+        self.out.check(client.poll() is None, "the machine is off; its client waits")
+        self.out.check(found == boots.release, f"its boot loader is to take {found}", found)
+
+    def _booted(self, client: subprocess.Popen[bytes], kernel: Kernel, ends: str) -> None:
+        with self.out.step(f"The machine boots {kernel.release} from its disk; the pods return"):
             before = self._counts()[-1]
-            self.machine.boot(new.name)
+            self.log.write_text("")
+            self.machine.boot(kernel.name)
             self.machine.run("serve", self.log)
             said = self.machine.run("returned")
             self.out.say(said)
-            self.out.check(f"done; expected {new.release}; orders to reboot: 1" in said, "done")
+            self.out.check(ends in said, f"the drain: {ends}")
             self.out.say(self.machine.run("command", "autopod", "list"))
             self._answered(client, 3)
             counts, longest = self._counts(), self._longest()
             self.out.check(counts[-1] > before, f"Apache counts on: {before}, then {counts[-3:]}")
             self.out.check(
-                client.poll() is None, f"the same connection, a pause of {longest:.0f} s"
+                client.poll() is None, f"the same connection, a pause of {longest:.0f} s at most"
             )
 
     def _alive(self, client: subprocess.Popen[bytes]) -> None:
@@ -369,6 +394,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FROM-TO",
         default=DEFAULT,
         help="two kernels of the lab (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--power-failure",
+        action="store_true",
+        help="the first time, the power fails in the middle of the installation",
     )
     return parser
 

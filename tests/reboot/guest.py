@@ -74,6 +74,11 @@ def command(*argv: str) -> int:
     return subprocess.run([BIN / argv[0], *argv[1:]], check=False).returncode
 
 
+def unsafe() -> None:
+    """Let the power fail when dpkg configures the next kernel."""
+    (DISK / "power-failure").touch()
+
+
 def release() -> None:
     """Be the administrator: the host is not held any more."""
     policy = PLACES.keys().parent / "autopod.toml"
@@ -83,22 +88,28 @@ def release() -> None:
     changed.rename(policy)
 
 
+def clear() -> None:
+    """Be the administrator: the service may act again. It says to try again while it looks."""
+    _wait(lambda: command("autopod", "drain", "--clear") == 0, "the service lets itself be told")
+
+
 def seen(level: str) -> None:
     """Wait until the service has looked, and found *level*."""
     _wait(lambda: _level() == level, f"the service has found: {level}")
 
 
 def returned() -> None:
-    """Wait until the drain has ended; tell how."""
+    """Wait until the drain has ended; tell how: pods must run, whatever else has failed."""
     _wait(
         lambda: (last := _last()) is not None and last.phase in store.ENDED, "the drain has ended"
     )
     last = _last()
     print(f"{last.phase}; expected {last.expected}; orders to reboot: {last.reboots}")
     for pod in last.pods:
-        print(f"pod {pod.pod}: {pod.place}{f': {pod.why}' if pod.why else ''}")
-    if last.failed:
-        sys.exit(last.failed)
+        print(pod.words)
+    print(last.failed or "nothing has failed")
+    if any(pod.place != "back" for pod in last.pods):
+        sys.exit("a pod did not come back")
 
 
 def mails() -> None:
@@ -151,7 +162,7 @@ def _wait(true: Callable[[], bool], what: str) -> None:
 
 
 VERBS = {one.__name__: one for one in (
-    mount, serve, install, pods, command, release, seen, returned, mails, history,
+    mount, serve, install, pods, command, unsafe, release, clear, seen, returned, mails, history,
 )}  # fmt: skip
 
 
