@@ -3,11 +3,9 @@
 python -m tests.reboot.guest VERB WORD...
 """
 
-import contextlib
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -145,10 +143,9 @@ def _last() -> store.Drain | None:
 
 
 def _level() -> str | None:
-    if not store.path(PLACES).exists():
-        return None
-    with contextlib.closing(sqlite3.connect(store.path(PLACES))) as db:
-        row = db.execute("SELECT level FROM report ORDER BY rowid DESC LIMIT 1").fetchone()
+    with store.opened(PLACES) as opened:
+        newest = "SELECT level FROM report ORDER BY rowid DESC LIMIT 1"
+        row = opened._db.execute(newest).fetchone()
     return row[0] if row else None
 
 
