@@ -43,7 +43,8 @@ def _look(places: Places, settings: Policy, store: Store) -> None:
     decision = decide_now(places, settings, store, found)
     for line in told(decision):
         _say(line)
-    store.add_news("reboot", "; ".join(told(decision)) or "not needed")
+    nothing = "not needed" if found.unknown is None else "it is unknown whether it is needed"
+    store.add_news("reboot", "; ".join(told(decision)) or nothing)
     if decision.act:
         _act(places, settings, store, found, decision)
 

@@ -82,9 +82,20 @@ def last(prefix):
         return history.last_drain()
 
 
-def alerts(prefix):
+def told(prefix, kind):
     with store.opened(Places(prefix)) as history:
-        return [text for _, kind, text in history.events() if kind == "alert"]
+        return [text for _, one, text in history.events() if one == kind]
+
+
+def is_written_down(prefix):
+    """What was decided, each time that it changed, and what was done."""
+    decided = [text.partition(":")[0] for text in told(prefix, "reboot")]
+    assert decided == ["it is unknown whether it is needed", "reboot needed"]
+    drain = last(prefix).id
+    journal = [text for text in told(prefix, "drain") if text.startswith(drain)]
+    assert journal[0].startswith(f"{drain}: begins, by itself: linux-image-{NEW} 6.1.158-1: ")
+    assert f"{drain}: pod count: runs again" in journal
+    assert journal[-1] == f"{drain}: done; kernel {NEW} runs, as expected"
 
 
 @contextlib.contextmanager
@@ -126,7 +137,7 @@ def test_by_hand_and_back_and_then_by_itself_to_the_next_boot(
     archive.publish(key="stranger")
     subprocess.run(cycle(), check=True)
     assert last(prefix).id == drained["drain"], "nothing follows from what is not genuine"
-    assert any(text.startswith("security updates: apt-get: ") for text in alerts(prefix))
+    assert any(text.startswith("security updates: apt-get: ") for text in told(prefix, "alert"))
 
     archive.publish()
     with subprocess.Popen(cycle()) as process:
@@ -153,3 +164,4 @@ def test_by_hand_and_back_and_then_by_itself_to_the_next_boot(
     assert not list(prefix.glob("var/lib/autopod/.drains/*/*"))
     left = json.loads(host.run("autopod", "drain", "--dry-run", "--json"))
     assert (left["wanted"], left["packages"]) == ([], [])
+    is_written_down(prefix)
