@@ -30,9 +30,8 @@ def test_a_journal():
         ),
         replace(begun, phase="done", expected="6.18", reboots=1, pods=[PodRecord("mail", "back")]),
     ]
-    said = [store.changes(None, begun)]
-    said += [store.changes(*pair) for pair in pairwise(records)]
-    assert said == [
+    news = [store.changes(None, begun), *(store.changes(*pair) for pair in pairwise(records))]
+    assert [[one.text for one in change] for change in news] == [
         ["begins, by itself: a new kernel", "pod mail: runs"],
         [],
         ["pod mail: on disk until after the boot"],

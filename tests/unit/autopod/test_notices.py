@@ -39,7 +39,7 @@ def test_each_event_once_for_each_receiver(history):
     history.save(replace(DRAIN, phase="installing"))
     for _ in range(2):
         outbox.queue(history, ["one", "two"])
-    assert told(history) == ["disk-full: /: 97 %", "stopping"]
+    assert told(history) == ["disk-full: /: 97 %", "begins, by itself: x"]
     assert told(history) == told(history, "two")
     first, other = outbox.due(history, LATER)
     assert {first.receiver, other.receiver} == {"one", "two"}
@@ -58,9 +58,10 @@ def test_a_drain_is_told_from_its_begin_to_its_end(history):
     for phase in ("installing", "confirming", "rebooting", "rebooting", "returning"):
         history.save(replace(drain, pods=gone, phase=phase))
     history.save(replace(drain, pods=gone, phase="failed", failed="the wrong kernel runs"))
-    assert [one.text for one in history.recent(99)] == [
-        "web: here", "mail: here", "stopping", "web: moved beta", "mail: archive", "installing",
-        "confirming", "rebooting", "returning", "failed: the wrong kernel runs",
+    assert [(one.pod, one.what) for one in history.recent(99)] == [
+        (None, "stopping"), ("web", "here"), ("mail", "here"), ("web", "moved"),
+        ("mail", "archive"), (None, "installing"), (None, "confirming"), (None, "rebooting"),
+        (None, "returning"), (None, "failed"),
     ]  # fmt: skip
     outbox.queue(history, ["one"])
     said = [one.notice.subject for one in outbox.waiting(history)]
