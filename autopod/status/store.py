@@ -204,12 +204,8 @@ class Store:
         if self.db.execute(query, (kind,)).fetchone() != (text,):
             self.add_event(kind, text)
 
-    def events(self) -> list[tuple[str, str, str]]:
-        """Return what has happened: when, what kind, in words; the oldest first."""
-        return self.db.execute("SELECT at, kind, text FROM event ORDER BY rowid").fetchall()
-
     def recent(self, most: int, after: int = 0) -> list[Event]:
-        """Return the *most* newest events of those numbered above *after*, the oldest first."""
+        """Return the *most* newest events (-1: all) numbered above *after*, the oldest first."""
         rows = self.db.execute(
             "SELECT rowid, at, kind, text, drain, pod, what FROM event WHERE rowid > ? "
             "ORDER BY rowid DESC LIMIT ?",

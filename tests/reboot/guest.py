@@ -120,8 +120,8 @@ def mails() -> None:
 def history() -> None:
     """Print the journal of the service."""
     with store.opened(PLACES) as opened:
-        for at, kind, text in opened.events():
-            print(f"{at}  {kind:5}  {text}")
+        for one in opened.recent(-1):
+            print(f"{one.at:%F %T}  {one.kind:6}  {one.text}")
 
 
 def _answers() -> bool:

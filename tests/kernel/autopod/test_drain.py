@@ -84,18 +84,19 @@ def last(prefix):
 
 def told(prefix, kind):
     with store.opened(Places(prefix)) as history:
-        return [text for _, one, text in history.events() if one == kind]
+        return [one.text for one in history.recent(-1) if one.kind == kind]
 
 
 def is_written_down(prefix):
     """What was decided, each time that it changed, and what was done."""
     decided = [text.partition(":")[0] for text in told(prefix, "reboot")]
     assert decided == ["it is unknown whether it is needed", "reboot needed"]
-    drain = last(prefix).id
-    journal = [text for text in told(prefix, "drain") if text.startswith(drain)]
-    assert journal[0].startswith(f"{drain}: begins, by itself: linux-image-{NEW} 6.1.158-1: ")
-    assert f"{drain}: pod count: runs again" in journal
-    assert journal[-1] == f"{drain}: done; kernel {NEW} runs, as expected"
+    with store.opened(Places(prefix)) as history:
+        drain = history.last_drain().id
+        journal = [one.text for one in history.recent(-1) if one.drain == drain]
+    assert journal[0].startswith(f"begins, by itself: linux-image-{NEW} 6.1.158-1: ")
+    assert "pod count: runs again" in journal
+    assert journal[-1] == f"done; kernel {NEW} runs, as expected"
 
 
 @contextlib.contextmanager
