@@ -39,6 +39,9 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
+# Three members are started by the tests. Taken out of the package, not installed: that would start one.
+ETCD := build/etcd/usr/bin/etcd
+
 .PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels test-reboot fuzz bench clean
 
 setup: packages .venv/.stamp compiled
@@ -61,6 +64,12 @@ packages:
 	@$(PIP) install -e '.[dev]' --config-settings editable_mode=compat
 	@touch $@
 
+$(ETCD): | packages
+	@echo "fetching etcd for the tests"
+	@rm -rf build/etcd && mkdir -p build/etcd
+	@cd build/etcd && { apt-get download -q etcd-server \
+	    || { apt-get update -q && apt-get download -q etcd-server; } } && dpkg-deb -x etcd-server_*.deb .
+
 # Each command is a fresh interpreter: none shall compile what has not changed.
 compiled: .venv/.stamp
 	@.venv/bin/python -m compileall -q $(OURS)
@@ -75,7 +84,7 @@ demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
 test: PACKAGES += chromium chromium-driver fonts-inter
-test: setup
+test: setup $(ETCD)
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 fuzz: export FUZZ ?= 20

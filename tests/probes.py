@@ -57,11 +57,17 @@ def browser() -> str | None:
     return f"no {' '.join(missing)}" if missing else None
 
 
+def etcd() -> str | None:
+    """Debian's server: `make test` takes it out of its package."""
+    there = PROJECT / "build/etcd/usr/bin/etcd"
+    return None if there.exists() or shutil.which("etcd") else "no etcd (make test fetches it)"
+
+
 def patched_pyfuse3() -> str | None:
     return _in_child("import pyfuse3; pyfuse3.HANDLE_IS_INODE")
 
 
 PROBES: dict[str, Callable[[], str | None]] = {
     probe.__name__: functools.cache(probe)
-    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, browser, patched_pyfuse3)
+    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, browser, etcd, patched_pyfuse3)
 }

@@ -1,0 +1,172 @@
+"""A cluster of etcd on this machine: three members, certificates made on the spot, a user."""
+
+import datetime
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from autopod.fleet.gateway import Access, Gateway
+from tests import probes
+
+START_S = 60
+
+
+def program():
+    """Debian's etcd: installed, or taken out of its package by `make test`."""
+    there = probes.PROJECT / "build/etcd/usr/bin/etcd"
+    return os.fspath(there) if there.exists() else shutil.which("etcd")
+
+
+class Authority:
+    """Signs certificates in *home*."""
+
+    def __init__(self, home):
+        self.home, self.ca = home, home / "ca.pem"
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the tests' own")])
+        builder = self._builder(self._name, self._key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        self.ca.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+    def issue(self, name):
+        """Make NAME.pem and NAME.key: no common name, which etcd refuses beside a user's token."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        builder = (
+            self._builder(x509.Name([]), key)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+            .add_extension(x509.SubjectAlternativeName([loopback]), critical=True)
+        )
+        certificate, file = self.home / f"{name}.pem", self.home / f"{name}.key"
+        signed = builder.sign(self._key, hashes.SHA256())
+        certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+        file.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        )
+        return certificate, file
+
+    def _builder(self, subject, key):
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+
+class Cluster:
+    """Three members below *home*; start() and end()."""
+
+    def __init__(self, home):
+        self.home = home
+        authority = Authority(home)
+        self.member, self.host = authority.issue("member"), authority.issue("host")
+        self.ca = authority.ca
+        ports = free_ports(6)
+        self.clients = [f"https://127.0.0.1:{port}" for port in ports[:3]]
+        self._peers = [f"https://127.0.0.1:{port}" for port in ports[3:]]
+        self._members = [None, None, None]
+
+    def access(self, *, user=None, password=None, **changes):
+        certificate, key = map(os.fspath, self.host)
+        known = {"endpoints": self.clients, "ca": os.fspath(self.ca)}
+        known |= {"certificate": certificate, "key": key, "patience_s": 60.0}
+        return Access(user=user, password=password, **{**known, **changes})
+
+    def start(self, number):
+        log = (self.home / f"{number}.log").open("ab")
+        with log:
+            self._members[number] = subprocess.Popen(
+                [program(), *self._arguments(number)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ["PATH"]},
+            )
+
+    def kill(self, number, how=signal.SIGKILL):
+        """End a member, and wait for that: its ports are free then."""
+        process = self._members[number]
+        if process:
+            process.send_signal(how)
+            process.wait()
+            self._members[number] = None
+
+    def end(self):
+        for number in range(3):
+            self.kill(number)
+
+    async def call(self, method, request=None, **access):
+        """Ask etcd itself."""
+        gateway = Gateway(self.access(**access))
+        try:
+            return await gateway.call(method, request or {}, dict)
+        finally:
+            await gateway.aclose()
+
+    async def leader(self):
+        """The number of the member that leads, as the first that is alive sees it."""
+        alive = [n for n in range(3) if self._members[n]]
+        for number in alive:
+            said = await self.call("maintenance/status", endpoints=[self.clients[number]])
+            if said["header"]["member_id"] == said.get("leader"):
+                return number
+        raise AssertionError("none leads")
+
+    def _arguments(self, number):
+        certificate, key = self.member
+        members = (f"m{n}={peer}" for n, peer in enumerate(self._peers))
+        tls = {"cert-file": certificate, "key-file": key, "trusted-ca-file": self.ca}
+        options = {
+            "name": f"m{number}",
+            "data-dir": self.home / f"m{number}",
+            "listen-client-urls": self.clients[number],
+            "advertise-client-urls": self.clients[number],
+            "listen-peer-urls": self._peers[number],
+            "initial-advertise-peer-urls": self._peers[number],
+            "initial-cluster": ",".join(members),
+            "initial-cluster-token": os.fspath(self.home),
+            "heartbeat-interval": "200",
+            "election-timeout": "2000",
+            **tls,
+            **{f"peer-{option}": file for option, file in tls.items()},
+        }
+        flags = ("--client-cert-auth", "--peer-client-cert-auth")
+        return [*flags, *(f"--{option}={value}" for option, value in options.items())]
+
+
+def free_ports(count):
+    """Ports that nobody has: this session's network is its own."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_started(cluster):
+    """Wait until a majority answers."""
+    import trio
+
+    async def ask():
+        await cluster.call("kv/range", {"key": b"x"})
+
+    deadline = time.monotonic() + START_S
+    trio.run(ask)
+    assert time.monotonic() < deadline
