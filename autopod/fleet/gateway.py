@@ -1,4 +1,4 @@
-"""etcd's JSON gateway over httpx: several members, mutual TLS, a user's token.
+"""etcd's JSON gateway: several members, mutual TLS, a user's token.
 
 Each request is made of one member after the other until one answers, or patience is at an end. What
 a request without an answer has done is not known; who must know asks again in a way that tells
@@ -8,21 +8,21 @@ Source: etcd, Documentation/dev-guide/api_grpc_gateway.md, v3.4; grpc/codes/code
 """
 
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
-import httpx
 import msgspec
 import trio
 from msgspec import Struct
 
+from autopod.fleet.http import Connection, HttpError
 from autopod.fleet.store import FleetError, Unanswered
 
 _REQUEST_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 _SILENCE_S: Final = 60.0  # of a stream, after which it is begun anew: its member may be cut off
-_UNKNOWN, _DENIED, _EXHAUSTED, _UNAVAILABLE, _UNAUTHENTICATED = 2, 7, 8, 14, 16
+_DENIED, _EXHAUSTED, _UNAVAILABLE, _UNAUTHENTICATED = 7, 8, 14, 16
 _AGAIN: Final = frozenset({1, 4, _UNAVAILABLE})  # cancelled, too late, no leader
 
 _T = TypeVar("_T")
@@ -93,9 +93,8 @@ class Gateway:
         self._access = access
         self._at = 0
         self._token: str | None = None
-        self._client = httpx.AsyncClient(
-            verify=_tls(access), trust_env=False, timeout=httpx.Timeout(_REQUEST_S)
-        )
+        self._tls = _tls(access)
+        self._idle: dict[str, list[Connection]] = {}
 
     async def call(
         self, method: str, request: object, kind: type[_T], *, again: object = None
@@ -140,20 +139,14 @@ class Gateway:
         Raises:
             Rejected: it is not done.
         """
-        timeout = httpx.Timeout(_REQUEST_S, read=_SILENCE_S)
         try:
             headers = await self._headers()
-            async with self._client.stream(
-                "POST",
-                self._url(method),
-                content=msgspec.json.encode(request),
-                headers=headers,
-                timeout=timeout,
-            ) as response:
-                async for line in response.aiter_lines():
-                    if not await each(self._decoded(line.encode(), response.status_code, kind)):
+            async with self._answer(method, request, headers) as (connection, status):
+                while line := await connection.read_line(_SILENCE_S):
+                    if not await each(self._decoded(line, status, kind)):
                         return
-        except (httpx.HTTPError, ssl.SSLError, _NotNow):
+            self._at += 1
+        except _NotNow:
             self._at += 1
         except Rejected as e:
             if self._token is None or not _is_stale(e):
@@ -162,7 +155,10 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for connections in self._idle.values():
+            for connection in connections:
+                await connection.aclose()
+        self._idle = {}
 
     async def _call_one(self, method: str, request: object, kind: type[_T]) -> _T:
         try:
@@ -186,14 +182,36 @@ class Gateway:
     async def _post(
         self, method: str, request: object, kind: type[_T], headers: dict[str, str]
     ) -> _T:
+        async with self._answer(method, request, headers) as (connection, status):
+            answer = await connection.read_all(_REQUEST_S)
+        return self._decoded(answer, status, kind)
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, request: object, headers: dict[str, str]
+    ) -> AsyncIterator[tuple[Connection, int]]:
+        """Make a request, of which the answer is to be read; the connection is kept if it was.
+
+        Raises:
+            _NotNow: the member does not answer.
+        """
+        endpoint = self._access.endpoints[self._at % len(self._access.endpoints)]
+        idle, body = self._idle.setdefault(endpoint, []), msgspec.json.encode(request)
         try:
-            with trio.fail_after(_REQUEST_S):
-                response = await self._client.post(
-                    self._url(method), content=msgspec.json.encode(request), headers=headers
-                )
-        except (httpx.HTTPError, ssl.SSLError, trio.TooSlowError) as e:
-            raise _NotNow(str(e) or "no answer in time") from e
-        return self._decoded(response.content, response.status_code, kind)
+            connection = (
+                idle.pop() if idle else await Connection.open(endpoint, self._tls, _REQUEST_S)
+            )
+            kept = False
+            try:
+                yield connection, await connection.post(f"/v3/{method}", headers, body, _REQUEST_S)
+                kept = connection.reuse()
+            finally:
+                if kept:
+                    idle.append(connection)
+                else:
+                    await connection.aclose()
+        except HttpError as e:
+            raise _NotNow(str(e)) from e
 
     def _decoded(self, data: bytes, status: int, kind: type[_T]) -> _T:
         failure = _Failure()
@@ -213,10 +231,6 @@ class Gateway:
         if not code or code in _AGAIN or (code == _EXHAUSTED and "too many" in message):
             return _NotNow(message)
         return Rejected(code, f"etcd: {message}", _hint(code, message))
-
-    def _url(self, method: str) -> str:
-        endpoints = self._access.endpoints
-        return f"{endpoints[self._at % len(endpoints)]}/v3/{method}"
 
 
 def _tls(access: Access) -> ssl.SSLContext:
@@ -238,9 +252,9 @@ def _is_stale(rejected: Rejected) -> bool:
 
 def _hint(code: int, message: str) -> str:
     if code == _DENIED:
-        return "the user's role lacks a permission: docs/fleet.md"
+        return "the role of fleet.user lacks a permission: docs/fleet.md"
     if code == _EXHAUSTED:
         return "etcdctl compact, defrag and alarm disarm make room"
-    if code == _UNAUTHENTICATED or "auth:" in message or "user name" in message:
+    if code == _UNAUTHENTICATED or "authentication" in message or "user name" in message:
         return "see fleet.user and fleet.password_file"
     return ""
