@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autopod import checkpointing
+from autopod.fleet import cli as fleet
 from autopod.status import cli as service
 from launcher import commandline
 from launcher.places import Places
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     service.add_verbs(verbs)
+    fleet.add_verbs(verbs)
     _add_host(verbs.add_parser("host", help="the hosts that pods can move between"))
 
     listing = verbs.add_parser("list", help="show the pods of this host")

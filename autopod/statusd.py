@@ -2,13 +2,15 @@
 
 It accepts connections and starts a process for each (autopod/answer.py), and one at intervals that
 looks after the host (autopod/status/cycle.py). Beside it run, where the policy has them, the page
-(autopod/web/) and who tells people (autopod/status/notices.py). It holds nothing that is not on
-disk: it may be killed and started again at any moment.
+(autopod/web/), who tells people (autopod/status/notices.py), and who keeps the host in its fleet
+(autopod/fleet/agent.py). It holds nothing that is not on disk: it may be killed and started again at
+any moment.
 """
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -22,6 +24,7 @@ from launcher.places import Places
 _AT_ONCE: Final = 16
 _LOOK_S: Final = 15.0
 _ANSWER: Final = (sys.executable, "-m", "autopod.answer")
+_AGENT: Final = (sys.executable, "-m", "autopod.fleet.agent")
 _CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
 _NOTICES: Final = (sys.executable, "-m", "autopod.status.notices")
 _WEB: Final = (sys.executable, "-m", "autopod.web")
@@ -50,6 +53,8 @@ async def serve(places: Places, listen: str) -> None:
                 nursery.start_soon(_keep_running, _NOTICES)
             if settings.web.listen is not None:
                 nursery.start_soon(_keep_running, _WEB)
+            if settings.fleet is not None:
+                nursery.start_soon(_keep_in_fleet)
             nursery.start_soon(_serve, places, listen, settings.service.every_s, nursery)
             async for _ in signals:
                 notify("STOPPING=1")
@@ -100,6 +105,22 @@ async def _keep_settling(places: Places) -> None:
 def _is_unsettled(places: Places) -> bool:
     moving = (journal.is_moving(places, pod) for pod in pods.names(places))
     return bool(journal.unfinished(places)) or any(moving)
+
+
+async def _keep_in_fleet() -> None:
+    """Have the fleet told that this host is there: autopod/fleet/agent.py.
+
+    It ends when its standard input does: with this process, however that ends.
+    """
+    while True:
+        reads, writes = os.pipe2(os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                await trio.run_process(_AGENT, stdin=reads, check=False)
+        finally:
+            os.close(reads)
+            os.close(writes)
+        await trio.sleep(_LOOK_S)
 
 
 async def _keep_looking(every_s: float) -> None:

@@ -11,8 +11,9 @@ itself, and a file (autopod/fleet/sqlite.py), for the instances of one machine.
 import math
 import re
 from collections.abc import Sequence
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
+import msgspec
 import trio
 from msgspec import Struct
 
@@ -21,6 +22,8 @@ MAX_BYTES: Final = 1 << 20
 MAX_TTL_S: Final = 86400
 _BUFFERED: Final = 64
 _KEY: Final = re.compile("/[a-z]")
+
+_T = TypeVar("_T")
 
 
 class FleetError(Exception):
@@ -212,6 +215,18 @@ async def _watch(
             await store.feed(prefix, after, to)
         except FleetError as e:
             told.ended = e
+
+
+def decode(entry: Entry, kind: type[_T]) -> _T:
+    """Return what an entry says, JSON of a *kind*. Pure.
+
+    Raises:
+        FleetError: it cannot be understood.
+    """
+    try:
+        return msgspec.json.decode(entry.value, type=kind)
+    except msgspec.DecodeError as e:
+        raise FleetError(f"{entry.key}: it cannot be understood: {e}") from e
 
 
 def check_key(key: str) -> str:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from autopod.errors import Refused
 from autopod.status import check, cycle, policy, store
 from autopod.status import drain as drains
+from autopod.status.policy import Policy
 from autopod.status.report import UNKNOWN, Report
 from autopod.status.store import ENDED, Drain, PodRecord
 from launcher.places import Places
@@ -53,6 +54,7 @@ def rehearse(places: Places, *, install: bool) -> Said:
         drains.preflight(places, names)
     except Refused as e:
         against = [*against, str(e)]
+    against += no_slot(places, settings)
     unknown = found is not None and found.unknown is not None
     pods = [PodRecord(name) for name in names]
     packages = drains.packages(found)
@@ -107,8 +109,15 @@ def clear(places: Places) -> Said:
         last = history.last_drain()
         if last is None or last.failed is None or last.phase not in ENDED:
             raise Refused("the last drain has not failed")
-        history.save(replace(last, failed=None))
+        cleared = replace(last, failed=None, well=True)
+        drains.Runner(places, policy.load(places), history).run(cleared)
         return _untouched(0)
+
+
+def no_slot(places: Places, settings: Policy) -> list[str]:
+    """Return why there would be no reboot slot now, if so."""
+    why = drains.slot(places, "look", settings.fleet.group) if settings.fleet else None
+    return [why] if why else []
 
 
 def _refuse_held(held: Sequence[str], running: Sequence[str]) -> None:
@@ -126,7 +135,7 @@ def _untouched(status: int, *against: str) -> Said:
 
 
 def _said(ended: Drain) -> Said:
-    against = [ended.failed] if ended.failed else []
+    against = [why for why in (ended.failed, ended.put_off) if why]
     status = int(ended.phase != "ready")
     return Said(status, ended.wanted, against, ended.packages, ended.expected, ended.pods, ended.id)
 

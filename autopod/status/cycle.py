@@ -56,6 +56,9 @@ def _act(places: Places, settings: Policy, store: Store, found: Report, decision
         store.add_event("alert", str(e))
         raise
     ended = drain.Runner(places, settings, store).run(begun)
+    if ended.put_off:
+        _say(f"not now: {ended.put_off}")
+        return
     _say(f"drain {ended.id}: {ended.phase}{_why(ended.failed)}")
 
 
@@ -71,7 +74,7 @@ def told(decision: Decision) -> list[str]:
     """Return a decision in words; nothing where no reboot is needed. Pure."""
     if not decision.wanted:
         return []
-    now = f"not now: {'; '.join(decision.against)}" if decision.against else "it is done now"
+    now = f"not now: {'; '.join(decision.against)}" if decision.against else "to be done now"
     return [f"reboot needed: {'; '.join(decision.wanted)}", now]
 
 

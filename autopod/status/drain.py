@@ -1,5 +1,6 @@
 """A host is emptied, updated and rebooted, and its pods come back. Every step is written down.
 
+    asking       for a reboot slot of the fleet; without one it is put off: nothing was touched
     stopping     each pod is moved to another host, or checkpointed to disk
     installing   the updates
     confirming   that what was to be installed is, and which kernel the boot is to bring
@@ -22,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -125,13 +126,14 @@ def begin(
     preflight(places, names)
     return Drain(
         id=uuid.uuid4().hex[:12],
-        phase="stopping",
+        phase="asking" if settings.fleet else "stopping",
         automatic=automatic,
         wanted=wanted,
         boot_id=kernels.ask(settings.host.boot_id),
         packages=packages(report),
         expected=None,
         pods=[PodRecord(name) for name in names],
+        slot=settings.fleet.group if settings.fleet else None,
     )
 
 
@@ -179,6 +181,7 @@ class Runner:
     def run(self, drain: Drain) -> Drain:
         """Go on until the drain has ended, waits for the administrator, or for the reboot."""
         steps: dict[str, Callable[[Drain], Drain]] = {
+            "asking": self._ask,
             "stopping": self._stop,
             "installing": self._install,
             "confirming": self._confirm,
@@ -196,6 +199,20 @@ class Runner:
             self._store.save(drain)
             if phase == drain.phase == "rebooting":
                 break
+        return self._give_back(drain)
+
+    def _ask(self, drain: Drain) -> Drain:
+        """Take a slot; that there may be one is written down already."""
+        why = slot(self._places, "take", drain.slot or "")
+        if why:
+            return replace(drain, phase="put off", put_off=why)
+        return replace(drain, phase="stopping")
+
+    def _give_back(self, drain: Drain) -> Drain:
+        """Let others reboot; if that cannot be done now, autopod/fleet/agent.py does it later."""
+        if drain.owes and not slot(self._places, "give", drain.slot or ""):
+            drain = replace(drain, slot=None)
+            self._store.save(drain)
         return drain
 
     def _stop(self, drain: Drain) -> Drain:
@@ -264,11 +281,13 @@ class Runner:
         wrong = drain.expected is not None and runs != drain.expected
         reasons = [drain.failed] if drain.failed else []
         reasons += [f"kernel {runs} runs, {drain.expected} was expected"] if wrong else []
-        return _ended(drain, [*reasons, *_lost(drain)])
+        reasons += _lost(drain)
+        return _ended(drain, reasons, well=not reasons)
 
     def _undo(self, drain: Drain) -> Drain:
         drain = self._bring_back(drain)
-        return _ended(drain, [*([drain.failed] if drain.failed else []), *_lost(drain)])
+        lost = _lost(drain)
+        return _ended(drain, [*([drain.failed] if drain.failed else []), *lost], well=not lost)
 
     def _bring_back(self, drain: Drain) -> Drain:
         for pod in drain.pods:
@@ -313,6 +332,14 @@ def call_off(places: Places, settings: Policy, store: Store) -> Drain:
     return Runner(places, settings, store).run(replace(undone, phase="undoing"))
 
 
+def slot(places: Places, what: Literal["take", "give", "look"], group: str) -> str | None:
+    """Have something done about this host's reboot slot; return why it was not."""
+    environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
+    argv = [sys.executable, "-m", "autopod.fleet.slot", what, group]
+    why = run(argv, environment, leashed=True)
+    return why and why.removeprefix("autopod: error: ")
+
+
 def archive(places: Places, drain: Drain, pod: str) -> Path:
     """Return where a pod's archive is while it does not run."""
     return _archives(places, drain) / f"{pod}.pod"
@@ -339,10 +366,10 @@ def _lost(drain: Drain) -> list[str]:
     return [f"pod {pod.pod} did not come back: {pod.why}" for pod in drain.pods if pod.why]
 
 
-def _ended(drain: Drain, reasons: list[str]) -> Drain:
+def _ended(drain: Drain, reasons: list[str], *, well: bool) -> Drain:
     if reasons:
-        return replace(drain, phase="failed", failed="; ".join(reasons))
-    return replace(drain, phase="done")
+        return replace(drain, phase="failed", failed="; ".join(reasons), well=well)
+    return replace(drain, phase="done", well=well)
 
 
 def _filled(command: Sequence[str], options: list[str], packages: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`/etc/autopod/autopod.toml`: what the status service asks, and what it may do."""
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,11 @@ _INSTALL: Final = (
     "apt-get", "{apt}", "-oDPkg::Lock::Timeout=600", "-oDpkg::Options::=--force-confold", "--yes",
     "--no-remove", "install", "{packages}",
 )  # fmt: skip
+_ENDPOINT: Final = re.compile(
+    r"https://[A-Za-z0-9.\[\]:-]+(:[0-9]+)?|http://(127\.0\.0\.1|\[::1\]|localhost):[0-9]+"
+)
+_ROOT: Final = re.compile(r"/[a-z][A-Za-z0-9_.-]*")
+_GROUP: Final = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _GRAMMAR: Final = "like l=Debian-Security or o=Debian,n=*-security (apt_preferences(5))"
 
 
@@ -138,6 +144,60 @@ class Service(Table, frozen=True):
             reject("every_s", self.every_s, "use a second at least, or 0 for never")
 
 
+class Fleet(Table, frozen=True):
+    """The fleet that the host belongs to: see autopod/fleet/.
+
+    Attributes:
+        endpoints: of etcd's members, as `https://192.0.2.1:2379`; or
+        file: what the instances of one machine share.
+        ca: of etcd's certificates, a file; None: those that the system trusts.
+        certificate: this host's for etcd, a file, and
+        key: its key.
+        user: of etcd, and
+        password_file: where its password stands.
+        root: below which etcd has what is ours.
+        group: the hosts of which only some reboot at a time.
+        slots: how many of the group; the same at each of its hosts. 0: none.
+        ttl_s: after how long a host that is not heard of has gone.
+        patience_s: for how long an answer is waited for.
+    """
+
+    endpoints: list[str] = msgspec.field(default_factory=list)
+    file: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+    root: str = "/autopod"
+    group: str = "default"
+    slots: int = 1
+    ttl_s: float = 60
+    patience_s: float = 10
+
+    def __post_init__(self) -> None:
+        if bool(self.endpoints) == bool(self.file):
+            reject("endpoints", self.endpoints, "give endpoints of etcd, or a file, one of both")
+        for endpoint in self.endpoints:
+            if not _ENDPOINT.fullmatch(endpoint):
+                reject("endpoints", endpoint, "use https://HOST:PORT; http:// to this host only")
+        for one, other in (("certificate", "key"), ("user", "password_file")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                reject(one, getattr(self, one), f"it goes with {other}")
+        if not _ROOT.fullmatch(self.root):
+            reject("root", self.root, "use /NAME")
+        if not is_group(self.group):
+            reject("group", self.group, "use 1 to 64 of A-Z, a-z, 0-9, '.' and '-'")
+        for key, low, high in (("slots", 0, 1000), ("ttl_s", 5, 3600), ("patience_s", 1, 60)):
+            if not low <= getattr(self, key) <= high:
+                reject(key, getattr(self, key), f"use {low} to {high}")
+
+
+def is_group(text: str) -> bool:
+    """Can *text* name a group of hosts? As the FleetLock protocol has it."""
+    return _GROUP.fullmatch(text) is not None
+
+
 class Policy(Table, frozen=True):
     """The file."""
 
@@ -148,6 +208,7 @@ class Policy(Table, frozen=True):
     service: Service = Service()
     web: Web = Web()
     notify: list[Receiver] = msgspec.field(default_factory=list)
+    fleet: Fleet | None = None
 
 
 def path(places: Places) -> Path:

@@ -34,11 +34,11 @@ ALTER TABLE event ADD COLUMN what TEXT;
 """What each version adds to the one before it."""
 
 Phase = Literal[
-    "stopping", "installing", "confirming", "ready", "rebooting", "returning", "undoing",
-    "done", "failed",
+    "asking", "stopping", "installing", "confirming", "ready", "rebooting", "returning", "undoing",
+    "done", "failed", "put off",
 ]  # fmt: skip
 
-ENDED: Final = frozenset({"done", "failed"})
+ENDED: Final = frozenset({"done", "failed", "put off"})
 
 
 class PodRecord(msgspec.Struct, frozen=True):
@@ -86,6 +86,9 @@ class Drain(msgspec.Struct, frozen=True):
         pods: what has become of them.
         reboots: how often the reboot was ordered.
         failed: why it failed; None: it has not.
+        slot: the group of which it may have a reboot slot; None: it has none.
+        put_off: why it was not begun, for want of a slot.
+        well: the host is as it should be, whatever has failed; others may reboot.
     """
 
     id: str
@@ -98,6 +101,14 @@ class Drain(msgspec.Struct, frozen=True):
     pods: list[PodRecord]
     reboots: int = 0
     failed: str | None = None
+    slot: str | None = None
+    put_off: str | None = None
+    well: bool = True
+
+    @property
+    def owes(self) -> bool:
+        """Is its slot to be given back?"""
+        return self.slot is not None and self.phase in ENDED and self.well
 
 
 class Change(msgspec.Struct, frozen=True):

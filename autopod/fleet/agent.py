@@ -1,0 +1,109 @@
+"""Keeps this host in its fleet: a process of `autopod statusd`, which starts it again if it ends.
+
+    python -m autopod.fleet.agent        until its standard input ends
+
+What it cannot do now, for the fleet is not to be reached, it does later; nobody waits for it.
+"""
+
+import fcntl
+import os
+import sys
+
+import trio
+from msgspec.structs import replace
+
+from autopod import hosts
+from autopod.errors import Refused
+from autopod.fleet import client, history, members, slots
+from autopod.fleet.store import FleetError, Store
+from autopod.status import drain, policy
+from autopod.status import store as memory
+from autopod.status.policy import Fleet
+from launcher import commandline
+from launcher.places import Places
+
+_PAUSE_S = 5.0
+_BEATS = 3  # in the time of a lease
+
+
+def main() -> int:
+    """Be the process."""
+    places = Places.from_environment()
+    try:
+        fleet = client.configured(policy.load(places))
+        hosts.load_own(places)
+        places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(places.runs() / "fleet.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)  # one that a killed service has left is on its way out
+        trio.run(_run, places, fleet)
+    except Exception as e:  # noqa: BLE001 (it is told, and the service goes on)
+        commandline.complain("autopod", e)
+        return 1
+    return 0
+
+
+async def _run(places: Places, fleet: Fleet) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep, places, fleet)
+        async with trio.lowlevel.FdStream(os.dup(0)) as service:
+            while await service.receive_some():
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def _keep(places: Places, fleet: Fleet) -> None:
+    said = ""
+    while True:
+        try:
+            async with client.opened(fleet) as store:
+                await _stay(places, fleet, store)
+        except FleetError as e:
+            if str(e) != said:
+                said = str(e)
+                commandline.complain("autopod", e)
+        await trio.sleep(_PAUSE_S)
+
+
+async def _stay(places: Places, fleet: Fleet, store: Store) -> None:
+    """Be there, until something fails.
+
+    Raises:
+        FleetError: the host may have gone, for the fleet.
+    """
+    lease = await store.grant(fleet.ttl_s)
+    while True:
+        await members.announce(store, members.describe(places, fleet), lease.id)
+        await give_owed(places, store)
+        await history.prune(store)
+        await trio.sleep(lease.ttl_s / _BEATS)
+        await store.renew(lease.id)
+
+
+async def give_owed(places: Places, store: Store) -> None:
+    """Give back the slot of a drain that has ended well, where that could not be done then.
+
+    Raises:
+        FleetError: nor now.
+    """
+    if not _owed(places):
+        return
+    try:
+        with drain.exclusive(places), memory.opened(places) as record:
+            last = record.last_drain()
+            if last and last.owes and last.slot:
+                await slots.give(store, last.slot, hosts.load_own(places).name)
+                record.save(replace(last, slot=None))
+    except Refused:  # somebody drains: another time
+        return
+
+
+def _owed(places: Places) -> bool:
+    if not memory.path(places).exists():
+        return False
+    with memory.opened(places) as record:
+        last = record.last_drain()
+    return last is not None and last.owes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

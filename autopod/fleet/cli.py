@@ -1,0 +1,52 @@
+"""`autopod fleet`: the hosts that work together, and who may reboot. Arguments in, lines out."""
+
+import argparse
+
+from launcher import commandline
+from launcher.places import Places
+
+_FLEET = """\
+Show the fleet that this host belongs to: its members, who has a reboot slot, who owns which
+pod, and what has happened."""
+_EPILOG = """\
+files:
+  /etc/autopod/autopod.toml   table fleet: where it is kept, this host's group
+"""
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    """Add `fleet`."""
+    fleet = verbs.add_parser(
+        "fleet",
+        help="show the hosts that work together, and who of them may reboot",
+        description=_FLEET,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fleet.set_defaults(run=_fleet)
+    fleet.add_argument("--json", action="store_true", help="as an object")
+    more = fleet.add_subparsers(title="commands", metavar="COMMAND")
+    release = more.add_parser(
+        "release", help="free the reboot slot of a host that will not come back"
+    )
+    release.set_defaults(run=_release)
+    release.add_argument("host", metavar="HOST", help="as autopod fleet shows it")
+
+
+def _fleet(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.fleet import client, show
+    from autopod.status import policy
+
+    found = client.ask(client.configured(policy.load(places)), show.gather)
+    print(show.as_json(found) if arguments.json else show.text(found), end="")
+    return 0
+
+
+def _release(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.fleet import client, show
+    from autopod.status import policy
+
+    fleet = client.configured(policy.load(places))
+    groups = client.ask(fleet, lambda store: show.release(store, arguments.host))
+    print(f"{arguments.host}: no longer has a slot of {', '.join(groups)}")
+    return 0

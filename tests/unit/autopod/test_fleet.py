@@ -1,0 +1,79 @@
+"""What a fleet decides by itself: slots, requests, configuration."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopod.fleet import members, slots, store
+from autopod.fleet.slots import Holder
+from autopod.status.policy import Policy
+from launcher import toml
+from launcher.toml import ConfigError
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+NAMES = st.sampled_from("abcdef")
+
+
+@given(st.lists(st.tuples(st.booleans(), NAMES)), st.integers(0, 4))
+def test_there_are_never_more_holders_than_slots_and_each_once(asked, limit):
+    holders, have = [], set()
+    for takes, who in asked:
+        if takes:
+            after = slots.with_one_more(holders, who, limit, NOW)
+            assert (after is None) == (who not in have and len(have) >= limit)
+            have |= {who} if after is not None else set()
+            holders = holders if after is None else after
+        else:
+            holders = slots.without(holders, who)
+            have -= {who}
+        assert sorted(one.id for one in holders) == sorted(have)
+
+
+def test_who_has_a_slot_keeps_it_when_there_are_fewer():
+    holders = [Holder("a", NOW), Holder("b", NOW)]
+    assert slots.with_one_more(holders, "b", 1, NOW) == holders
+    assert slots.with_one_more(holders, "c", 1, NOW) is None
+
+
+def test_free_memory():
+    assert members.free_memory("MemTotal: 2 kB\nMemAvailable:  1048577 kB\n") == 1 << 30
+    assert members.free_memory("") == 0
+
+
+@pytest.mark.parametrize("key", ["", "a", "/", "//", "/.a", "/a\n", "/A", "/a" * 300])
+def test_what_cannot_name_an_entry(key):
+    with pytest.raises(ValueError, match="cannot name"):
+        store.check_key(key)
+
+
+def fleet(text):
+    return toml.decode(f"[fleet]\n{text}".encode(), Path("autopod.toml"), Policy).fleet
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "one of both"),
+        ('endpoints = ["https://a:1"]\nfile = "/x"', "one of both"),
+        ('endpoints = ["http://192.0.2.1:2379"]', "to this host only"),
+        ('endpoints = ["https://a:1/path"]', "HOST:PORT"),
+        ('file = "/x"\nuser = "u"', "password_file"),
+        ('file = "/x"\ncertificate = "c"', "goes with key"),
+        ('file = "/x"\ngroup = "a b"', "group"),
+        ('file = "/x"\nslots = -1', "use 0 to 1000"),
+        ('file = "/x"\nttl_s = 1', "use 5 to 3600"),
+        ('file = "/x"\nroot = "pods"', "use /NAME"),
+        ('file = "/x"\nslot = 1', "no such key"),
+    ],
+)
+def test_configuration_that_is_wrong(text, says):
+    with pytest.raises(ConfigError, match=says):
+        fleet(text)
+
+
+def test_configuration():
+    assert fleet('endpoints = ["https://[2001:db8::1]:2379", "http://127.0.0.1:2379"]').slots == 1
+    assert fleet('file = "/x"\nslots = 0').file == "/x"
