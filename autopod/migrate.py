@@ -147,12 +147,12 @@ def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
         config=config.dump(network.pin(places, config.load(places, pod))).encode(),
         base=base,
         layers=[layer.id for layer in reversed(sealed)],
-        size=_memory(running),
+        size=memory(running),
         trial=trial,
     )
 
 
-def _memory(running: pods.Pod) -> int:
+def memory(running: pods.Pod) -> int:
     """Return the bytes of memory that the pod's processes have in all, those they share twice."""
     total = 0
     for pid in enter.pids(running):

@@ -59,11 +59,15 @@ class Machine:
             raise Failed(f"{self.name}: {argv}: exit status {run.returncode}\n{run.stdout}")
         return run.stdout
 
-    def serve(self) -> None:
-        """Start the service; it listens when this returns. It asks no archive for updates."""
+    def serve(self, more: str = "") -> None:
+        """Start the service; it listens when this returns. It asks no archive for updates.
+
+        Args:
+            more: of its configuration.
+        """
         policy = self.prefix / "etc/autopod/autopod.toml"
         policy.parent.mkdir(parents=True, exist_ok=True)
-        policy.write_text("[service]\nevery_s = 0\n")
+        policy.write_text(f"[service]\nevery_s = 0\n{more}")
         self._service = subprocess.Popen(self.command("autopod", "statusd"))
         wait_until(lambda: ":7463" in self.run("ss", "-ltn"), "the service listens")
 

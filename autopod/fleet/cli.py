@@ -26,6 +26,17 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     fleet.set_defaults(run=_fleet)
     fleet.add_argument("--json", action="store_true", help="as an object")
     more = fleet.add_subparsers(title="commands", metavar="COMMAND")
+    place = more.add_parser("place", help="say to which host a running pod would go, and why")
+    place.set_defaults(run=_place)
+    place.add_argument("pod", metavar="POD", type=commandline.pod)
+    place.add_argument("--json", action="store_true", help="as an array of objects")
+    place.add_argument(
+        "--coming",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="it was just sent another pod, of which it may not have told yet",
+    )
     release = more.add_parser(
         "release", help="free the reboot slot of a host that will not come back"
     )
@@ -40,6 +51,20 @@ def _fleet(places: Places, arguments: argparse.Namespace) -> int:
     found = client.ask(client.configured(policy.load(places)), show.gather)
     print(show.as_json(found) if arguments.json else show.text(found), end="")
     return 0
+
+
+def _place(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import overview
+    from autopod.fleet import client, show
+    from autopod.status import policy
+
+    fleet = client.configured(policy.load(places))
+    need, known = show.need(places, arguments.pod), show.known(places)
+    coming = arguments.coming
+    found = client.ask(fleet, lambda store: show.choices(store, need, known, coming))
+    rows = overview.columns(show.table(found))
+    print(overview.as_json(found) if arguments.json else rows, end="")
+    return 0 if any(one.possible for one in found) else 1
 
 
 def _release(places: Places, arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Who belongs to a fleet: each host writes under a lease what it offers, and has gone with it."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ from launcher import enter, pods
 from launcher.places import Places
 
 _PREFIX: Final = "/members/"
+_LAYERS: Final = 1000
 _ROUNDED: Final = 64 << 20  # free memory changes all the time
 
 
@@ -33,6 +35,7 @@ class Member(Struct, frozen=True):
         cpu_features: what programs may use.
         memory_free: bytes, about.
         pods: in which programs run.
+        layers: ids of sealed layers that are kept there of pods that are not.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Member(Struct, frozen=True):
     cpu_features: list[str]
     memory_free: int
     pods: list[str]
+    layers: list[str] = []
 
 
 def describe(places: Places, fleet: Fleet) -> Member:
@@ -66,6 +70,7 @@ def describe(places: Places, fleet: Fleet) -> Member:
         cpu_features=here.cpu_features,
         memory_free=free_memory(Path("/proc/meminfo").read_text(encoding="ascii")),
         pods=[name for name in pods.names(places) if _runs(places, name)],
+        layers=_layers(places),
     )
 
 
@@ -103,6 +108,16 @@ async def read(store: Store) -> list[Member]:
         FleetError: it cannot be told.
     """
     return [decode(entry, Member) for entry in (await store.scan(_PREFIX)).entries]
+
+
+def _layers(places: Places) -> list[str]:
+    """Return what is kept of pods that have left, the newest _LAYERS."""
+    kept = []
+    for path in places.states().glob(".*.layers/*"):
+        with suppress(FileNotFoundError):  # its pod comes just now
+            kept.append((path.stat().st_ctime_ns, path.name))
+    newest = sorted(kept, reverse=True)[:_LAYERS]
+    return sorted(name for _, name in newest if not name.startswith("."))
 
 
 def _runs(places: Places, name: str) -> bool:

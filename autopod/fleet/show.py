@@ -1,15 +1,22 @@
 """`autopod fleet`: all that a fleet keeps, as data and in words."""
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 from msgspec import Struct
 
-from autopod import overview
+from autopod import hosts, migrate, overview
 from autopod.errors import Refused
-from autopod.fleet import history, members, slots
+from autopod.fleet import history, members, place, slots
 from autopod.fleet.history import Happened
 from autopod.fleet.members import Member
+from autopod.fleet.place import Choice, Need
 from autopod.fleet.slots import Holder
 from autopod.fleet.store import Store
+from ckpt import stack
+from ckpt.archive import host as machine
+from launcher import enter, pods
+from launcher.places import Places
 
 _SHOWN = 20
 
@@ -37,6 +44,58 @@ async def gather(store: Store) -> Fleet:
     return Fleet(
         await members.read(store), await slots.holders_of_all(store), await history.read(store)
     )
+
+
+def need(places: Places, pod: str) -> Need:
+    """Return what a pod of this host needs.
+
+    Raises:
+        PodError: it does not run.
+        StackError: its file system does not answer.
+    """
+    running = pods.find(places, pod)
+    if running is None or not enter.pids(running):
+        raise pods.PodError(f"pod {pod!r} is not running", f"see autopod addproc {pod} PROGRAM")
+    here, layers = machine.describe(), stack.status(places, pod).layers
+    return Need(
+        pod,
+        here.architecture,
+        here.cpu_features,
+        migrate.memory(running),
+        [layer.id for layer in layers],
+    )
+
+
+def known(places: Places) -> dict[str, str]:
+    """Return the fingerprints of the hosts that this one knows.
+
+    Raises:
+        Refused: a file cannot be understood.
+    """
+    return {name: host.fingerprint for name, host in hosts.known(places).items()}
+
+
+async def choices(
+    store: Store, wanted: Need, friends: Mapping[str, str], coming: Sequence[str]
+) -> list[Choice]:
+    """Return what place.place() says of the members as they are now.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    held = await slots.holders_of_all(store)
+    busy = {holder.id for holders in held.values() for holder in holders}
+    there = await members.read(store)
+    return place.place(wanted, there, known=friends, busy=busy, coming=coming)
+
+
+def table(found: Sequence[Choice]) -> list[tuple[str, ...]]:
+    """Return it in rows, for people."""
+    rows = [
+        (one.host, f"{one.score:.3f}" if one.possible else "-", "; ".join(one.reasons))
+        for one in found
+    ]
+    return [("HOST", "SCORE", "WHY"), *rows]
 
 
 async def release(store: Store, who: str) -> list[str]:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from autopod.errors import Refused
-from autopod.status import check, cycle, policy, store
+from autopod.status import check, cycle, policy, processes, store
 from autopod.status import drain as drains
 from autopod.status.policy import Policy
 from autopod.status.report import UNKNOWN, Report
@@ -116,7 +116,7 @@ def clear(places: Places) -> Said:
 
 def no_slot(places: Places, settings: Policy) -> list[str]:
     """Return why there would be no reboot slot now, if so."""
-    why = drains.slot(places, "look", settings.fleet.group) if settings.fleet else None
+    why = processes.slot(places, "look", settings.fleet.group) if settings.fleet else None
     return [why] if why else []
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from autopod.errors import Refused
-from autopod.status import apt, check, decide, drain, policy, report
+from autopod.status import apt, check, decide, drain, policy, processes, report
 from autopod.status.decide import Decision, Situation
 from autopod.status.policy import Act, Policy
 from autopod.status.report import Report
@@ -100,7 +100,7 @@ def blockers(act: Act) -> list[str]:
             who = f"it cannot be told: {e}"
         found += [f"logged in: {line}" for line in who.splitlines()[:1]]
     if act.blocked_by:
-        why = drain.run(act.blocked_by)
+        why = processes.run(act.blocked_by)
         if why:
             found.append(f"{act.blocked_by[0]}: {why}")
     return found

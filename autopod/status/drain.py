@@ -16,29 +16,25 @@ use, which may be killed at any moment, too.
 
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import replace
 
 from autopod.errors import Refused
-from autopod.status import apt, kernels
+from autopod.status import apt, kernels, processes
 from autopod.status.policy import Policy
 from autopod.status.report import Report
 from autopod.status.store import ENDED, Drain, PodRecord, Store
 from ckpt import dump
 from ckpt.archive import recipients
-from launcher import abi, enter, pods
+from launcher import enter, pods
 from launcher.places import Places
 
 _TRIES: Final = 3
-_COMMAND_S: Final = 3600
 _DOING: Final = {
     "stopping": "its pods were stopped",
     "installing": "the updates were installed",
@@ -203,14 +199,14 @@ class Runner:
 
     def _ask(self, drain: Drain) -> Drain:
         """Take a slot; that there may be one is written down already."""
-        why = slot(self._places, "take", drain.slot or "")
+        why = processes.slot(self._places, "take", drain.slot or "")
         if why:
             return replace(drain, phase="put off", put_off=why)
         return replace(drain, phase="stopping")
 
     def _give_back(self, drain: Drain) -> Drain:
         """Let others reboot; if that cannot be done now, autopod/fleet/agent.py does it later."""
-        if drain.owes and not slot(self._places, "give", drain.slot or ""):
+        if drain.owes and not processes.slot(self._places, "give", drain.slot or ""):
             drain = replace(drain, slot=None)
             self._store.save(drain)
         return drain
@@ -228,7 +224,7 @@ class Runner:
         file = archive(self._places, drain, pod.pod)
         if not _runs(self._places, pod.pod):
             return replace(pod, place="archive" if file.exists() else "ended")
-        for host in self._settings.act.to:
+        for host in self._targets(drain, pod):
             if not self._verb("migrate", pod.pod, host):
                 return replace(pod, place="moved", host=host)
         waiting = self._places.waiting(pod.pod)
@@ -239,14 +235,21 @@ class Runner:
             raise Failed(f"pod {pod.pod!r}: {why}")
         return replace(pod, place="archive")
 
+    def _targets(self, drain: Drain, pod: PodRecord) -> Sequence[str]:
+        """Return the hosts to which a pod may be moved, in the order in which they are asked."""
+        if self._settings.act.to or self._settings.fleet is None:
+            return self._settings.act.to
+        sent = [one.host for one in drain.pods if one.place == "moved" and one.host]
+        return processes.placed(self._places, pod.pod, sent)
+
     def _install(self, drain: Drain) -> Drain:
         if drain.packages:
             private = apt.private(self._places, self._settings)
             with private.locked():
                 argv = _filled(self._settings.act.install, private.options(), drain.packages)
-                why = run(argv)
+                why = processes.run(argv)
                 if why:  # as apt does while one that was killed has not been brought to its end
-                    why = run(self._settings.act.configure) or run(argv)
+                    why = processes.run(self._settings.act.configure) or processes.run(argv)
             if why:
                 raise Failed(f"the installation: {why}")
         return replace(drain, phase="confirming")
@@ -266,7 +269,7 @@ class Runner:
         """Order the reboot. That it was ordered is written down first: it may end us at once."""
         drain = replace(drain, reboots=drain.reboots + 1)
         self._store.save(drain)
-        why = run(self._settings.act.reboot)
+        why = processes.run(self._settings.act.reboot)
         if why:
             raise Failed(f"the reboot: {why}")
         return drain
@@ -315,8 +318,7 @@ class Runner:
 
     def _verb(self, *words: str) -> str | None:
         """Run a command of ours; return why it failed, None if it did not."""
-        environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(self._places.prefix)}
-        return run([sys.executable, "-m", "autopod.cli", *words], environment, leashed=True)
+        return processes.ours(self._places, "autopod.cli", *words)
 
 
 def call_off(places: Places, settings: Policy, store: Store) -> Drain:
@@ -330,14 +332,6 @@ def call_off(places: Places, settings: Policy, store: Store) -> Drain:
         raise Refused("no drain is under way")
     undone = _fail(drain, "it was called off") if drain.automatic else drain
     return Runner(places, settings, store).run(replace(undone, phase="undoing"))
-
-
-def slot(places: Places, what: Literal["take", "give", "look"], group: str) -> str | None:
-    """Have something done about this host's reboot slot; return why it was not."""
-    environment = {**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)}
-    argv = [sys.executable, "-m", "autopod.fleet.slot", what, group]
-    why = run(argv, environment, leashed=True)
-    return why and why.removeprefix("autopod: error: ")
 
 
 def archive(places: Places, drain: Drain, pod: str) -> Path:
@@ -376,42 +370,3 @@ def _filled(command: Sequence[str], options: list[str], packages: list[str]) -> 
     """Return *command* with what its words stand for. Pure."""
     meant = {"{apt}": options, "{packages}": packages}
     return [word for one in command for word in meant.get(one, [one])]
-
-
-def run(
-    argv: Sequence[str], environment: dict[str, str] | None = None, *, leashed: bool = False
-) -> str | None:
-    """Run a command; return its last words if it failed.
-
-    SIGTERM waits meanwhile: half an installation is worse than a late end of the service.
-
-    Args:
-        argv: the command.
-        environment: None: ours.
-        leashed: it ends when we do; else it goes on.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def prepare() -> None:  # of a process that has one thread
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if leashed:
-            abi.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    try:
-        done = subprocess.run(
-            argv,
-            env={**(environment or os.environ), "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_COMMAND_S,
-            check=False,
-            preexec_fn=prepare,
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        return f"{argv[0]}: {e}"
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    said = done.stdout.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    errors = [line for line in said if ": error: " in line]
-    return (errors or said)[-1] if done.returncode else None

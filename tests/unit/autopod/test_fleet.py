@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from autopod.fleet import members, slots, store
+from autopod.fleet import members, place, slots, store
+from autopod.fleet.members import Member
+from autopod.fleet.place import Need
 from autopod.fleet.slots import Holder
 from autopod.status.policy import Policy
 from launcher import toml
@@ -41,6 +44,59 @@ def test_who_has_a_slot_keeps_it_when_there_are_fewer():
 def test_free_memory():
     assert members.free_memory("MemTotal: 2 kB\nMemAvailable:  1048577 kB\n") == 1 << 30
     assert members.free_memory("") == 0
+
+
+MEMBER = Member(
+    "b", "192.0.2.2:7463", "fb", "default", 1, "6.1", "x86_64", ["avx", "sse2"], 8 << 30, ["other"],
+    ["l1"],
+)  # fmt: skip
+NEED = Need("mail", "x86_64", ["sse2"], 1 << 30, ["l1", "l2"])
+KNOWN = {"b": "fb", "c": "fc", "d": "fd"}
+
+
+def placed(*members, need=NEED, known=KNOWN, busy=(), coming=()):
+    return place.place(need, members, known=known, busy=busy, coming=coming)
+
+
+@pytest.mark.parametrize(
+    ("member", "arguments", "says"),
+    [
+        ({}, {"known": {}}, "does not know it"),
+        ({"fingerprint": "fx"}, {}, "another one by that name"),
+        ({}, {"busy": ["b"]}, "has a reboot slot"),
+        ({"machine": "aarch64"}, {}, "it is aarch64, not x86_64"),
+        ({"cpu_features": ["avx"]}, {}, "its CPU lacks sse2"),
+        ({"memory_free": 1 << 29}, {}, "512 MiB are free, 1024 MiB needed"),
+        ({"memory_free": 3 << 29}, {"coming": ["b"]}, "512 MiB are free"),
+        ({"pods": ["mail"]}, {}, "a pod of that name runs there"),
+    ],
+)
+def test_where_a_pod_cannot_go(member, arguments, says):
+    [found] = placed(replace(MEMBER, **member), **arguments)
+    assert not found.possible
+    assert says in "; ".join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"layers": []},
+        {"memory_free": 4 << 30},
+        {"pods": ["one", "two"]},
+        {"machine": "aarch64", "pods": [], "layers": ["l1", "l2"]},
+    ],
+)
+def test_the_better_host_comes_first(worse):
+    other = replace(MEMBER, name="c", fingerprint="fc")
+    for both in ((replace(MEMBER, **worse), other), (other, replace(MEMBER, **worse))):
+        assert [one.host for one in placed(*both)] == ["c", "b"]
+
+
+def test_pods_that_go_together_are_spread():
+    twins = MEMBER, replace(MEMBER, name="c", fingerprint="fc")
+    assert placed(*twins)[0].host == "b"
+    assert placed(*twins, coming=["b"])[0].host == "c"
+    assert placed() == []
 
 
 @pytest.mark.parametrize("key", ["", "a", "/", "//", "/.a", "/a\n", "/A", "/a" * 300])
