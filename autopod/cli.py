@@ -160,6 +160,8 @@ def _remove(places: Places, arguments: argparse.Namespace) -> int:
 
     with locked(places, arguments.pod):
         remove(places, arguments.pod, purge=arguments.purge)
+    if places.guard().exists():
+        fleet.forget(places, arguments.pod)
     return 0
 
 

@@ -90,6 +90,14 @@ def returns(places: Places, pod: str) -> bool:
     return _returning(places, pod).exists()
 
 
+def returning(places: Places, pod: str) -> Departure | None:
+    """Return the departure that has come to nothing, until the pod runs here again."""
+    try:
+        return msgspec.json.decode(_returning(places, pod).read_bytes(), type=Departure)
+    except FileNotFoundError:
+        return None
+
+
 def departed(places: Places, pod: str) -> None:
     """Forget the departure: the pod is known to run elsewhere, or here again."""
     packed(places, pod).unlink(missing_ok=True)

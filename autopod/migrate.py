@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from autopod import journal, leaving, wire
 from autopod.errors import Refused
+from autopod.fleet import takeover
 from autopod.journal import Departure
 from autopod.wire import Link, LinkCut, PeerFailed
 from ckpt import dump, layers, stack
@@ -149,6 +150,7 @@ def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
         layers=[layer.id for layer in reversed(sealed)],
         size=memory(running),
         trial=trial,
+        owned=takeover.are_kept(places),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from autopod import hosts, journal, leaving, wire
 from autopod.errors import Refused
+from autopod.fleet.takeover import Handover, are_kept
 from autopod.journal import Arrival
 from autopod.wire import Link
 from ckpt import layers, restore, stack
@@ -62,6 +63,7 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
                 stack.begin_mount(places, pod) as mounting,
                 Unpacking(places) as unpacking,
                 _begin_network(places, offer) as making,
+                Handover(places, pod, link.peer, offer.session) as handover,
             ):
                 for layer_id in [one for one in offer.layers if one not in there]:
                     _take_layer(places, pod, layer_id, link)
@@ -69,7 +71,7 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
                 link.send(wire.Ready())
                 cache = journal.cache(places, pod)
                 prepared = Prepared(mounting, cache, identities, unpacking, durable=False)
-                _take_pod(places, link, offer, prepared, trusted)
+                _take_pod(places, link, offer, prepared, trusted, handover)
         except BaseException:
             clear(places, pod)
             raise
@@ -148,6 +150,9 @@ def _look(places: Places, offer: wire.Offer) -> dict[str, str]:
     if against:
         raise Refused(f"pod {offer.pod!r} cannot run here: {'; '.join(against)}")
     _look_for_pod(places, offer.pod)
+    if offer.owned and not are_kept(places):
+        hint = f"there is no {places.guard()}, or no fleet: docs/fleet.md"
+        raise Refused("its host asks its fleet before it starts a pod, and this one does not", hint)
     settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
     _look_at_address(places, settings)
     free = shutil.disk_usage(_existing(places.states())).free
@@ -252,6 +257,7 @@ def _take_pod(
     offer: wire.Offer,
     prepared: Prepared,
     trusted: "Mapping[str, Ed25519PublicKey]",
+    handover: Handover,
 ) -> None:
     """Build the pod from the archive that comes; let it go when the other host has let go of it.
 
@@ -264,10 +270,12 @@ def _take_pod(
         _take_archive(places, link, offer.pod, file.fd)
 
         def gate() -> Sequence[bytes]:
+            handover.prepare()
             link.send(wire.Prepared())
             layers.make_durable(places.state(offer.pod))  # while the other host ends the pod
             held = link.receive(wire.Release).held
             file.commit(durable=False)
+            handover.commit()
             decided = journal.decide(places, offer.session, Arrival("released", offer.pod))
             if decided.outcome == "refused":
                 raise Refused("the other host has been told that the pod is not taken")

@@ -71,6 +71,7 @@ class Offer(Message, frozen=True):
         layers: ids of its sealed layers, bottommost first.
         size: bytes of memory and files that may come, roughly.
         trial: nothing shall come: only the answer is wanted.
+        owned: its host asks its fleet before it makes a pod.
     """
 
     version: int
@@ -82,6 +83,7 @@ class Offer(Message, frozen=True):
     layers: list[str]
     size: int
     trial: bool = False
+    owned: bool = False
 
 
 class Accepted(Message, frozen=True):

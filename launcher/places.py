@@ -68,6 +68,10 @@ class Places(Struct, frozen=True):
         """The directory of all pods' configuration files."""
         return self.prefix / "etc/autopod/pods"
 
+    def guard(self) -> Path:
+        """A program that is asked before a pod is made; see launcher/guard.py."""
+        return self.prefix / "etc/autopod/guard"
+
     def network_config(self) -> Path:
         """The pools that pods get addresses from."""
         return self.prefix / "etc/autopod/network.toml"

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import addresses, cgroups, confine, hosts, iolimits, network
+from launcher import addresses, cgroups, confine, guard, hosts, iolimits, network
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.init import Init
@@ -99,8 +99,8 @@ def create(
     On failure everything is undone, but for the network, which is made once and kept.
 
     Raises:
-        PodError: the pod runs already, or its root is not mounted, or something else is
-            missing; the text says what failed.
+        PodError: the pod runs already, or its root is not mounted, or the host's guard is
+            against it, or something else is missing; the text says what failed.
         OSError: a file of the launcher's own cannot be written.
     """
     name, clocks = config.name, clocks or ClockOffsets()
@@ -113,6 +113,7 @@ def create(
         hint = "autopod statusd restarts it after the boot; autopod drain --undo, now"
         raise PodError(f"pod {name!r} is in an archive until this host is rebooted", hint)
     _check_root(places, name)
+    guard.ask(places, name)
     destroy(places, name)
     places.restarting(name).unlink(missing_ok=True)
     network.ensure(places, config, walled=walled)

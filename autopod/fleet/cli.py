@@ -5,11 +5,17 @@ import argparse
 from launcher import commandline
 from launcher.places import Places
 
+_UNKNOWN = 3
 _FLEET = """\
 Show the fleet that this host belongs to: its members, who has a reboot slot, who owns which
 pod, and what has happened."""
 _EPILOG = """\
+exit status:
+  1   it failed; claim: another host has the pod
+  3   claim: the fleet cannot be asked
+
 files:
+  /etc/autopod/guard          runs `autopod fleet claim "$1"` where hosts claim pods
   /etc/autopod/autopod.toml   table fleet: where it is kept, this host's group
 """
 
@@ -26,6 +32,18 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     fleet.set_defaults(run=_fleet)
     fleet.add_argument("--json", action="store_true", help="as an object")
     more = fleet.add_subparsers(title="commands", metavar="COMMAND")
+    claim = more.add_parser("claim", help="let this host have a pod; what /etc/autopod/guard runs")
+    claim.set_defaults(run=_claim)
+    claim.add_argument("pod", metavar="POD", type=commandline.pod)
+    claim.add_argument(
+        "--from",
+        dest="former",
+        metavar="HOST",
+        help="take it from there: only when that host is known to be off, or not to run it",
+    )
+    disown = more.add_parser("disown", help="let nobody have a pod that this host has")
+    disown.set_defaults(run=_disown)
+    disown.add_argument("pod", metavar="POD", type=commandline.pod)
     place = more.add_parser("place", help="say to which host a running pod would go, and why")
     place.set_defaults(run=_place)
     place.add_argument("pod", metavar="POD", type=commandline.pod)
@@ -51,6 +69,55 @@ def _fleet(places: Places, arguments: argparse.Namespace) -> int:
     found = client.ask(client.configured(policy.load(places)), show.gather)
     print(show.as_json(found) if arguments.json else show.text(found), end="")
     return 0
+
+
+def _claim(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.fleet import client, owners
+    from autopod.fleet.store import FleetError
+    from autopod.status import policy
+
+    pod, fleet = arguments.pod, client.configured(policy.load(places))
+    wanted = owners.local_claim(places, pod, arguments.former)
+    if wanted is None:
+        return 0
+    try:
+        token = client.ask(fleet, lambda store: owners.claim(store, pod, wanted))
+    except FleetError as e:
+        commandline.complain("autopod", e)
+        return _UNKNOWN
+    print(f"pod {pod}: {wanted.host} has it; token {token}")
+    return 0
+
+
+def _disown(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod import hosts
+    from autopod.fleet import client, owners
+    from autopod.status import policy
+
+    pod, fleet = arguments.pod, client.configured(policy.load(places))
+    own = hosts.load_own(places).name
+    client.ask(fleet, lambda store: owners.disown(store, pod, own))
+    return 0
+
+
+def forget(places: Places, pod: str) -> None:
+    """Let nobody have a pod that was removed; where that cannot be done now, say so."""
+    from autopod import hosts
+    from autopod.errors import Refused
+    from autopod.fleet import client, owners
+    from autopod.fleet.store import FleetError
+    from autopod.status import policy
+
+    settings = policy.load(places)
+    if settings.fleet is None:
+        return
+    try:
+        own = hosts.load_own(places).name
+        client.ask(settings.fleet, lambda store: owners.disown(store, pod, own))
+    except Refused:  # it was not this host's
+        return
+    except FleetError as e:
+        print(f"pod {pod}: note: later, autopod fleet disown {pod}: {e}")
 
 
 def _place(places: Places, arguments: argparse.Namespace) -> int:

@@ -7,9 +7,10 @@ from msgspec import Struct
 
 from autopod import hosts, migrate, overview
 from autopod.errors import Refused
-from autopod.fleet import history, members, place, slots
+from autopod.fleet import history, members, owners, place, slots
 from autopod.fleet.history import Happened
 from autopod.fleet.members import Member
+from autopod.fleet.owners import Owner
 from autopod.fleet.place import Choice, Need
 from autopod.fleet.slots import Holder
 from autopod.fleet.store import Store
@@ -27,11 +28,13 @@ class Fleet(Struct, frozen=True):
     Attributes:
         members: that are there.
         slots: who has one, by group.
+        pods: who has which.
         events: what has happened, the oldest first.
     """
 
     members: list[Member]
     slots: dict[str, list[Holder]]
+    pods: dict[str, Owner]
     events: list[Happened]
 
 
@@ -42,7 +45,10 @@ async def gather(store: Store) -> Fleet:
         FleetError: it cannot be told.
     """
     return Fleet(
-        await members.read(store), await slots.holders_of_all(store), await history.read(store)
+        await members.read(store),
+        await slots.holders_of_all(store),
+        await owners.of_all(store),
+        await history.read(store),
     )
 
 
@@ -133,5 +139,9 @@ def text(fleet: Fleet) -> str:
         for group, holders in fleet.slots.items()
         for one in holders
     ]
+    owned = [
+        f"pod {pod}: {owner.host} has it, since {owner.since:%F %R} UTC\n"
+        for pod, owner in fleet.pods.items()
+    ]
     events = [f"{one.at:%F %T} {one.kind}: {one.text}\n" for one in fleet.events[-_SHOWN:]]
-    return "".join([overview.columns(rows), *lines, *events])
+    return "".join([overview.columns(rows), *lines, *owned, *events])
