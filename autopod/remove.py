@@ -41,7 +41,9 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
     places.config(name).unlink(missing_ok=True)
     own = (places.state(name), places.run(name), journal.cache(places, name))
     for tree in (*own, checkpoints.directory(places, name)):
-        if tree.exists():
+        if tree.is_symlink():  # to what hosts share: autopod/fleet/keeping.py
+            tree.unlink()
+        elif tree.exists():
             shutil.rmtree(tree)
     with suppress(OSError):  # not empty: the administrator's own mount point is in it
         places.barrier(name).rmdir()

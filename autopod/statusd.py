@@ -54,7 +54,7 @@ async def serve(places: Places, listen: str) -> None:
             if settings.web.listen is not None:
                 nursery.start_soon(_keep_running, _WEB)
             if settings.fleet is not None:
-                nursery.start_soon(_keep_in_fleet)
+                nursery.start_soon(_keep_in_fleet, min(_LOOK_S, settings.fleet.ttl_s / 6))
             nursery.start_soon(_serve, places, listen, settings.service.every_s, nursery)
             async for _ in signals:
                 notify("STOPPING=1")
@@ -107,20 +107,29 @@ def _is_unsettled(places: Places) -> bool:
     return bool(journal.unfinished(places)) or any(moving)
 
 
-async def _keep_in_fleet() -> None:
-    """Have the fleet told that this host is there: autopod/fleet/agent.py.
-
-    It ends when its standard input does: with this process, however that ends.
-    """
+async def _keep_in_fleet(pause_s: float) -> None:
+    """Have the fleet told that this host is there: autopod/fleet/agent.py."""
     while True:
-        reads, writes = os.pipe2(os.O_CLOEXEC)
-        try:
-            with suppress(OSError):
-                await trio.run_process(_AGENT, stdin=reads, check=False)
-        finally:
-            os.close(reads)
-            os.close(writes)
-        await trio.sleep(_LOOK_S)
+        with suppress(OSError):
+            await _run_agent()
+        await trio.sleep(pause_s)
+
+
+async def _run_agent() -> None:
+    """Run it. It ends when its standard input does: with this process, however that ends.
+
+    It has something to bring to an end then, and is waited for.
+    """
+    ends = list(os.pipe2(os.O_CLOEXEC))
+
+    async def ask_to_end(_process: trio.Process) -> None:
+        os.close(ends.pop())
+
+    try:
+        await trio.run_process(_AGENT, stdin=ends[0], check=False, deliver_cancel=ask_to_end)
+    finally:
+        for fd in ends:
+            os.close(fd)
 
 
 async def _keep_looking(every_s: float) -> None:

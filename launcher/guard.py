@@ -1,7 +1,6 @@
 """The host's guard: a program of the administrator's that is asked before a pod is made."""
 
 import os
-import subprocess
 from typing import Final
 
 from launcher.errors import PodError
@@ -19,6 +18,8 @@ def ask(places: Places, name: str) -> None:
     guard = places.guard()
     if not guard.exists():
         return
+    import subprocess  # which most starts of a pod can do without
+
     try:
         run = subprocess.run(
             [guard, name],

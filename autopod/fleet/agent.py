@@ -2,12 +2,16 @@
 
     python -m autopod.fleet.agent        until its standard input ends
 
-What it cannot do now, for the fleet is not to be reached, it does later; nobody waits for it.
+What it cannot do now, for the fleet is not to be reached, it does later; nobody waits for it. At
+its end others are told not to claim pods of this host, for nobody would end them here.
 """
 
 import fcntl
 import os
+import signal
 import sys
+from contextlib import suppress
+from typing import Final
 
 import trio
 from msgspec.structs import replace
@@ -15,6 +19,8 @@ from msgspec.structs import replace
 from autopod import hosts
 from autopod.errors import Refused
 from autopod.fleet import client, history, members, slots
+from autopod.fleet.fence import Fence, boottime
+from autopod.fleet.keeping import Keeper
 from autopod.fleet.store import FleetError, Store
 from autopod.status import drain, policy
 from autopod.status import store as memory
@@ -22,8 +28,9 @@ from autopod.status.policy import Fleet
 from launcher import commandline
 from launcher.places import Places
 
-_PAUSE_S = 5.0
-_BEATS = 3  # in the time of a lease
+_PAUSE_S: Final = 1.0
+_BEATS: Final = 3  # in the time of a lease
+_CLOSE_BEATS: Final = 6  # where pods are ended with it
 
 
 def main() -> int:
@@ -43,20 +50,49 @@ def main() -> int:
 
 
 async def _run(places: Places, fleet: Fleet) -> None:
+    fence = Fence(places, fleet.ttl_s, _say)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_keep, places, fleet)
-        async with trio.lowlevel.FdStream(os.dup(0)) as service:
-            while await service.receive_some():
-                pass
+        nursery.start_soon(fence.watch)
+        keeper = Keeper(places, fleet, fence, nursery)
+        nursery.start_soon(_keep, places, fleet, fence, keeper)
+        await _asked_to_end()
+        fence.leaving = True
+        await _leave(places, fleet, fence, keeper)
         nursery.cancel_scope.cancel()
 
 
-async def _keep(places: Places, fleet: Fleet) -> None:
+async def _asked_to_end() -> None:
+    async def until_eof(nursery: trio.Nursery) -> None:
+        async with trio.lowlevel.FdStream(os.dup(0)) as service:
+            with suppress(trio.BrokenResourceError):
+                while await service.receive_some():
+                    pass
+        nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_eof, nursery)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+async def _leave(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> None:
+    """Disarm all pods, or wait until the fence has killed those that run."""
+    while fence.armed:
+        with suppress(FleetError):
+            async with client.opened(fleet) as store:
+                await keeper.disarm_all(store)
+        if not fence.armed & set(drain.running(places)):
+            return
+        await trio.sleep(0.1)
+
+
+async def _keep(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> None:
     said = ""
     while True:
         try:
             async with client.opened(fleet) as store:
-                await _stay(places, fleet, store)
+                await _stay(places, fleet, store, fence, keeper)
         except FleetError as e:
             if str(e) != said:
                 said = str(e)
@@ -64,18 +100,21 @@ async def _keep(places: Places, fleet: Fleet) -> None:
         await trio.sleep(_PAUSE_S)
 
 
-async def _stay(places: Places, fleet: Fleet, store: Store) -> None:
+async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper: Keeper) -> None:
     """Be there, until something fails.
 
     Raises:
         FleetError: the host may have gone, for the fleet.
     """
-    lease = await store.grant(fleet.ttl_s)
+    asked, lease = boottime(), await store.grant(fleet.ttl_s)
     while True:
         await members.announce(store, members.describe(places, fleet), lease.id)
+        fence.extend(asked + fleet.ttl_s)
+        await keeper.beat(store)
         await give_owed(places, store)
         await history.prune(store)
-        await trio.sleep(lease.ttl_s / _BEATS)
+        await trio.sleep(fleet.ttl_s / (_CLOSE_BEATS if fleet.recover else _BEATS))
+        asked = boottime()
         await store.renew(lease.id)
 
 
@@ -103,6 +142,10 @@ def _owed(places: Places) -> bool:
     with memory.opened(places) as record:
         last = record.last_drain()
     return last is not None and last.owes
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"autopod: {text}\n")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ async def announce(store: Store, member: Member, lease: int) -> None:
     Raises:
         FleetError: another host has its name, or it is not known to be written.
     """
-    key, value = _PREFIX + member.name, msgspec.json.encode(member)
-    entry = await store.get(key)
-    changes = [Put(key, value, lease)]
+    name, value = key(member.name), msgspec.json.encode(member)
+    entry = await store.get(name)
+    changes = [Put(name, value, lease)]
     if entry is None:
         text = f"{member.name} joins at {member.address}, kernel {member.kernel}"
         changes.append(history.told(member.name, "joined", text))
@@ -97,8 +97,8 @@ async def announce(store: Store, member: Member, lease: int) -> None:
         raise FleetError(f"another host of the fleet has the name {member.name!r}", hint)
     elif entry.lease == lease and entry.value == value:
         return
-    if not await store.apply([Compare(key, entry.revision if entry else 0)], changes):
-        raise FleetError(f"somebody else writes {key}", "does the service run twice?")
+    if not await store.apply([Compare(name, entry.revision if entry else 0)], changes):
+        raise FleetError(f"somebody else writes {name}", "does the service run twice?")
 
 
 async def read(store: Store) -> list[Member]:
@@ -108,6 +108,11 @@ async def read(store: Store) -> list[Member]:
         FleetError: it cannot be told.
     """
     return [decode(entry, Member) for entry in (await store.scan(_PREFIX)).entries]
+
+
+def key(name: str) -> str:
+    """Return under which name a host's entry stands."""
+    return _PREFIX + name
 
 
 def _layers(places: Places) -> list[str]:

@@ -20,11 +20,11 @@ from msgspec import Struct
 from autopod import hosts, journal
 from autopod.errors import Refused
 from autopod.fleet import history
-from autopod.fleet.store import Compare, Delete, FleetError, Put, Store, decode
+from autopod.fleet.store import Change, Compare, Delete, FleetError, Put, Store, decode
 from autopod.fleet.takeover import ARRIVING
 from launcher.places import Places, check_pod_name
 
-_PREFIX: Final = "/pods/"
+PREFIX: Final = "/pods/"
 _TRIES: Final = 20
 
 
@@ -86,8 +86,12 @@ async def claim(store: Store, pod: str, wanted: Claim) -> int:
         # done then.
         new = Owner(wanted.host, datetime.now(UTC), wanted.session)
         text = f"{pod} is at {wanted.host} now{f', was at {owner.host}' if owner else ''}"
-        changes = [Put(_key(pod), msgspec.json.encode(new)), history.told(new.host, "owner", text)]
-        done = await store.apply([Compare(_key(pod), revision)], changes)
+        changes: list[Change] = [
+            Put(key(pod), msgspec.json.encode(new)),
+            Delete(f"{PREFIX}{pod}/armed"),  # autopod/fleet/recovery.py
+            history.told(new.host, "owner", text),
+        ]
+        done = await store.apply([Compare(key(pod), revision)], changes)
         if done:
             return done
     raise FleetError(f"pod {pod!r}: others claim it all the time")
@@ -104,7 +108,8 @@ async def disown(store: Store, pod: str, host: str) -> None:
     if owner is None or owner.host != host:
         raise Refused(f"pod {pod!r} is not {host}'s", "autopod fleet shows whose it is")
     told = history.told(host, "owner", f"{pod} is no longer at {host}")
-    if not await store.apply([Compare(_key(pod), revision)], [Delete(_key(pod)), told]):
+    changes: list[Change] = [Delete(key(pod)), Delete(f"{PREFIX}{pod}/armed"), told]
+    if not await store.apply([Compare(key(pod), revision)], changes):
         raise FleetError(f"pod {pod!r}: somebody else claims it just now")
 
 
@@ -114,7 +119,7 @@ async def read(store: Store, pod: str) -> tuple[Owner | None, int]:
     Raises:
         FleetError: it cannot be told.
     """
-    entry = await store.get(_key(pod))
+    entry = await store.get(key(pod))
     return (decode(entry, Owner), entry.revision) if entry else (None, 0)
 
 
@@ -124,8 +129,9 @@ async def of_all(store: Store) -> dict[str, Owner]:
     Raises:
         FleetError: it cannot be told.
     """
-    found = (await store.scan(_PREFIX)).entries
-    return {entry.key.split("/")[2]: decode(entry, Owner) for entry in found}
+    found = (await store.scan(PREFIX)).entries
+    owned = [entry for entry in found if entry.key.endswith("/owner")]
+    return {entry.key.split("/")[2]: decode(entry, Owner) for entry in owned}
 
 
 def local_claim(places: Places, pod: str, former: str | None) -> Claim | None:
@@ -142,11 +148,17 @@ def local_claim(places: Places, pod: str, former: str | None) -> Claim | None:
     return Claim(name, former, returning.session if returning else None)
 
 
+def put(pod: str, host: str) -> Put:
+    """Return what makes a host the owner of a pod, whatever was before."""
+    return Put(key(pod), msgspec.json.encode(Owner(host, datetime.now(UTC))))
+
+
 def _has(owner: Owner, wanted: Claim) -> bool:
     """Is nothing to be written?"""
     same = owner.host == wanted.host and wanted.session in (None, owner.session)
     return same and wanted.returned is None
 
 
-def _key(pod: str) -> str:
-    return f"{_PREFIX}{check_pod_name(pod)}/owner"
+def key(pod: str) -> str:
+    """Return under which name the owner of a pod stands."""
+    return f"{PREFIX}{check_pod_name(pod)}/owner"

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from autopod import hosts, migrate, overview
 from autopod.errors import Refused
-from autopod.fleet import history, members, owners, place, slots
+from autopod.fleet import history, members, owners, place, recovery, slots
 from autopod.fleet.history import Happened
 from autopod.fleet.members import Member
 from autopod.fleet.owners import Owner
@@ -29,12 +29,14 @@ class Fleet(Struct, frozen=True):
         members: that are there.
         slots: who has one, by group.
         pods: who has which.
+        armed: those that others restart when their host dies.
         events: what has happened, the oldest first.
     """
 
     members: list[Member]
     slots: dict[str, list[Holder]]
     pods: dict[str, Owner]
+    armed: list[str]
     events: list[Happened]
 
 
@@ -48,6 +50,7 @@ async def gather(store: Store) -> Fleet:
         await members.read(store),
         await slots.holders_of_all(store),
         await owners.of_all(store),
+        [one.pod for one in (await recovery.survey(store)).charges],
         await history.read(store),
     )
 

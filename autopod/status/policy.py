@@ -160,6 +160,8 @@ class Fleet(Table, frozen=True):
         slots: how many of the group; the same at each of its hosts. 0: none.
         ttl_s: after how long a host that is not heard of has gone.
         patience_s: for how long an answer is waited for.
+        recover: the directory, the same for all, with the kept checkpoints of pods that are
+            restarted elsewhere when their host dies; None: they are not.
     """
 
     endpoints: list[str] = msgspec.field(default_factory=list)
@@ -174,6 +176,7 @@ class Fleet(Table, frozen=True):
     slots: int = 1
     ttl_s: float = 60
     patience_s: float = 10
+    recover: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.endpoints) == bool(self.file):
@@ -184,13 +187,18 @@ class Fleet(Table, frozen=True):
         for one, other in (("certificate", "key"), ("user", "password_file")):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 reject(one, getattr(self, one), f"it goes with {other}")
+        self._check_numbers()
         if not _ROOT.fullmatch(self.root):
             reject("root", self.root, "use /NAME")
         if not is_group(self.group):
             reject("group", self.group, "use 1 to 64 of A-Z, a-z, 0-9, '.' and '-'")
+
+    def _check_numbers(self) -> None:
         for key, low, high in (("slots", 0, 1000), ("ttl_s", 5, 3600), ("patience_s", 1, 60)):
             if not low <= getattr(self, key) <= high:
                 reject(key, getattr(self, key), f"use {low} to {high}")
+        if self.recover is not None and (not self.recover.startswith("/") or self.ttl_s < 10):
+            reject("recover", self.recover, "use a whole path; it needs a ttl_s of 10 at least")
 
 
 def is_group(text: str) -> bool:

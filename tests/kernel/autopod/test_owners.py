@@ -33,10 +33,13 @@ def guarded(pair, tmp_path):  # noqa: F811
     """Hosts a and b, of one fleet, which claim their pods."""
     for machine in pair:
         join(machine, f'[fleet]\nfile = "{tmp_path}/fleet.db"\nttl_s = 30\n')
-        guard = machine.places.guard()
-        guard.write_text(GUARD.format(BIN))
-        guard.chmod(0o755)
+        write_guard(machine)
     return pair
+
+
+def write_guard(machine):
+    machine.places.guard().write_text(GUARD.format(BIN))
+    machine.places.guard().chmod(0o755)
 
 
 def join(machine, text):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from autopod.fleet import members, place, slots, store
+from autopod.fleet import fence, members, place, recovery, slots, store
 from autopod.fleet.members import Member
 from autopod.fleet.place import Need
 from autopod.fleet.slots import Holder
@@ -99,6 +99,21 @@ def test_pods_that_go_together_are_spread():
     assert placed() == []
 
 
+@pytest.mark.parametrize(
+    ("now", "what"), [(0, "run"), (79.9, "run"), (80, "freeze"), (89.9, "freeze"), (90, "kill")]
+)
+def test_pods_are_ended_before_their_lease(now, what):
+    assert fence.stage(now, 100, 60) == what
+
+
+def test_a_checkpoint_older_than_one_that_was_used_is_not_taken():
+    names = {1: "a", 2: "b"}
+    assert recovery.newest(names, set()) == "b"
+    assert recovery.newest(names, {"a"}) == "b"
+    assert recovery.newest(names, {"b"}) is None
+    assert recovery.newest({}, set()) is None
+
+
 @pytest.mark.parametrize("key", ["", "a", "/", "//", "/.a", "/a\n", "/A", "/a" * 300])
 def test_what_cannot_name_an_entry(key):
     with pytest.raises(ValueError, match="cannot name"):
@@ -122,6 +137,8 @@ def fleet(text):
         ('file = "/x"\nslots = -1', "use 0 to 1000"),
         ('file = "/x"\nttl_s = 1', "use 5 to 3600"),
         ('file = "/x"\nroot = "pods"', "use /NAME"),
+        ('file = "/x"\nrecover = "x"', "whole path"),
+        ('file = "/x"\nrecover = "/x"\nttl_s = 9', "ttl_s of 10"),
         ('file = "/x"\nslot = 1', "no such key"),
     ],
 )

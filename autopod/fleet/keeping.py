@@ -1,0 +1,158 @@
+"""What an agent does at each beat for the pods that others are to restart if this host dies.
+
+Pods that run here and are this host's are armed, those that do not run any more are disarmed. Of
+other hosts that have died they are claimed and restarted. So are this host's own, where the fleet
+was not to be reached and the fence has killed them, or where the host has died and is back first.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from autopod import checkpoints, hosts, journal
+from autopod.fleet import client, history, recovery, takeover
+from autopod.fleet.fence import Fence, boottime
+from autopod.fleet.recovery import Charge, Patience, Survey
+from autopod.fleet.store import FleetError, Store
+from autopod.status import drain
+from autopod.status.policy import Fleet
+from launcher import commandline
+from launcher.places import Places
+
+_SAID: Final = 300
+
+
+class Keeper:
+    """Does it, for one agent."""
+
+    def __init__(self, places: Places, fleet: Fleet, fence: Fence, nursery: trio.Nursery) -> None:
+        self._places, self._fleet, self._fence, self._nursery = places, fleet, fence, nursery
+        self._name = hosts.load_own(places).name
+        self._patience = Patience(self._name)
+        self._first = True
+        self._turn = trio.Lock()
+        self._said = ""
+
+    async def beat(self, store: Store) -> None:
+        """Do what is to be done now. The caller has a lease that is good.
+
+        Raises:
+            FleetError: it is done at the next beat.
+        """
+        if self._fleet.recover is not None and takeover.are_kept(self._places):
+            async with self._turn:
+                await self._beat(store)
+
+    async def disarm_all(self, store: Store) -> None:
+        """Let nobody claim pods of this host's any more.
+
+        Raises:
+            FleetError: somebody may.
+        """
+        async with self._turn:
+            for pod in sorted(self._fence.armed):
+                await self._disarm(store, pod)
+
+    async def _beat(self, store: Store) -> None:
+        found = await recovery.survey(store)
+        running = set(drain.running(self._places))
+        mine = {one.pod: one for one in found.charges if one.owner.host == self._name}
+        for pod in running - mine.keys():
+            await self._arm(store, pod)
+        for pod in mine.keys() - running:
+            await self._recover_own(store, mine[pod])
+        for pod in self._fence.armed - mine.keys() - running:
+            self._fence.disarm(pod)
+        await self._recover_others(store, found)
+        self._first = False
+
+    async def _disarm(self, store: Store, pod: str) -> None:
+        await recovery.disarm(store, pod, self._name)
+        self._fence.disarm(pod)
+
+    async def _arm(self, store: Store, pod: str) -> None:
+        if self._fence.leaving or not self._share(pod):
+            return
+        self._fence.arm(pod)
+        if not await recovery.arm(store, pod, self._name, self._fleet.ttl_s):
+            self._fence.disarm(pod)
+
+    async def _recover_own(self, store: Store, charge: Charge) -> None:
+        """Take up a pod of this host's that does not run, unless somebody has ended it."""
+        waits = self._places.waiting(charge.pod).exists()
+        moves = journal.is_moving(self._places, charge.pod)
+        died = self._first or charge.pod in self._fence.killed
+        if died and not (waits or moves or self._fence.leaving):
+            await self._recover(store, charge)
+        else:
+            await self._disarm(store, charge.pod)
+
+    async def _recover_others(self, store: Store, found: Survey) -> None:
+        due = self._patience.due(found, boottime())
+        if not self._fence.leaving:
+            for charge in due:
+                await self._recover(store, charge)
+
+    async def _recover(self, store: Store, charge: Charge) -> None:
+        pod = charge.pod
+        if not self._share(pod):
+            return
+        known = {
+            one.number: checkpoints.path_of(self._places, pod, one)
+            for one in checkpoints.known(self._places, pod)
+        }
+        names = {number: path.name for number, path in known.items()}
+        name = recovery.newest(names, charge.consumed)
+        if name is None:
+            return
+        if await recovery.claim(store, charge, self._name, name):
+            self._fence.disarm(pod)
+            file = checkpoints.directory(self._places, pod) / name
+            self._nursery.start_soon(self._restart, pod, file)
+
+    async def _restart(self, pod: str, file: Path) -> None:
+        """Restart a pod that was claimed; it is not broken off when the agent ends."""
+
+        async def let_it_be(_process: trio.Process) -> None:
+            pass
+
+        argv = [
+            sys.executable,
+            "-m",
+            "autopod.cli",
+            "restart",
+            pod,
+            "--replace",
+            "-i",
+            os.fspath(file),
+        ]
+        done = await trio.run_process(
+            argv, stdin=b"", capture_stderr=True, check=False, deliver_cancel=let_it_be
+        )
+        said = done.stderr.decode(errors="replace").strip()
+        text = f"{pod} runs at {self._name} again" if not done.returncode else f"{pod}: {said}"
+        sys.stderr.write(f"autopod: {text}\n")
+        told = history.told(self._name, "recovery", text[:_SAID])
+        with suppress(FleetError):
+            async with client.opened(self._fleet) as store:
+                await store.apply([], [told])
+
+    def _share(self, pod: str) -> bool:
+        """See to it that the pod's kept checkpoints are where all hosts have them."""
+        own, shared = checkpoints.directory(self._places, pod), Path(self._fleet.recover or "/")
+        there = shared / own.name
+        try:
+            if not own.is_symlink() and not own.exists():
+                for directory, mode in ((own.parent, 0o755), (there, 0o700)):
+                    directory.mkdir(mode=mode, parents=True, exist_ok=True)
+                own.symlink_to(there)
+            return own.samefile(there)
+        except OSError as e:
+            if str(e) != self._said:
+                self._said = str(e)
+                commandline.complain("autopod", e)
+            return False

@@ -1,0 +1,197 @@
+"""Pods of a host that has died are restarted elsewhere, from a checkpoint that is used up by it.
+
+`/pods/POD/armed` says that the owner's host ends the pod itself before its lease has ended
+(autopod/fleet/fence.py); it goes with every change of hands. `/pods/POD/consumed/NAME` says that a
+checkpoint was used. Who claims a pod writes that in the same transaction, on the condition that the
+former host is no member; so it is done once, and by one.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from autopod.fleet import history, members, owners, slots
+from autopod.fleet.members import Member
+from autopod.fleet.owners import Owner
+from autopod.fleet.store import Change, Compare, Delete, FleetError, Put, Store, decode
+
+_TRIES: Final = 20
+_MARGIN: Final = 0.5  # of the lease's time, after it has ended
+
+
+class Armed(Struct, frozen=True):
+    """Of `/pods/POD/armed`: the host that ends the pod, and how long its leases last."""
+
+    host: str
+    ttl_s: float
+
+
+class Charge(Struct, frozen=True):
+    """A pod that somebody may have to restart.
+
+    Attributes:
+        pod: its name.
+        owner: who has it, in the transaction *revision*.
+        armed: that it may be claimed, written in the transaction *armed_revision*.
+        consumed: names of checkpoints that were used.
+    """
+
+    pod: str
+    owner: Owner
+    revision: int
+    armed: Armed
+    armed_revision: int
+    consumed: frozenset[str]
+
+
+class Survey(Struct, frozen=True):
+    """What is there at one moment, about.
+
+    Attributes:
+        charges: pods that are armed.
+        members: hosts that are there.
+        busy: hosts that have a reboot slot.
+    """
+
+    charges: list[Charge]
+    members: list[Member]
+    busy: Collection[str]
+
+
+async def survey(store: Store) -> Survey:
+    """Look.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    held = await slots.holders_of_all(store)
+    busy = {holder.id for holders in held.values() for holder in holders}
+    there = await members.read(store)
+    entries = {entry.key: entry for entry in (await store.scan(owners.PREFIX)).entries}
+    charges = []
+    for key, entry in entries.items():
+        pod, _, what = key.removeprefix(owners.PREFIX).partition("/")
+        owner = entries.get(owners.key(pod))
+        if what != "armed" or owner is None:
+            continue
+        used = f"{owners.PREFIX}{pod}/consumed/"
+        consumed = {one.removeprefix(used) for one in entries if one.startswith(used)}
+        charges.append(
+            Charge(
+                pod,
+                decode(owner, Owner),
+                owner.revision,
+                decode(entry, Armed),
+                entry.revision,
+                frozenset(consumed),
+            )
+        )
+    return Survey(charges, there, busy)
+
+
+class Patience:
+    """Tells when a host has been away for long enough. Pure but for what it remembers."""
+
+    def __init__(self, host: str) -> None:
+        """Be that of *host*."""
+        self._host = host
+        self._since: dict[tuple[str, int, int], float] = {}
+
+    def due(self, found: Survey, now: float) -> list[Charge]:
+        """Return the pods of others that this host is to claim at *now*."""
+        here = {member.name for member in found.members}
+        away = {
+            (one.pod, one.revision, one.armed_revision): one
+            for one in found.charges
+            if one.owner.host not in here | {self._host}
+            and one.owner.host not in found.busy
+            and one.owner.host == one.armed.host
+        }
+        self._since = {key: self._since.get(key, now) for key in away}
+        rank = _rank(found.members, self._host)
+        return [
+            one
+            for key, one in away.items()
+            if now - self._since[key] >= one.armed.ttl_s * _MARGIN * (1 + rank)
+        ]
+
+
+def _rank(there: Collection[Member], host: str) -> int:
+    """Return how many hosts are to try before this one: those that have fewer pods."""
+    order = sorted(there, key=lambda one: (len(one.pods), one.name))
+    names = [one.name for one in order]
+    return names.index(host) if host in names else len(names)
+
+
+async def arm(store: Store, pod: str, host: str, ttl_s: float) -> bool:
+    """Let others claim a pod of this host's when its lease has ended; only its owner can.
+
+    Raises:
+        FleetError: it may be so, or not.
+    """
+    owner, revision = await owners.read(store, pod)
+    if owner is None or owner.host != host:
+        return False
+    compares = [Compare(owners.key(pod), revision), Compare(_armed(pod), 0)]
+    put = Put(_armed(pod), msgspec.json.encode(Armed(host, ttl_s)))
+    return await store.apply(compares, [put]) is not None
+
+
+async def disarm(store: Store, pod: str, host: str) -> None:
+    """Let nobody claim a pod of this host's any more; it may be another's already.
+
+    The owner is written anew, so that an arm() which is still on its way comes to nothing.
+
+    Raises:
+        FleetError: somebody may still claim it.
+    """
+    for _ in range(_TRIES):
+        owner, revision = await owners.read(store, pod)
+        if owner is None or owner.host != host:
+            return
+        same = Put(owners.key(pod), msgspec.json.encode(owner))
+        changes: list[Change] = [same, Delete(_armed(pod))]
+        if await store.apply([Compare(owners.key(pod), revision)], changes):
+            return
+    raise FleetError(f"pod {pod!r}: others change its owner all the time")
+
+
+async def claim(store: Store, charge: Charge, host: str, checkpoint: str) -> bool:
+    """Claim a pod, and use up a checkpoint; tell whether it was done.
+
+    Raises:
+        FleetError: it may have been done, or not.
+    """
+    consumed = f"{owners.PREFIX}{charge.pod}/consumed/{checkpoint}"
+    compares = [
+        Compare(owners.key(charge.pod), charge.revision),
+        Compare(_armed(charge.pod), charge.armed_revision),
+        Compare(consumed, 0),
+    ]
+    text = f"{charge.pod} of {charge.owner.host}: {host} restarts it from {checkpoint}"
+    changes: list[Change] = [
+        Delete(_armed(charge.pod)),
+        Put(consumed, host.encode()),
+        history.told(host, "recovery", text),
+    ]
+    if charge.owner.host != host:
+        compares.append(Compare(members.key(charge.owner.host), 0))
+        changes.append(owners.put(charge.pod, host))
+    return await store.apply(compares, changes) is not None
+
+
+def newest(names: Mapping[int, str], consumed: Collection[str]) -> str | None:
+    """Return the newest checkpoint, by number, if it was not used; else None. Pure.
+
+    One that is older than one that was used would take back what was done since.
+    """
+    latest = max(names, default=None)
+    if latest is None or names[latest] in consumed:
+        return None
+    return names[latest]
+
+
+def _armed(pod: str) -> str:
+    return f"{owners.PREFIX}{pod}/armed"
