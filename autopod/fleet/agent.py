@@ -28,7 +28,8 @@ from autopod.status.policy import Fleet
 from launcher import commandline
 from launcher.places import Places
 
-_PAUSE_S: Final = 1.0
+_PAUSE_S: Final = 5.0
+_PRUNED: Final = 50  # beats from one time to the next
 _BEATS: Final = 3  # in the time of a lease
 _CLOSE_BEATS: Final = 6  # where pods are ended with it
 
@@ -88,34 +89,74 @@ async def _leave(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> 
 
 
 async def _keep(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> None:
-    said = ""
+    complain = _Complaints()
     while True:
         try:
             async with client.opened(fleet) as store:
                 await _stay(places, fleet, store, fence, keeper)
         except FleetError as e:
-            if str(e) != said:
-                said = str(e)
-                commandline.complain("autopod", e)
-        await trio.sleep(_PAUSE_S)
+            complain.of(e)
+        await trio.sleep(min(_PAUSE_S, fleet.ttl_s / 12))
 
 
 async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper: Keeper) -> None:
-    """Be there, until something fails.
+    """Be there, until the lease is lost.
 
     Raises:
         FleetError: the host may have gone, for the fleet.
     """
     asked, lease = boottime(), await store.grant(fleet.ttl_s)
+    await members.announce(store, members.describe(places, fleet), lease.id)
+    fence.extend(asked + fleet.ttl_s)
+    every = fleet.ttl_s / (_CLOSE_BEATS if fleet.recover else _BEATS)
+
+    async def work() -> None:
+        """Do what may fail and take its time: the lease does not depend on it."""
+        complain, beat = _Complaints(), 0
+        while True:
+            try:
+                await members.announce(store, members.describe(places, fleet), lease.id)
+                await keeper.beat(store)
+                await give_owed(places, store)
+                if beat % _PRUNED == 0:
+                    await history.prune(store)
+            except FleetError as e:
+                complain.of(e)
+            beat += 1
+            await trio.sleep(every)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        failed = await _renew(fleet, store, fence, lease.id, every)
+        nursery.cancel_scope.cancel()
+    raise failed
+
+
+async def _renew(
+    fleet: Fleet, store: Store, fence: Fence, lease: int, every_s: float
+) -> FleetError:
+    """Renew a lease until that fails; return why."""
     while True:
-        await members.announce(store, members.describe(places, fleet), lease.id)
-        fence.extend(asked + fleet.ttl_s)
-        await keeper.beat(store)
-        await give_owed(places, store)
-        await history.prune(store)
-        await trio.sleep(fleet.ttl_s / (_CLOSE_BEATS if fleet.recover else _BEATS))
+        await trio.sleep(every_s)
         asked = boottime()
-        await store.renew(lease.id)
+        try:
+            await store.renew(lease)
+        except FleetError as e:
+            return e
+        fence.extend(asked + fleet.ttl_s)
+
+
+class _Complaints:
+    """Tells the same only once in a row."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def of(self, error: FleetError) -> None:
+        """Tell it."""
+        if str(error) != self._said:
+            self._said = str(error)
+            commandline.complain("autopod", error)
 
 
 async def give_owed(places: Places, store: Store) -> None:

@@ -19,6 +19,8 @@ import trio
 from msgspec import Struct
 
 from launcher import cgroups, pods
+from launcher.errors import Locked
+from launcher.lock import locked
 from launcher.places import Places
 
 Stage = Literal["run", "freeze", "kill"]
@@ -78,6 +80,7 @@ class Fence:
             state = msgspec.json.decode(self._file().read_bytes(), type=_State)
             if state.boot_id == self._boot_id:
                 self._good_until, self.armed = state.good_until, set(state.armed)
+        self._doubtful = set(self.armed)  # a former agent may have frozen them
 
     def extend(self, good_until: float) -> None:
         """Learn that the lease lasts at least until then."""
@@ -105,13 +108,11 @@ class Fence:
         """Do what is to be done at a time."""
         what = stage(now, self._good_until, self._ttl_s) if self.armed else "run"
         if what == "run":
-            for pod in self._frozen & self._write(self._frozen, "0"):
-                self._say(f"pod {pod} goes on: the fleet is there again")
-            self._frozen.clear()
+            for pod in sorted(self._frozen | self._doubtful):
+                self._resume(pod)
         elif what == "freeze":
-            for pod in self._write(self.armed - self._frozen, "1"):
-                self._frozen.add(pod)
-                self._say(f"pod {pod} is frozen: the fleet has not been reached")
+            for pod in sorted(self.armed):
+                self._freeze(pod)
         else:
             for pod in sorted(self.armed):
                 self._kill(pod)
@@ -125,17 +126,29 @@ class Fence:
             self.killed.add(name)
         self._frozen.discard(name)
 
-    def _write(self, names: set[str], word: str) -> set[str]:
-        """Freeze or resume pods; return which were there."""
-        found = set()
-        for name in names:
-            pod = pods.find(self._places, name)
-            file = cgroups.freezer(pod.cgroups) if pod else None
-            if file is not None:
-                with suppress(OSError):  # it has gone
-                    file.write_text(word)
-                    found.add(name)
-        return found
+    def _freeze(self, name: str) -> None:
+        """Freeze a pod; each time, for a checkpoint may have resumed it."""
+        if self._write(name, "1") and name not in self._frozen:
+            self._frozen.add(name)
+            self._say(f"pod {name} is frozen: the fleet has not been reached")
+
+    def _resume(self, name: str) -> None:
+        """Let a pod go on, unless somebody works on it, who may hold it, too: later then."""
+        with suppress(Locked, OSError), locked(self._places, name):
+            if self._write(name, "0") and name in self._frozen:
+                self._say(f"pod {name} goes on: the fleet is there again")
+            self._frozen.discard(name)
+            self._doubtful.discard(name)
+
+    def _write(self, name: str, word: str) -> bool:
+        pod = pods.find(self._places, name)
+        file = cgroups.freezer(pod.cgroups) if pod else None
+        if file is None:
+            return False
+        with suppress(OSError):  # it has gone
+            file.write_text(word)
+            return True
+        return False
 
     def _save(self) -> None:
         state = _State(self._boot_id, self._good_until, sorted(self.armed))

@@ -15,7 +15,17 @@ from msgspec import Struct
 from autopod.fleet import history, members, owners, slots
 from autopod.fleet.members import Member
 from autopod.fleet.owners import Owner
-from autopod.fleet.store import Change, Compare, Delete, FleetError, Put, Store, decode
+from autopod.fleet.store import (
+    Change,
+    Compare,
+    Delete,
+    Entry,
+    FleetError,
+    Put,
+    Store,
+    decode,
+)
+from launcher.places import is_pod_name
 
 _TRIES: Final = 20
 _MARGIN: Final = 0.5  # of the lease's time, after it has ended
@@ -70,25 +80,23 @@ async def survey(store: Store) -> Survey:
     busy = {holder.id for holders in held.values() for holder in holders}
     there = await members.read(store)
     entries = {entry.key: entry for entry in (await store.scan(owners.PREFIX)).entries}
-    charges = []
-    for key, entry in entries.items():
-        pod, _, what = key.removeprefix(owners.PREFIX).partition("/")
-        owner = entries.get(owners.key(pod))
-        if what != "armed" or owner is None:
-            continue
-        used = f"{owners.PREFIX}{pod}/consumed/"
-        consumed = {one.removeprefix(used) for one in entries if one.startswith(used)}
-        charges.append(
-            Charge(
-                pod,
-                decode(owner, Owner),
-                owner.revision,
-                decode(entry, Armed),
-                entry.revision,
-                frozenset(consumed),
-            )
-        )
-    return Survey(charges, there, busy)
+    pods = {key.split("/")[2] for key in entries if key.endswith("/armed")}
+    charges = [_charge(pod, entries) for pod in sorted(pods) if is_pod_name(pod)]
+    return Survey([one for one in charges if one], there, busy)
+
+
+def _charge(pod: str, entries: Mapping[str, Entry]) -> Charge | None:
+    """Return what is known of a pod; None if that cannot be understood: it is nobody's then."""
+    owner, armed = entries.get(owners.key(pod)), entries.get(_armed(pod))
+    if owner is None or armed is None:
+        return None
+    used = f"{owners.PREFIX}{pod}/consumed/"
+    consumed = frozenset(key.removeprefix(used) for key in entries if key.startswith(used))
+    try:
+        whose, how = decode(owner, Owner), decode(armed, Armed)
+    except FleetError:
+        return None
+    return Charge(pod, whose, owner.revision, how, armed.revision, consumed)
 
 
 class Patience:

@@ -53,6 +53,15 @@ async def test_a_pod_is_not_claimed_while_its_host_is_there(opened):
         assert (await recovery.survey(store)).charges == []
 
 
+async def test_what_cannot_be_understood_is_nobodys(opened):
+    async with opened() as store:
+        await armed(store)
+        for pod in ("..", "UPPER", "broken"):
+            changes = [Put(f"/pods/{pod}/armed", b"{}"), Put(f"/pods/{pod}/owner", b"[")]
+            await store.apply([], [*changes, Put("/pods/armed", b"")])
+        assert (await charge(store)).pod == "mail"
+
+
 async def test_a_checkpoint_is_used_once(opened):
     async with opened() as store:
         await store.revoke(await armed(store))
