@@ -3,8 +3,8 @@
 It accepts connections and starts a process for each (autopod/answer.py), and one at intervals that
 looks after the host (autopod/status/cycle.py). Beside it run, where the policy has them, the page
 (autopod/web/), who tells people (autopod/status/notices.py), and who keeps the host in its fleet
-(autopod/fleet/agent.py). It holds nothing that is not on disk: it may be killed and started again at
-any moment.
+(autopod/fleet/agent.py). It holds nothing that is not on disk: it may be killed and started again
+at any moment.
 """
 
 import os
