@@ -68,6 +68,9 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     status.set_defaults(run=_status)
     status.add_argument("--json", action="store_true", help="as an object")
     status.add_argument("--explain", action="store_true", help="and why each is as it is")
+    status.add_argument(
+        "--keep", action="store_true", help="keep the answer, as the service does: for the page"
+    )
 
     statusd = verbs.add_parser(
         "statusd",
@@ -131,9 +134,12 @@ def _add_drain(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
 
 
 def _status(places: Places, arguments: argparse.Namespace) -> int:
-    from autopod.status import check, report
+    from autopod.status import check, report, store
 
     found = check.look(places)
+    if arguments.keep:
+        with store.opened(places) as history:
+            history.add_report(found.at, found.level, report.as_json(found))
     shown = (
         report.as_json(found) if arguments.json else report.text(found, explain=arguments.explain)
     )

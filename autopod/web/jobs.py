@@ -40,6 +40,10 @@ class DrainNow(_Action, frozen=True, tag="drain"):
     plan: int
 
 
+class Look(_Action, frozen=True, tag="look"):
+    """Look now, and not in its time."""
+
+
 class Undo(_Action, frozen=True, tag="undo"):
     """Call a drain off."""
 
@@ -66,10 +70,11 @@ class Migrate(_Action, frozen=True, tag="migrate"):
     trial: bool = False
 
 
-Action = Plan | DrainNow | Undo | Clear | SetHold | EndHold | Migrate
+Action = Look | Plan | DrainNow | Undo | Clear | SetHold | EndHold | Migrate
 
 
 _PLAIN: Final[dict[type[Action], tuple[str, ...]]] = {
+    Look: ("status", "--keep"),
     Plan: ("drain", "--dry-run"),
     Undo: ("drain", "--undo"),
     Clear: ("drain", "--clear"),

@@ -121,8 +121,9 @@ function drawActs({ host, phase, draining, failed }) {
       : draining ? button("undo", "Call the drain off…", askUndo, "danger")
       : button("drain", "Drain…", askDrain, "first"),
     host.held_by_hand
-      ? button("unhold", "End the hold", () => act({ do: "unhold" }))
+      ? button("unhold", "End the hold", () => quickly({ do: "unhold" }))
       : button("hold", "Hold…", askHold),
+    button("look", "Look now", () => quickly({ do: "look" })),
     failed && !draining
       ? button("clear", "Let the service act again…", askClear)
       : null,
@@ -367,6 +368,10 @@ async function act(action) {
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.error);
   return said.job;
+}
+
+function quickly(action) {
+  act(action).catch((error) => ask("That was refused", el("p", {}, error.message), "Close", () => true));
 }
 
 const dialog = byId("dialog");

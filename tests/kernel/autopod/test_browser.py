@@ -145,6 +145,9 @@ def test_an_administrator_looks_and_drains(pods, archive, page, prefix, browser)
     if os.environ.get("AUTOPOD_PICTURE"):
         person.takes_picture(PICTURE)
 
+    person.clicks("[data-key=look]")
+    person.sees("#host", f"kernel {NEW} is installed, {OLD} runs")
+
     browser.set_window_size(390, 844)
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= browser.execute_script("return innerWidth"), "it fits on a phone"

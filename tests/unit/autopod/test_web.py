@@ -312,6 +312,7 @@ class NoJobs:
     ("action", "argv"),
     [
         (jobs.Plan(), ["drain", "--dry-run"]),
+        (jobs.Look(), ["status", "--keep"]),
         (jobs.DrainNow(7), ["drain"]),
         (jobs.Undo(), ["drain", "--undo"]),
         (jobs.Clear(), ["drain", "--clear"]),
