@@ -38,9 +38,10 @@ function bytes(count) {
 }
 
 function duration(seconds) {
+  seconds = Math.max(0, seconds);
   if (seconds < 10 && seconds % 1) return `${seconds.toFixed(1)} s`;
   const sizes = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  let left = Math.max(0, Math.round(seconds));
+  let left = Math.round(seconds);
   const parts = [];
   for (const [size, unit] of sizes) {
     if (left >= size || (size === 1 && !parts.length)) parts.push(`${Math.floor(left / size)} ${unit}`);
@@ -91,7 +92,7 @@ function drawHost({ host, at }) {
   const facts = [
     ["Kernel that runs", kernel ? kernel.running : "unknown", kernel && !host.reboot.length ? "good" : "bad"],
     ["The next boot brings", kernel ? kernel.expected || "no packaged kernel" : "unknown", same ? "" : "good"],
-    ["Last look", host.reported ? `${duration(at - host.reported)} ago` : "never", ""],
+    ["Last look", host.reported ? `${duration(Math.round(at - host.reported))} ago` : "never", ""],
     ["The service", host.hold !== null ? "is held" : host.enabled ? "acts by itself" : "reports only", host.hold !== null ? "bad" : ""],
   ];
   return [
@@ -167,7 +168,7 @@ function drawPods({ pods, hosts, at }) {
         pod.problem ? quiet(pod.problem) : null],
       [pill(pod.state, STATES[pod.state] || ""), pod.held ? " " : null, pod.held ? pill("held", "warn") : null,
         pod.processes ? quiet(pod.processes === 1 ? "1 process" : `${pod.processes} processes`) : null],
-      [pod.since === null ? "–" : duration(at - pod.since)],
+      [pod.since === null ? "–" : duration(Math.round(at - pod.since))],
       [pod.processes ? bytes(pod.memory_bytes) : "–"],
       [pod.share === null ? "–" : `${pod.share.toFixed(pod.share < 10 ? 1 : 0)} %`],
       [software(pod)],
