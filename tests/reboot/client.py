@@ -13,7 +13,7 @@ import select
 import sys
 import time
 
-PAUSE_S = 2.0
+PAUSE_S = 5.0
 _COUNT = re.compile(rb"^Total Accesses: ([0-9]+)$", re.MULTILINE)
 
 

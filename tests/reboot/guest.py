@@ -22,7 +22,8 @@ from tests.reboot.machine import DISK, LABEL, OWN, WEB
 APACHE = "apache"
 PLACES = Places(Path("/"))
 BIN = Path(sys.executable).parent
-_TIMEOUT_S = 600
+_TIMEOUT_S = 1200
+_LOOK_S = 5
 _CONFIGURATION = Path(__file__).parents[2] / "examples/apache/pod.toml"
 
 
@@ -155,7 +156,7 @@ def _wait(true: Callable[[], bool], what: str) -> None:
     while not true():
         if time.monotonic() > deadline:
             sys.exit(f"waited {_TIMEOUT_S} s in vain until {what}")
-        time.sleep(1)
+        time.sleep(_LOOK_S)
 
 
 VERBS = {one.__name__: one for one in (

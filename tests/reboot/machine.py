@@ -59,7 +59,7 @@ class Machine:
         self._lab.call("monitor", self.name, "device_add virtio-blk-pci,drive=disk")
         self.run("mount")
 
-    def run(self, verb: str, *words: object, seconds: float = 900) -> str:
+    def run(self, verb: str, *words: object, seconds: float = 1500) -> str:
         """Do a verb of tests/reboot/guest.py in it; return what it prints.
 
         Raises:
