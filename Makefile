@@ -13,7 +13,8 @@
 #   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
 #                docs/notes/kernels.md)
 #   make test-reboot  the status service reboots a guest of the lab into a new kernel, and its pods
-#                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1": docs/notes/status.md)
+#                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1 --power-failure":
+#                docs/notes/status.md)
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
 #                BENCH_ARGS=snapshots: these only)

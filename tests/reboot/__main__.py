@@ -102,11 +102,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = _parser().parse_args()
     try:
-        before, _, after = options.kernels.partition("-")
         program = lab_program(options.lab)
         trees = {"exim": exim.build(), "apache": apache.build()}
         with tempfile.TemporaryDirectory(prefix="autopod-reboot-", dir="/var/tmp") as share:
-            demo = Demo(Lab(program, Path(share)), before, after, power_fails=options.power_failure)
+            lab = Lab(program, Path(share))
+            demo = Demo(lab, *options.kernels, power_fails=options.power_failure)
             try:
                 demo.run(trees)
             except (LabError, Failed, OSError, subprocess.CalledProcessError):
@@ -377,12 +377,20 @@ class Demo:
         wait_until(enough, "the client has its answers", 900)
 
 
+def _two(text: str) -> list[str]:
+    names = text.split("-")
+    if len(names) != 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: name two kernels, as {DEFAULT}")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="test-reboot", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--lab", metavar="PROGRAM", default=os.environ.get("AUTOPOD_LAB"))
     parser.add_argument(
         "--kernels",
         metavar="FROM-TO",
+        type=_two,
         default=DEFAULT,
         help="two kernels of the lab (default: %(default)s)",
     )
