@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import trio
 
 from autopod.fleet.sqlite import Sqlite
 from autopod.fleet.store import FleetError, Forgotten, Put
@@ -94,3 +95,34 @@ def test_processes_that_share_it_are_killed_and_nothing_is_half_done(tmp_path):
         assert values["/sum"] == values["/twin"]
         assert max(told) <= int(values["/sum"]) <= len(told) + 6
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+OTHER = """
+import sys, trio
+from contextlib import aclosing
+from pathlib import Path
+from autopod.fleet.sqlite import Sqlite
+from autopod.fleet.store import Put
+
+async def main():
+    async with aclosing(await Sqlite.open(Path(sys.argv[1]))) as store:
+        print([entry.key for entry in (await store.scan("/a")).entries])
+        await store.apply([], [Put("/b", b"")])
+
+trio.run(main)
+"""
+
+
+async def test_who_opens_it_twice_does_not_lose_it_to_who_closes_it_last(tmp_path):
+    """Who closes any descriptor of a file loses all locks that he has on it: fcntl_locking(2)."""
+    path = tmp_path / "fleet.db"
+    seen = []
+    async with opened(path) as store:
+        async with opened(path):
+            pass
+        for number in range(3):
+            await store.apply([], [Put(f"/a{number}", b"")])
+            argv = [sys.executable, "-c", OTHER, path]
+            run = await trio.run_process(argv, capture_stdout=True)
+            seen.append(run.stdout.decode().strip())
+    assert seen == ["['/a0']", "['/a0', '/a1']", "['/a0', '/a1', '/a2']"]
