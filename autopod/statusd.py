@@ -28,7 +28,8 @@ _AGENT: Final = (sys.executable, "-m", "autopod.fleet.agent")
 _CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
 _NOTICES: Final = (sys.executable, "-m", "autopod.status.notices")
 _WEB: Final = (sys.executable, "-m", "autopod.web")
-_PAUSES_S: Final = (1.0, 60.0)
+_PAUSE_S: Final = 1.0
+_LONGEST_S: Final = 60.0
 
 
 async def serve(places: Places, listen: str) -> None:
@@ -50,11 +51,12 @@ async def serve(places: Places, listen: str) -> None:
             if every := watchdog_s():
                 nursery.start_soon(_keep_telling, every)
             if settings.notify:
-                nursery.start_soon(_keep_running, _NOTICES)
+                nursery.start_soon(_keep_running, _NOTICES, _LONGEST_S)
             if settings.web.listen is not None:
-                nursery.start_soon(_keep_running, _WEB)
+                nursery.start_soon(_keep_running, _WEB, _LONGEST_S)
             if settings.fleet is not None:
-                nursery.start_soon(_keep_in_fleet, min(_LOOK_S, settings.fleet.ttl_s / 6))
+                longest_s = min(_LOOK_S, settings.fleet.ttl_s / 6)
+                nursery.start_soon(_keep_running, _AGENT, longest_s)
             nursery.start_soon(_serve, places, listen, settings.service.every_s, nursery)
             async for _ in signals:
                 notify("STOPPING=1")
@@ -107,31 +109,6 @@ def _is_unsettled(places: Places) -> bool:
     return bool(journal.unfinished(places)) or any(moving)
 
 
-async def _keep_in_fleet(pause_s: float) -> None:
-    """Have the fleet told that this host is there: autopod/fleet/agent.py."""
-    while True:
-        with suppress(OSError):
-            await _run_agent()
-        await trio.sleep(pause_s)
-
-
-async def _run_agent() -> None:
-    """Run it. It ends when its standard input does: with this process, however that ends.
-
-    It has something to bring to an end then, and is waited for.
-    """
-    ends = list(os.pipe2(os.O_CLOEXEC))
-
-    async def ask_to_end(_process: trio.Process) -> None:
-        os.close(ends.pop())
-
-    try:
-        await trio.run_process(_AGENT, stdin=ends[0], check=False, deliver_cancel=ask_to_end)
-    finally:
-        for fd in ends:
-            os.close(fd)
-
-
 async def _keep_looking(every_s: float) -> None:
     """Look after the host at intervals: autopod/status/cycle.py."""
     while True:
@@ -152,23 +129,32 @@ async def _run_cycle(*arguments: str) -> None:
     await trio.run_process(argv, stdin=b"", check=False, deliver_cancel=ask_to_end)
 
 
-async def _keep_running(argv: tuple[str, ...]) -> None:
-    """Have a process beside the service; it is started again when it ends, ever more slowly.
-
-    Its standard input is a pipe that nobody writes to, and that ends with us, however we end.
-    """
-    shortest, longest = _PAUSES_S
-    pause = shortest
+async def _keep_running(argv: tuple[str, ...], longest_s: float) -> None:
+    """Have a process beside the service; it is started again when it ends, ever more slowly."""
+    pause = shortest = min(_PAUSE_S, longest_s)
     while True:
         began = trio.current_time()
-        reading, writing = os.pipe()
-        try:
-            await trio.run_process(argv, stdin=reading, check=False)
-        finally:
-            os.close(reading)
-            os.close(writing)
-        pause = shortest if trio.current_time() - began > longest else min(2 * pause, longest)
+        with suppress(OSError):
+            await _run_beside(argv)
+        pause = shortest if trio.current_time() - began > longest_s else min(2 * pause, longest_s)
         await trio.sleep(pause)
+
+
+async def _run_beside(argv: tuple[str, ...]) -> None:
+    """Run a process that ends when its standard input does: with this one, however that ends.
+
+    It may have something to bring to an end then, and is waited for.
+    """
+    ends = list(os.pipe2(os.O_CLOEXEC))
+
+    async def ask_to_end(_process: trio.Process) -> None:
+        os.close(ends.pop())
+
+    try:
+        await trio.run_process(argv, stdin=ends[0], check=False, deliver_cancel=ask_to_end)
+    finally:
+        for fd in ends:
+            os.close(fd)
 
 
 async def _keep_telling(every_s: float) -> None:

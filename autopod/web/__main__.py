@@ -51,9 +51,7 @@ async def _run(places: Places, settings: Policy, gate: Gate, config: Config) -> 
         jobs = Jobs(places, nursery, changed)
         feed = Feed(partial(state.look, places, settings), jobs)
         web = settings.web
-        app = App(
-            gate, feed, jobs, tls=web.certificate is not None, certified=web.client_ca is not None
-        )
+        app = App(gate, feed, jobs, web, settings.fleet if web.fleetlock else None)
         guarded = Guard(app.starlette(), auth.own_names(web))
         await serve(guarded, config, shutdown_trigger=_told_to_end)  # type: ignore[arg-type]
         nursery.cancel_scope.cancel()  # commands go on

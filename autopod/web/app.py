@@ -16,10 +16,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from autopod.errors import Refused
+from autopod.fleet import client, fleetlock
+from autopod.fleet.store import FleetError
+from autopod.status.policy import Fleet
 from autopod.web import jobs, metrics
 from autopod.web.auth import SESSION_S, Claims, Gate, Role
 from autopod.web.feed import Feed
 from autopod.web.jobs import Action, Jobs
+from autopod.web.listening import Web
 
 _STATIC: Final = Path(__file__).with_name("static")
 _FILES: Final = {
@@ -46,21 +50,24 @@ class _Login(msgspec.Struct, forbid_unknown_fields=True):
 class App:
     """The application, and what it works with."""
 
-    def __init__(self, gate: Gate, feed: Feed, jobs_: Jobs, *, tls: bool, certified: bool) -> None:
+    def __init__(
+        self, gate: Gate, feed: Feed, jobs_: Jobs, web: Web, fleet: Fleet | None = None
+    ) -> None:
         """Make it.
 
         Args:
             gate: decides who may.
             feed: has the state.
             jobs_: runs commands.
-            tls: it is reached by TLS only.
-            certified: and only by those who have a certificate.
+            web: who reaches it how.
+            fleet: whose reboot slots may be asked for by FleetLock; None: nobody's.
         """
         self._gate, self._feed, self._jobs = gate, feed, jobs_
-        self._tls, self._certified = tls, certified
+        self._fleet = fleet
+        self._tls, self._certified = web.certificate is not None, web.client_ca is not None
         self._streams = trio.CapacityLimiter(_STREAMS)
         # A cookie with that prefix is from this very host, and was set over TLS (RFC 6265bis).
-        self._cookie = f"__Host-{_COOKIE}" if tls else _COOKIE
+        self._cookie = f"__Host-{_COOKIE}" if self._tls else _COOKIE
 
     def starlette(self) -> Starlette:
         """Return it for a server."""
@@ -75,6 +82,8 @@ class App:
             Route("/api/act", self._act, methods=["POST"]),
             Route("/metrics", self._metrics),
         ]
+        if self._fleet is not None:
+            routes += [Route(path, self._lock, methods=["POST"]) for path in fleetlock.PATHS]
         return Starlette(routes=routes)
 
     async def _page(self, request: Request) -> Response:
@@ -161,6 +170,21 @@ class App:
         _log(claims, shlex.join(job.words))
         return _json(202, {"job": job.number})
 
+    async def _lock(self, request: Request) -> Response:
+        """FleetLock. Its header is one that no page of another host can have a browser send."""
+        assert self._fleet is not None  # noqa: S101 (for the type checker)
+        limits = {self._fleet.group: self._fleet.slots}
+        path, headers = request.url.path, dict(request.headers)
+        try:
+            body = await _read(request, fleetlock.MAX_BODY)
+            async with client.opened(self._fleet) as store:
+                said = await fleetlock.answer(store, limits, path, headers, body)
+        except Refused as e:
+            return _json(400, {"kind": "invalid_body", "value": str(e)})
+        except FleetError as e:
+            return _json(503, {"kind": "unavailable", "value": str(e)})
+        return Response(said.body, said.status, media_type="application/json")
+
     def _reader(self, request: Request) -> Role | None:
         return self._gate.reads(self._claims(request), time.time())
 
@@ -237,11 +261,20 @@ async def _body(request: Request) -> bytes:
     """
     if request.headers.get("Content-Type") != "application/json":
         raise Refused("Content-Type must be application/json")
+    return await _read(request, _MOST)
+
+
+async def _read(request: Request, most: int) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        Refused: it is longer than *most*, or does not come.
+    """
     body = b""
     with trio.move_on_after(_BODY_S) as scope:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _MOST:
+            if len(body) > most:
                 raise Refused("the request is too long")
     if scope.cancelled_caught:
         raise Refused("the request does not come to its end")

@@ -18,6 +18,8 @@ class Web(Table, frozen=True):
         key: its private key.
         client_ca: in PEM; who has a certificate of it needs no token, all others are refused.
         loopback_reads: whoever is on this host may read, all of its users.
+        fleetlock: whoever connects may take reboot slots of the fleet by the FleetLock protocol,
+            which has no secret.
     """
 
     listen: str | None = None
@@ -26,6 +28,7 @@ class Web(Table, frozen=True):
     key: str | None = None
     client_ca: str | None = None
     loopback_reads: bool = False
+    fleetlock: bool = False
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):

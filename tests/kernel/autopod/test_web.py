@@ -348,3 +348,34 @@ def test_the_service_has_it_beside_itself(page, prefix):
         assert page.state()["problem"] is None
         service.kill()
     wait_until(lambda: not serving(page), "it does not outlive the service")
+
+
+def test_fleetlock(page):
+    """Another system's software takes a slot of the fleet, from which our hosts have theirs."""
+    policy = page.host.prefix / "etc/autopod/autopod.toml"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text(f'[fleet]\nfile = "{page.host.prefix}/fleet.db"\nslots = 1\n')
+    page.open("fleetlock = true\n")
+    protocol = {"fleet_lock_protocol": "true"}
+
+    def ask(path, name="one", **headers):
+        client = {"client_params": {"id": name, "group": "default"}}
+        status, _, said = page.ask("POST", f"/v1/{path}", client, **headers)
+        return status, json.loads(said).get("kind")
+
+    assert ask("pre-reboot") == (400, "no_protocol_header")
+    evil = page.ask("POST", "/v1/pre-reboot", {}, origin="http://evil.example", **protocol)
+    assert evil[0] == 421
+    for _ in range(2):
+        assert ask("pre-reboot", **protocol) == (200, None)
+    assert ask("pre-reboot", "two", **protocol) == (409, "no_slot")
+    assert ask("steady-state", **protocol) == (200, None)
+    assert ask("pre-reboot", "two", **protocol) == (200, None)
+    too_long = page.ask("POST", "/v1/pre-reboot", bytes(1 << 17), **protocol)
+    assert too_long[0] == 400
+    assert page.ask("GET", "/v1/pre-reboot", **protocol)[0] == 405
+
+
+def test_no_fleetlock_unless_it_is_asked_for(page):
+    page.open()
+    assert page.ask("POST", "/v1/pre-reboot", {}, fleet_lock_protocol="true")[0] == 404
