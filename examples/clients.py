@@ -6,6 +6,7 @@ is kept as a failure: a wrong answer, a connection that was closed.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,6 +37,7 @@ class Clients:
         self.seen = Seen()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._heard: Counter[int] = Counter()
 
     def add(self, ask: Callable[[], None], close: Callable[[], None]) -> None:
         """Begin to call *ask* again and again; *close* when all is over.
@@ -50,10 +52,16 @@ class Clients:
         """How many clients there are."""
         return len(self._threads)
 
+    def heard(self) -> Counter[int]:
+        """How often each client has heard something, by the number of its thread."""
+        with self._lock:
+            return self._heard.copy()
+
     def answered(self, asked: float, number: int = 1) -> None:
         """Note answers to what was asked at *asked* (time.monotonic()); none yet: a first part."""
         with self._lock:
             self.seen.answers += number
+            self._heard[threading.get_ident()] += 1
             self.seen.slowest_s = max(self.seen.slowest_s, time.monotonic() - asked)
 
     def take_slowest(self) -> float:

@@ -16,9 +16,10 @@ MAILBOX = "home/alice/Maildir/new"
 
 
 def patient(root):
-    """Let a session hand over any number of mails."""
+    """Let a session hand over any number of mails, and have each delivered at once."""
     file = root / "etc/exim4/exim4.conf"
-    file.write_text("smtp_accept_max_per_connection = 0\n" + file.read_text())
+    options = "smtp_accept_max_per_connection = 0\nsmtp_accept_queue_per_connection = 0\n"
+    file.write_text(options + file.read_text())
 
 
 @contextmanager

@@ -114,7 +114,12 @@ def start(host, name, program, tree):
 
 
 def go_on(clients):
-    """Wait until all are answered again."""
-    enough = clients.seen.answers + 3 * len(clients)
-    wait_until(lambda: clients.seen.failures or clients.seen.answers >= enough, "they go on")
+    """Wait until each is answered again, also what it has asked since."""
+    before = clients.heard()
+
+    def all_do():
+        more = clients.heard() - before
+        return clients.seen.failures or sum(n > 1 for n in more.values()) == len(clients)
+
+    wait_until(all_do, "they go on")
     assert not clients.seen.failures
