@@ -12,6 +12,8 @@
 #   make test-programs   real programs under load, restarted ROUNDS=20 times each
 #   make test-kernels  pods between kernels, in guests of a lab (AUTOPOD_LAB=PROGRAM; KERNELS_ARGS=…:
 #                docs/notes/kernels.md)
+#   make test-pacemaker  a cluster of two nodes in namespaces: crm_resource --move moves a pod, whose
+#                clients go on (docs/pacemaker.md)
 #   make test-reboot  the status service reboots a guest of the lab into a new kernel, and its pods
 #                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1 --power-failure":
 #                docs/notes/status.md)
@@ -43,7 +45,14 @@ endef
 # Three members are started by the tests. Taken out of the package, not installed: that would start one.
 ETCD := build/etcd/usr/bin/etcd
 
-.PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels test-reboot fuzz bench clean
+# Nodes in namespaces have these laid over the host's own: nothing is installed, no service started.
+CLUSTER := pacemaker corosync crmsh libxml2-utils resource-agents
+PACEMAKER := build/pacemaker/root/usr/sbin/pacemakerd
+DOWNLOAD = apt-get install -yq --download-only --no-install-recommends --reinstall \
+    -o Dir::Cache::archives=$(CURDIR)/build/pacemaker/archives $(CLUSTER)
+
+.PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels \
+    test-pacemaker test-reboot fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -98,6 +107,16 @@ test-programs: setup
 
 test-kernels: setup
 	@.venv/bin/python -m tests.kernels $(KERNELS_ARGS)
+
+$(PACEMAKER): | packages
+	@echo "fetching Pacemaker for the test"
+	@rm -rf build/pacemaker && mkdir -p build/pacemaker/archives/partial build/pacemaker/new
+	@$(DOWNLOAD) >build/pacemaker/log 2>&1 || { apt-get update -q && $(DOWNLOAD); }
+	@for package in build/pacemaker/archives/*.deb; do dpkg-deb -x $$package build/pacemaker/new || exit; done
+	@mv build/pacemaker/new build/pacemaker/root
+
+test-pacemaker: setup $(PACEMAKER)
+	@.venv/bin/python -m tests.pacemaker
 
 test-reboot: PACKAGES += e2fsprogs
 test-reboot: setup

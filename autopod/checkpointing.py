@@ -32,6 +32,7 @@ def _add_checkpoint(verbs: "argparse._SubParsersAction[commandline.Parser]") -> 
         type=_count,
         help="among the pod's kept checkpoints, of which the N newest stay; the pod goes on",
     )
+    checkpoint.add_argument("--end", action="store_true", help="with --keep: the pod ends by it")
     checkpoint.add_argument(
         "--leave-running", action="store_true", help="let the pod go on afterwards"
     )
@@ -121,8 +122,10 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
     from ckpt.archive import keys
 
-    if arguments.keep is None and (arguments.every or arguments.pin):
-        arguments.usage("--every and --pin go with --keep")
+    if arguments.keep is None and (arguments.every or arguments.pin or arguments.end):
+        arguments.usage("--every, --pin and --end go with --keep")
+    if arguments.end and (arguments.every or arguments.leave_running):
+        arguments.usage("--end: not with --every or --leave-running")
     if arguments.every and arguments.pin:
         arguments.usage("--pin would keep them all: not with --every")
     new_key = None
@@ -138,6 +141,7 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
             arguments.pod,
             arguments.keep,
             pin=arguments.pin,
+            end=arguments.end,
             tcp=arguments.tcp,
             recipients=arguments.recipient,
         )

@@ -38,18 +38,19 @@ class Row(msgspec.Struct, frozen=True):
     file: str
 
 
-def take(
+def take(  # noqa: PLR0913
     places: Places,
     pod: str,
     keep: int,
     *,
     pin: bool,
+    end: bool,
     tcp: str | None,
     recipients: Sequence[Path],
 ) -> None:
-    """Checkpoint *pod*, which goes on, and then delete what need not be kept.
+    """Checkpoint *pod*, which goes on unless *end*, and then delete what need not be kept.
 
-    If it cannot be taken, nothing is deleted.
+    If it cannot be taken, nothing is deleted, and the pod goes on.
 
     Raises:
         Refused: there is no such pod.
@@ -59,7 +60,7 @@ def take(
         raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
     with locked(places, pod):
         path = checkpoints.next_path(places, pod)
-        commands.write(places, pod, path, leave_running=True, tcp=tcp, recipients=recipients)
+        commands.write(places, pod, path, leave_running=not end, tcp=tcp, recipients=recipients)
         if pin:
             checkpoints.pin(places, pod, checkpoints.known(places, pod)[-1].number)
     collect(places, pod, keep)

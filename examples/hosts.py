@@ -1,6 +1,7 @@
 """Several hosts on one machine: network namespaces, each with a prefix and a service of its own."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -29,16 +30,23 @@ class Machine:
         self.name, self.address = name, f"192.0.2.{number}"
         self.prefix = Path(tempfile.mkdtemp(prefix=f"autopod-{name}-"))
         self.places = Places(self.prefix)
-        self.holder = apart()
+        self.holder = self.hold()
         self._service: subprocess.Popen[bytes] | None = None
+
+    def hold(self) -> "subprocess.Popen[bytes]":
+        """Return a process that holds the host's namespaces, until it is killed."""
+        return apart()
+
+    def into(self) -> list[str]:
+        """The words before a command that let it run in them."""
+        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
 
     def command(self, *argv: str | Path) -> list[str]:
         """Return *argv* as it is run on this host; the project's commands by their names."""
         words = [os.fspath(word) for word in argv]
         if (BIN / words[0]).exists():
             words[0] = os.fspath(BIN / words[0])
-        net = f"--net=/proc/{self.holder.pid}/ns/net"
-        return ["nsenter", net, "env", f"AUTOPOD_PREFIX={self.prefix}", *words]
+        return [*self.into(), "env", f"AUTOPOD_PREFIX={self.prefix}", *words]
 
     def run(self, *argv: str | Path, expect: int | None = 0) -> str:
         """Run *argv* on this host; return standard output and standard error together.
@@ -118,8 +126,11 @@ def apart() -> "subprocess.Popen[bytes]":
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[tuple[Machine, Machine]]:
+def pair(make: type[Machine] = Machine) -> Iterator[tuple[Machine, Machine]]:
     """Hosts a and b with a wire between them, that know each other.
+
+    Args:
+        make: what kind of host they are.
 
     Raises:
         Failed: their commands have left something behind.
@@ -158,8 +169,10 @@ def switch(machines: tuple[Machine, Machine], *addresses: str) -> Iterator[str]:
     holder = apart()
     netns = f"/proc/{holder.pid}/ns/net"
 
-    def client_ip(*words: str) -> None:
-        subprocess.run(["nsenter", f"--net={netns}", "ip", *words], check=True)
+    def ip(there: str, *words: str) -> None:
+        subprocess.run(["nsenter", f"--net={there}", "ip", *words], check=True)
+
+    client_ip = functools.partial(ip, netns)
 
     try:
         client_ip("link", "add", "switch", "type", "bridge")
@@ -171,7 +184,8 @@ def switch(machines: tuple[Machine, Machine], *addresses: str) -> Iterator[str]:
             bridge = bridge_name(machine.places)
             machine.run("ip", "link", "add", bridge, "type", "bridge")
             peer = ("peer", "name", f"to-{machine.name}", "netns", str(holder.pid))
-            machine.run("ip", "link", "add", "uplink", "type", "veth", *peer)
+            there = f"/proc/{machine.holder.pid}/ns/net"
+            ip(there, "link", "add", "uplink", "type", "veth", *peer)
             machine.run("ip", "link", "set", "uplink", "master", bridge, "up")
             machine.run("ip", "link", "set", bridge, "up")
             client_ip("link", "set", f"to-{machine.name}", "master", "switch", "up")

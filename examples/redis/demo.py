@@ -69,21 +69,23 @@ def counting(clients: Clients, connection: Connection, name: str) -> Callable[[]
     return ask
 
 
+def service(writers: int) -> moving.Service:
+    """Return the database with so many clients."""
+
+    def connect(clients: Clients) -> None:
+        for number in range(writers):
+            count(clients, f"counter{number}")
+
+    return moving.Service("redis", "/usr/bin/redis-server", lambda _: None, connect, writers)
+
+
 def main() -> int:
     """Run the demonstration; return the exit status."""
     parser = moving.parser("examples.redis.demo", __doc__ or "")
     parser.add_argument("--writers", type=int, default=20, metavar="N", help="clients (20)")
     options = parser.parse_args()
-
-    def connect(clients: Clients) -> None:
-        for number in range(options.writers):
-            count(clients, f"counter{number}")
-
-    service = moving.Service(
-        "redis", "/usr/bin/redis-server", lambda _: None, connect, options.writers
-    )
     title = "AutoPod: a database moves between two hosts, and its clients go on writing."
-    return moving.main(title, service, options.moves)
+    return moving.main(title, service(options.writers), options.moves)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""`make test-pacemaker`: Pacemaker moves a pod."""
