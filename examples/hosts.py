@@ -139,7 +139,7 @@ def pair(make: type[Machine] = Machine) -> Iterator[tuple[Machine, Machine]]:
     with contextlib.ExitStack() as undo:
         machines = []
         for number, name in enumerate("ab", 1):
-            machines.append(machine := Machine(name, number))
+            machines.append(machine := make(name, number))
             undo.callback(lambda machine=machine: left.extend(machine.end()))
         a, b = machines
         ends = [("netns", str(machine.holder.pid)) for machine in machines]

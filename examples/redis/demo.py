@@ -73,6 +73,11 @@ def service(writers: int) -> moving.Service:
     """Return the database with so many clients."""
 
     def connect(clients: Clients) -> None:
+        first = Connection()
+        answer = first.ask("PING")
+        first.close()
+        if answer.startswith("-LOADING"):  # what it wrote down when it was stopped
+            raise ConnectionRefusedError(answer)
         for number in range(writers):
             count(clients, f"counter{number}")
 

@@ -115,9 +115,9 @@ class Cluster(Demo):
         self._run(source, "crm_resource", "--resource", POD, "--clear")
 
     def _by_standby(self, source: Node, target: Node) -> None:
-        self._run(target, "crm", "node", "standby", f"node-{source.name}")
+        self._run(target, "crm_standby", "--node", f"node-{source.name}", "--update", "on")
         self._run(target, "crm_resource", "--wait")
-        self._run(target, "crm", "node", "online", f"node-{source.name}")
+        self._run(target, "crm_standby", "--node", f"node-{source.name}", "--delete")
         self._run(target, "crm_resource", "--wait")
 
     def _by_leaving(self, source: Node, target: Node) -> None:
@@ -146,7 +146,7 @@ def status(node: Machine) -> str:
 def operations(node: Machine) -> list[str]:
     """Return what was done with the resource, as Pacemaker remembers it."""
     said = node.run("crm_resource", "--resource", POD, "--list-all-operations")
-    return [line.strip() for line in said.splitlines() if line.strip()]
+    return [line.partition("Started: ")[2] for line in said.splitlines() if "Started: " in line]
 
 
 def processes(node: Machine) -> list[str]:

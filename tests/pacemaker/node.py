@@ -31,7 +31,7 @@ getent passwd hacluster >/dev/null || {{
     echo haclient:x:64998: >>/etc/group
     echo hacluster:x:64998:64998::/var/lib/pacemaker:/usr/sbin/nologin >>/etc/passwd
 }}
-mkdir -p /var/log/pacemaker /var/log/corosync /run/crm
+mkdir -p /var/log/pacemaker /var/log/corosync /var/log/crmsh /run/crm
 chown -R hacluster:haclient /var/lib/pacemaker /var/log/pacemaker /run/crm
 touch /run/ready
 exec catatonit -- sleep infinity
@@ -114,8 +114,9 @@ class Node(Machine):
         self.run("corosync-cfgtool", "-H", "--force")
 
     def explain(self) -> str:
-        """Return the end of Pacemaker's log."""
-        return self.run("tail", "-n", "60", "/var/log/pacemaker/pacemaker.log", expect=None)
+        """Return the end of Pacemaker's log, but for what is only information."""
+        log = self.run("cat", "/var/log/pacemaker/pacemaker.log", expect=None).splitlines()
+        return "\n".join([line for line in log if "\tinfo: " not in line][-60:])
 
 
 def child_of(pid: int) -> int:
