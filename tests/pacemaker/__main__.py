@@ -24,6 +24,7 @@ TITLE = (
 )
 POD = "redis"
 PROPERTIES = ("stonith-enabled=false",)  # in namespaces there is nothing to switch off
+BOTH = "Online: [ node-a node-b ]"
 RESOURCE = (
     *("configure", "primitive", POD, "ocf:autopod:pod", "params", f"pod={POD}"),
     *("program=/usr/bin/redis-server", f"bin={BIN}", "hosts=node-a:a node-b:b"),
@@ -57,12 +58,14 @@ class Cluster(Demo):
             self.out.check(not seen.failures, "no connection was closed", seen.failures[:1])
             self.out.check(seen.answers, f"{seen.answers} answers, and all were right")
         self._die(b)
+        self._refuse(b, a)
         with self.out.step("The resource is stopped, and deleted"):
             self._run(b, "crm", "resource", "stop", POD)
             self._run(b, "crm_resource", "--wait")
             self.out.check(not b.living(POD) and not a.living(POD), "the pod runs nowhere")
             self._run(b, "crm", "configure", "delete", POD)
-            b.leave()
+            for node in (a, b):
+                node.leave()
 
     def _try_agent(self, a: Node, base: object) -> None:
         with self.out.step("ocf-tester, with the pod added at host a"):
@@ -76,7 +79,7 @@ class Cluster(Demo):
         with self.out.step("corosync and Pacemaker start on both nodes, and elect"):
             for node in (a, b):
                 node.join()
-            wait_until(lambda: "Online: [ node-a node-b ]" in status(a), "both are online", 120)
+            wait_until(lambda: BOTH in status(a), "both are online", 120)
             for one in PROPERTIES:
                 self._run(a, "crm", "configure", "property", one)
         with self.out.step("The resource is made: Pacemaker finds the pod where it runs"):
@@ -89,6 +92,7 @@ class Cluster(Demo):
         self, title: str, source: Node, target: Node, act: Callable[[Node, Node], None]
     ) -> None:
         with self.out.step(title):
+            before = operations(target)
             self.clients.take_slowest()
             act(source, target)
             enough = self.clients.seen.answers + 2 * self.service.clients
@@ -98,11 +102,9 @@ class Cluster(Demo):
             )
             alone = target.living(POD) and not source.living(POD)
             self.out.check(alone, f"it lives at {target.name}, and there alone")
-            done = operations(target)
+            done = [line for line in operations(target) if line not in before]
             self.out.say("\n".join(done))
-            here = [
-                line for line in done if "migrate_from" in line and f"node-{target.name}" in line
-            ]
+            here = any("migrate_from" in line and f"node-{target.name}" in line for line in done)
             self.out.check(here, "by a migration, says Pacemaker")
             self.out.check("Failed" not in status(target), "nothing has failed, says Pacemaker")
 
@@ -128,7 +130,6 @@ class Cluster(Demo):
     def _die(self, node: Node) -> None:
         with self.out.step("Its program is killed: Pacemaker starts it again, on its files"):
             before = processes(node)
-            node.run("launcher", "exec", POD, "/usr/bin/redis-server", "--version")
             for pid in before:
                 node.run("kill", "-9", pid)
             wait_until(lambda: (now := processes(node)) and now != before, "another one runs", 120)
@@ -136,6 +137,22 @@ class Cluster(Demo):
             self.out.say(f"process {' '.join(before)} before, {' '.join(processes(node))} now")
             failed = "monitor" in status(node).partition("Failed Resource Actions")[2]
             self.out.check(failed, "Pacemaker has seen that its program had ended")
+
+    def _refuse(self, source: Node, target: Node) -> None:
+        with self.out.step("A host that takes no pods: it begins anew where its files are"):
+            target.join()
+            wait_until(lambda: BOTH in status(source), "both are online", 120)
+            self._run(source, "crm_resource", "--wait")
+            target.stop_service()
+            before = processes(source)
+            to = ("--move", "--node", f"node-{target.name}")
+            self._run(source, "crm_resource", "--resource", POD, *to)
+            self._run(source, "crm_resource", "--wait")
+            self.out.say(status(source).partition("Failed Resource Actions:\n")[2])
+            now = processes(source)
+            self.out.say(f"process {' '.join(before)} before, {' '.join(now)} now")
+            begun = now and now != before and not target.living(POD)
+            self.out.check(begun, f"it lives at {source.name}, and there alone")
 
 
 def status(node: Machine) -> str:

@@ -62,6 +62,22 @@ def counter(host, debian_root):
     return counter
 
 
+def test_the_last_one_ends_the_pod(counter):
+    host = counter.host
+    counter.count(to=1)
+    for wrong in (
+        ("-o", "x"),
+        ("--keep", "1", "--every", "1h"),
+        ("--keep", "1", "--leave-running"),
+    ):
+        assert "--end" in host.run("autopod", "checkpoint", "count", "--end", *wrong, expect=2)
+    host.run("autopod", "checkpoint", "count", "--keep", "1", "--end")
+    assert host.pods()["count"]["state"] == "stopped"
+    host.run("autopod", "restart", "count", "--at", "2999-01-01T00:00:00Z")
+    counter.count(to=2)
+    assert counter.file() == ["1", "2"]
+
+
 def test_back_in_time(counter):
     host = counter.host
     for number in range(1, 4):

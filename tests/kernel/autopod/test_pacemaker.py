@@ -199,6 +199,7 @@ def test_it_moves_as_pacemaker_moves_it(pair, debian_root):  # noqa: F811
     meta = "CRM_meta_migrate_target"
     call(source, "migrate_to", status=CONFIGURED, **nodes)
     call(source, "migrate_to", status=GENERIC, **nodes, **{meta: "nobody"})
+    call(source, "migrate_to", status=GENERIC, timeout_ms=5000, **nodes, **{meta: "node2"})
     call(source, "monitor")
     for here, there, node in ((source, target, "node2"), (target, source, "node1")):
         before = count(here)
@@ -211,6 +212,32 @@ def test_it_moves_as_pacemaker_moves_it(pair, debian_root):  # noqa: F811
         goes_on(there, before)
     call(target, "migrate_to", status=GENERIC, **nodes, **{meta: "node1"})  # it is not there
     call(source, "monitor")
+
+
+@pytest.mark.slow
+def test_stopped_at_one_node_it_goes_on_at_another(pair, debian_root, tmp_path):  # noqa: F811
+    """By the checkpoints that they share; also where a live migration is refused."""
+    source, target = pair
+    more = {"checkpoints": tmp_path, "program": COUNT}
+    start_counter(source, debian_root)
+    call(source, "start", **more)
+    for here, there in ((source, target), (target, source)):
+        before = count(here)
+        call(here, "stop", **more)
+        call(there, "start", **more)
+        goes_on(there, before)
+        call(here, "monitor", status=NOT_RUNNING, **more)
+        call(here, "stop", **more)
+        call(there, "monitor", **more)
+    # What the pod has left at the other node stands in the way of a migration, and of no start.
+    meta = {"CRM_meta_migrate_target": "b"}
+    said = call(source, "migrate_to", status=GENERIC, **more, **meta)
+    assert "files of its own" in said
+    before = count(source)
+    for machine in (target, source):  # as Pacemaker does when a migration has failed
+        call(machine, "stop", **more)
+    call(target, "start", **more)
+    goes_on(target, before)
 
 
 @pytest.mark.slow
