@@ -86,7 +86,12 @@ class Node(Machine):
             self._init = self._init or child_of(holder.pid)
             return bool(self._init) and Path(f"/proc/{self._init}/root/run/ready").exists()
 
-        wait_until(is_ready, "the node is set up")
+        try:
+            wait_until(is_ready, "the node is set up")
+        except BaseException:
+            holder.kill()
+            holder.wait()
+            raise
         return holder
 
     def into(self) -> list[str]:

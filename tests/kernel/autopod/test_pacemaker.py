@@ -97,7 +97,8 @@ def test_a_pod_of_one_node(host, debian_root):
     assert "is not on this node" in call(host, "start", status=INSTALLED, program=SLEEP)
     host.run("autopod", "add", "pod", "--base", debian_root)
     call(host, "monitor", status=NOT_RUNNING)
-    call(host, "start", status=GENERIC, program="/no/such/program")
+    said = call(host, "start", status=GENERIC, program="/no/such/program")
+    assert "ocf-exit-reason:cannot execute" in said
     call(host, "stop")
     for _ in range(2):
         call(host, "start", program=SLEEP)
@@ -232,7 +233,8 @@ def test_stopped_at_one_node_it_goes_on_at_another(pair, debian_root, tmp_path):
     # What the pod has left at the other node stands in the way of a migration, and of no start.
     meta = {"CRM_meta_migrate_target": "b"}
     said = call(source, "migrate_to", status=GENERIC, **more, **meta)
-    assert "files of its own" in said
+    assert "ocf-exit-reason:" in said
+    assert "files of its own" in said.partition("ocf-exit-reason:")[2]
     before = count(source)
     for machine in (target, source):  # as Pacemaker does when a migration has failed
         call(machine, "stop", **more)
