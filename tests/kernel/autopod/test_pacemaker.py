@@ -188,7 +188,9 @@ def test_checkpoints_that_all_nodes_share(host, debian_root, tmp_path):
     call(host, "start", **more)
     wait_until(lambda: count(host) > at_least, "it goes on counting")
     assert not (host.root("pod") / "var/tmp/newer").exists()
+    tmp_path.rename(tmp_path.with_name("away"))  # what is shared is not there: no reason to go on
     call(host, "stop", **more)
+    call(host, "monitor", status=NOT_RUNNING, **more)
 
 
 @pytest.mark.slow
@@ -256,4 +258,8 @@ def test_a_pod_whose_host_is_not_known_is_not_stopped_nor_started(pair, debian_r
         assert "not known which host" in said
     assert count(source) >= before
     source.places.departure("pod").unlink()
+    for record in journal.RECORDS:
+        (source.places.state("pod") / record).touch()
+        call(source, "stop", status=GENERIC, timeout_ms=7000)
+        (source.places.state("pod") / record).unlink()
     call(source, "stop")
