@@ -32,7 +32,7 @@ export TEST_REQUIRE
 TEST_JOBS ?= 2
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
-# As pip builds it, from the same source, with two lines changed. Without that all works, too.
+# As pip builds it, from the same source, with seven lines changed. Without that all works, too.
 PATCH := patches/pyfuse3-by-inode.patch
 define PATCHED_PYFUSE3
 rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _SO_SNDBUFFORCE = 32
 _WANTED = requests.DONT_MASK | requests.CACHE_SYMLINKS | requests.HANDLE_KILLPRIV_V2
 _UNWANTED = requests.ATOMIC_O_TRUNC
+_NOTHING = frozenset({errno.ENODEV, errno.ENOENT, errno.EINTR, errno.EAGAIN})
+"""The mount has gone, or the request was taken back."""
+
 _OPTIONS = "rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
 
 
@@ -67,7 +70,7 @@ def resent(fuse_fd: int) -> list[Request]:
         try:
             request = Request.parse(os.read(fuse_fd, requests.MAX_BYTES))
         except OSError as e:
-            if e.errno in (errno.ENODEV, errno.ENOENT, errno.EINTR):  # gone, or taken back
+            if e.errno in _NOTHING:
                 continue
             raise
         found.append(request)
@@ -90,6 +93,9 @@ class Connection:
         self._init: bytes | None = init
         self.settle: Callable[[], None] = lambda: None
         self._fuse_fd = fuse_fd
+        # A request that poll(2) has seen may be taken back before it is read: its program was
+        # killed. Who waited in read(2) then would answer nobody else until the next one comes.
+        os.set_blocking(fuse_fd, False)
         self._skip = answered
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):

@@ -13,6 +13,7 @@ another worker reads on meanwhile; a worker that ends wakes another one.
 Source: pyfuse3 3.5.0, src/pyfuse3/internal.pxi, _wait_fuse_readable() and _session_loop().
 """
 
+import errno
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -67,15 +68,30 @@ class _Nursery:
     def start_soon(
         self, function: Callable[..., Awaitable[None]], *args: object, name: object = None
     ) -> None:
-        """Start a worker, at the end of which another one looks."""
+        """Start a worker, at the end of which another one looks.
+
+        One that has found nothing to read begins anew: pyfuse3 takes that for an error.
+        """
 
         async def work() -> None:
             try:
-                await function(*args)
+                while await _found_nothing(function, *args):
+                    pass
             finally:
                 yield_reader()
 
         self._nursery.start_soon(work, name=name)
+
+
+async def _found_nothing(function: Callable[..., Awaitable[None]], *args: object) -> bool:
+    """Run a worker; return whether it ended for want of a request (EAGAIN)."""
+    try:
+        await function(*args)
+    except OSError as e:
+        if e.errno != errno.EAGAIN:
+            raise
+        return True
+    return False
 
 
 @asynccontextmanager

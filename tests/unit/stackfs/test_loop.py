@@ -1,5 +1,7 @@
 """The workers that read requests: none waits for a turn that never comes."""
 
+import errno
+
 import trio
 import trio.testing
 
@@ -28,3 +30,17 @@ async def test_a_worker_that_ends_wakes_the_one_that_waits():
                 nursery.start_soon(waiter, name="waiter")
     finally:
         loop._locks.remove(lock)
+
+
+async def test_a_worker_that_finds_nothing_to_read_begins_anew():
+    """As a pyfuse3 without our patch tells it, once the request was taken back."""
+    tries = []
+
+    async def worker():
+        tries.append(None)
+        if len(tries) < 3:
+            raise OSError(errno.EAGAIN, "fuse_session_receive_buf failed")
+
+    async with loop.open_nursery() as nursery:
+        nursery.start_soon(worker)
+    assert len(tries) == 3
