@@ -145,6 +145,7 @@ def _phase(drain: Drain, *, booted: bool) -> str:
     kernel = f", which is to bring kernel {drain.expected}" if drain.expected else ""
     runs = f"; kernel {drain.expected} runs, as expected" if drain.expected and booted else ""
     return {
+        "asking": "a slot to reboot is asked for",
         "stopping": "the pods are stopped",
         "installing": f"to install: {' '.join(drain.packages) or 'nothing'}",
         "confirming": "the installation has ended; what it has brought is looked at",
@@ -154,6 +155,7 @@ def _phase(drain: Drain, *, booted: bool) -> str:
         "undoing": f"the pods are restarted here: {drain.failed or 'it was called off'}",
         "done": f"done{runs}",
         "failed": f"failed: {drain.failed}",
+        "put off": f"put off: {drain.put_off}",
     }[drain.phase]
 
 

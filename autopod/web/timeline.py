@@ -1,13 +1,10 @@
 """A drain as a picture: events in, stretches of time out. Pure."""
 
 from collections.abc import Iterable
-from typing import Final
 
 import msgspec
 
-from autopod.status.store import Event
-
-_LAST: Final = frozenset({"done", "failed"})
+from autopod.status.store import ENDED, Event
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -34,7 +31,7 @@ def spans(drain: str, events: Iterable[Event]) -> list[Span]:
         if event.drain != drain or event.what is None:
             continue
         at, row = event.at.timestamp(), event.pod or ""
-        if not row and event.what in _LAST:  # which lasts no time
+        if not row and event.what in ENDED:  # which lasts no time
             last = at
         else:
             _go_on(rows.setdefault(row, []), Span(row, event.what, at, None))

@@ -247,6 +247,7 @@ function drawMoves({ moves, drain, draining, at }) {
 
 function drawDrain(drain) {
   const steps = drain.phase === "undoing" ? ["undoing", "done"]
+    : drain.phase === "asking" ? ["asking", ...PHASES]
     : drain.automatic || ["rebooting", "returning"].includes(drain.phase) ? PHASES : BY_HAND;
   const now = steps.indexOf(drain.phase);
   const into = drain.expected ? `, into ${drain.expected}` : "";
@@ -299,6 +300,7 @@ function drawTimeline({ spans, drain, now }) {
     for (const one of spans.filter((span) => span.row === row)) drawing.append(bar(one, time, y, now));
   });
   const outcome = drain.phase === "failed" ? el("p", {}, pill("failed", "bad"), " ", name(drain.failed || ""))
+    : drain.phase === "put off" ? el("p", {}, pill("put off", "warn"), " ", name(drain.put_off || ""))
     : drain.phase === "done" ? el("p", {}, pill("done", "good"), " ", chipsText(drain)) : null;
   return [outcome, el("div", { class: "wide-scroll", tabindex: "0" }, drawing), el("p", { class: "quiet" },
     `Drain ${drain.id}, ${moment(time.marks[0])}. Longer stretches are drawn shorter: their times are printed.`)];

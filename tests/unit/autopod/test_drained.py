@@ -1,6 +1,7 @@
 """What the record of a drain says: to people, and after a boot."""
 
 from itertools import pairwise
+from typing import get_args
 
 from msgspec.structs import replace
 
@@ -42,6 +43,14 @@ def test_a_journal():
         ["pod mail: runs again"],
         ["done; kernel 6.18 runs, as expected"],
     ]
+
+
+def test_each_phase_has_words():
+    begun = replace(WAITS, phase="stopping")
+    for phase in set(get_args(store.Phase)) - {"stopping"}:
+        (change,) = store.changes(begun, replace(begun, phase=phase))
+        assert change.what == phase
+        assert change.text
 
 
 def test_a_boot_that_was_ordered_is_no_failure():
