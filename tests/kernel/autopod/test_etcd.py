@@ -19,14 +19,8 @@ TTL_S = 15
 
 @pytest.fixture
 def cluster(tmp_path):
-    made = etcd.Cluster(tmp_path)
-    try:
-        for number in range(3):
-            made.start(number)
-        etcd.wait_started(made)
+    with etcd.running(tmp_path) as made:
         yield made
-    finally:
-        made.end()
 
 
 def test_a_majority_dies_and_comes_back(

@@ -57,12 +57,17 @@ def test_pair_inside():
     roundtrip(with_devpts(setup), check, mounts=True, before=own_devpts)
 
 
+def open_pair():
+    """Make pair 0 of a devpts of our own, with its master at 10; return its slave."""
+    own_devpts()
+    at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
+    fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
+    return os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY)
+
+
 def test_what_is_on_its_way():
     def setup():
-        own_devpts()
-        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
-        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
-        at(os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY), 11)
+        at(open_pair(), 11)
         settings = termios.tcgetattr(11)
         settings[3] &= ~termios.ECHO
         termios.tcsetattr(11, termios.TCSANOW, settings)
@@ -80,10 +85,7 @@ def test_what_is_on_its_way():
 
 def test_the_last_output_of_a_program_that_has_ended():
     def setup():
-        own_devpts()
-        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
-        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
-        slave = os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY)
+        slave = open_pair()
         os.write(slave, b"bye")
         os.close(slave)
 
@@ -97,10 +99,7 @@ def test_the_last_output_of_a_program_that_has_ended():
 
 def test_a_mere_look_takes_nothing_from_a_program():
     def setup():
-        own_devpts()
-        at(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY), 10)
-        fcntl.ioctl(10, 0x40045431, struct.pack("i", 0))
-        at(os.open("/dev/pts/0", os.O_RDWR | os.O_NOCTTY), 11)
+        at(open_pair(), 11)
         os.write(11, b"shown")
 
     def queues(pair):

@@ -15,14 +15,8 @@ ROOTS = itertools.count()
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """Three members of etcd, which each worker of the tests has of its own."""
-    cluster = etcd.Cluster(tmp_path_factory.mktemp("etcd"))
-    try:
-        for number in range(3):
-            cluster.start(number)
-        etcd.wait_started(cluster)
+    with etcd.running(tmp_path_factory.mktemp("etcd")) as cluster:
         yield cluster
-    finally:
-        cluster.end()
 
 
 @pytest.fixture(

@@ -1,5 +1,6 @@
 """A cluster of etcd on this machine: three members, certificates made on the spot, a user."""
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -170,3 +171,16 @@ def wait_started(cluster):
     deadline = time.monotonic() + START_S
     trio.run(ask)
     assert time.monotonic() < deadline
+
+
+@contextlib.contextmanager
+def running(directory):
+    """Three members, with what they keep in *directory*, that answer."""
+    cluster = Cluster(directory)
+    try:
+        for number in range(3):
+            cluster.start(number)
+        wait_started(cluster)
+        yield cluster
+    finally:
+        cluster.end()

@@ -19,14 +19,8 @@ pytestmark = [pytest.mark.needs("etcd"), pytest.mark.slow]
 @pytest.fixture
 def fragile(tmp_path):
     """A cluster whose members may die."""
-    cluster = etcd.Cluster(tmp_path)
-    try:
-        for number in range(3):
-            cluster.start(number)
-        etcd.wait_started(cluster)
+    with etcd.running(tmp_path) as cluster:
         yield cluster
-    finally:
-        cluster.end()
 
 
 @contextlib.asynccontextmanager
