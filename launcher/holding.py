@@ -153,8 +153,9 @@ class _Holder:
         slot, self._next_slot = self._next_slot, (self._next_slot + 1) % listener.SLOTS
         if slot in self._listeners:
             os.close(self._listeners.pop(slot))
-        self._listeners[slot] = listener_fd
         self._crew.give(slot, listener_fd)
+        self._listeners[slot] = listener_fd
+        self._crew.tend(self._listeners)  # before the giver goes on, who may be alone with it soon
 
     def _attach(self, visitor: socket.socket, index: int | None) -> bool:
         """Give *visitor* a console; False if there is none for it."""
