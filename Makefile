@@ -17,6 +17,8 @@
 #   make test-reboot  the status service reboots a guest of the lab into a new kernel, and its pods
 #                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1 --power-failure":
 #                docs/notes/status.md)
+#   make test-moves  pods move between two guests with different kernels, and their clients go on
+#                (AUTOPOD_LAB=PROGRAM; MOVES_ARGS="--kernels 6.1-6.18-6.1")
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
 #                BENCH_ARGS=snapshots: these only)
@@ -52,7 +54,7 @@ DOWNLOAD = apt-get install -yq --download-only --no-install-recommends --reinsta
     -o Dir::Cache::archives=$(CURDIR)/build/pacemaker/archives $(CLUSTER)
 
 .PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels \
-    test-pacemaker test-reboot fuzz bench clean
+    test-pacemaker test-reboot test-moves fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -121,6 +123,10 @@ test-pacemaker: setup $(PACEMAKER)
 test-reboot: PACKAGES += e2fsprogs
 test-reboot: setup
 	@.venv/bin/python -m tests.reboot $(REBOOT_ARGS)
+
+test-moves: PACKAGES += e2fsprogs
+test-moves: setup
+	@.venv/bin/python -m tests.moves $(MOVES_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
 bench: setup

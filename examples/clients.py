@@ -44,7 +44,7 @@ class Clients:
 
         An OSError or ValueError of *ask* is a failure, after which it is not called any more.
         """
-        thread = threading.Thread(target=self._run, args=(ask, close))
+        thread = threading.Thread(target=self._run, args=(ask, close), daemon=True)
         self._threads.append(thread)
         thread.start()
 

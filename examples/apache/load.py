@@ -13,13 +13,13 @@ PIECE = 1 << 16
 class Connection:
     """A connection that must never be closed by the server."""
 
-    def __init__(self, address: str, clients: Clients) -> None:
+    def __init__(self, address: str, clients: Clients, timeout_s: float) -> None:
         """Connect, in the network namespace of the calling thread.
 
         Raises:
             OSError: the server cannot be reached.
         """
-        self._http = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
+        self._http = http.client.HTTPConnection(address, timeout=timeout_s)
         self._http.connect()
         self._clients = clients
         self.close = self._http.close
@@ -48,9 +48,11 @@ class Connection:
             raise ConnectionError("the server wants to close the connection")
 
 
-def browse(clients: Clients, address: str, page: bytes, pause_s: float) -> None:
+def browse(
+    clients: Clients, address: str, page: bytes, pause_s: float, timeout_s: float = TIMEOUT_S
+) -> None:
     """Add a client that asks for `/`, which must be *page*, and pauses between two requests."""
-    connection = Connection(address, clients)
+    connection = Connection(address, clients, timeout_s)
 
     def ask() -> None:
         body = b"".join(connection.get("/"))
@@ -61,9 +63,11 @@ def browse(clients: Clients, address: str, page: bytes, pause_s: float) -> None:
     clients.add(ask, connection.close)
 
 
-def download(clients: Clients, address: str, content: bytes, rate: float) -> None:
+def download(
+    clients: Clients, address: str, content: bytes, rate: float, timeout_s: float = TIMEOUT_S
+) -> None:
     """Add a client that reads `/big`, which must be *content*, at *rate* bytes per second."""
-    connection = Connection(address, clients)
+    connection = Connection(address, clients, timeout_s)
     right = hashlib.sha256(content).digest()
 
     def ask() -> None:

@@ -88,9 +88,13 @@ def _deliver(places: Places, subject: str) -> None:
     _wait(lambda: _in_mailbox(places, subject), f"the mail {subject} is in the mailbox")
 
 
+def mailbox(places: Places) -> list[Path]:
+    """Return the files of the mails that were delivered."""
+    return sorted((places.root(NAME) / "home/alice/Maildir/new").glob("*"))
+
+
 def _in_mailbox(places: Places, subject: str) -> bool:
-    folder = places.root(NAME) / "home/alice/Maildir/new"
-    return any(f"Subject: {subject}\n" in path.read_text() for path in folder.glob("*"))
+    return any(f"Subject: {subject}\n" in path.read_text() for path in mailbox(places))
 
 
 def _wait(true, what: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autopod.status import store
 from examples.exim.mail import wait_until
+from launcher.identity import bridge_name
 from launcher.places import Places
 from tests.kernel.ckpt.harness import tool
 from tests.kernels import exim
@@ -39,6 +40,19 @@ def mount() -> None:
         Path("/", path).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "--bind", DISK / path, f"/{path}"], check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+
+
+def bridge(address: str) -> None:
+    """Be the init system: the pods' bridge, which leads to the machine's network; its address."""
+    name = bridge_name(PLACES)
+    for words in (
+        ["link", "add", name, "type", "bridge"],
+        ["addr", "flush", "dev", "eth0"],
+        ["link", "set", "eth0", "master", name],
+        ["addr", "add", address, "dev", name],
+        ["link", "set", name, "up"],
+    ):
+        subprocess.run(["ip", *words], check=True)
 
 
 def serve(log: str) -> None:
@@ -111,6 +125,19 @@ def returned() -> None:
         sys.exit("a pod did not come back")
 
 
+def mailbox(subject: str) -> None:
+    """Print the mail of that subject, as it was delivered; wait for it."""
+    found: list[str] = []
+
+    def is_there() -> bool:
+        texts = (path.read_text() for path in exim.mailbox(PLACES))
+        found.extend(text for text in texts if f"Subject: {subject}\n" in text)
+        return bool(found)
+
+    _wait(is_there, f"the mail {subject} is in the mailbox")
+    print(found[0], end="")
+
+
 def mails() -> None:
     """See that the queued mail goes out; tell what is in the queue before and after."""
     print(exim.queue().strip())
@@ -160,7 +187,8 @@ def _wait(true: Callable[[], bool], what: str) -> None:
 
 
 VERBS = {one.__name__: one for one in (
-    mount, serve, install, pods, command, unsafe, release, clear, seen, returned, mails, history,
+    mount, bridge, serve, install, pods, command, unsafe, release, clear, seen, returned, mailbox,
+    mails, history,
 )}  # fmt: skip
 
 

@@ -35,10 +35,13 @@ _OFF_S = 1800
 
 
 class Machine:
-    """The guest *name*, in a network of that name, and its disk image at *disk*."""
+    """The guest *name*, at *address* in the network *lan*, and its disk image at *disk*."""
 
-    def __init__(self, lab: Lab, name: str, disk: Path) -> None:
-        self.name = name
+    def __init__(
+        self, lab: Lab, name: str, disk: Path, lan: str | None = None, address: str = ADDRESS
+    ) -> None:
+        self.name, self.address = name, address
+        self.lan = name if lan is None else lan
         self._lab, self._disk = lab, disk
 
     def format(self, staged: Path) -> None:
@@ -53,7 +56,7 @@ class Machine:
             LabError: it does not boot, or has no disk.
         """
         self._lab.call("stop", self.name)  # what a guest that has ended by itself may have left
-        self._lab.boot(self.name, kernel, "--lan", self.name, "--ip", f"{ADDRESS}/24")
+        self._lab.boot(self.name, kernel, "--lan", self.lan, "--ip", f"{self.address}/24")
         drive = f"drive_add 0 file={self._disk},if=none,id=disk,format=raw"
         self._lab.call("monitor", self.name, drive)
         self._lab.call("monitor", self.name, "device_add virtio-blk-pci,drive=disk")

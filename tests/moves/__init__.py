@@ -1,0 +1,1 @@
+"""Pods move between machines with different kernels, while their clients go on."""
