@@ -1,6 +1,6 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files` and `BENCH_ARGS=snapshots` measure one thing.
+`make bench BENCH_ARGS=files`, and with snapshots or checkpoints in its place, measure one thing.
 """
 
 import argparse
@@ -26,9 +26,8 @@ def main() -> int:
     with host() as here:
         say("root trees")
         debian = here.build("from examples import roots; print(roots.debian())")
-        exim = here.build("from examples.exim import build; print(build.build())")
         say("checkpoint and restart")
-        parts = [heading(), checkpoint_table(checkpoints.measure(here, exim, debian))]
+        parts = [heading(), checkpoint_table(here)]
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
@@ -52,10 +51,11 @@ def main() -> int:
 
 
 def only_one(argv: list[str]) -> int:
-    """Compare file systems, in both ways or one; or measure snapshots."""
+    """Compare file systems, in both ways or one; or measure something else."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["files", "snapshots"])
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of files")
+    parser.add_argument("what", choices=["files", "snapshots", "checkpoints"])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of files and checkpoints")
+    parser.add_argument("--pod", default="", help="checkpoints of one program only")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--pin", type=int, metavar="CPU", help="files with all on this processor")
     how.add_argument("--free", action="store_true", help="files with processors as they come")
@@ -64,6 +64,8 @@ def only_one(argv: list[str]) -> int:
     with host() as here:
         if args.what == "files":
             text = file_systems(here, args.rounds, cpus)
+        elif args.what == "checkpoints":
+            text = checkpoint_table(here, args.pod, args.rounds)
         else:
             text = snapshot_table(here)
     print(text)
@@ -114,15 +116,20 @@ def heading() -> str:
     )
 
 
-def checkpoint_table(rows) -> str:
+def checkpoint_table(here, only: str = "", rounds: int = checkpoints.ROUNDS) -> str:
+    trees = {
+        name: here.build(f"from examples.{name} import build; print(build.build())")
+        for name in ("apache", "exim", "redis")
+    }
+    trees["debian"] = here.build("from examples import roots; print(roots.debian())")
     caption = (
-        "Each round: checkpoint, restart on the same host (the pod's files and network identity "
-        "are there, as after every checkpoint), checkpoint, everything of the pod wiped out, "
-        "restart from the archive alone. The last column is CRIU on the same class of machine, "
-        "measured elsewhere: medians of 5, without namespaces, file-system delta, compression, "
-        "signature or fsync."
+        f"Medians of {rounds} rounds. Frozen: of a pod that goes on; CRIU: its frozen_time. "
+        "Checkpoint: the whole command, after which the program has ended; ours signed, "
+        "compressed, with the files, synced; CRIU's as bench/criu.py says. Restart: the whole "
+        "command, where the files are; then on a host that has nothing but the archive."
     )
-    return section("Checkpoint and restart", caption, ("ms", "", "goal", "CRIU, ms"), rows)
+    lines = aligned(checkpoints.measure(here, trees, only, rounds))
+    return f"## Checkpoint and restart\n\n{caption}\n\n{lines}"
 
 
 def section(title: str, caption: str, columns: tuple[str, str, str, str], rows) -> str:

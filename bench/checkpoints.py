@@ -1,94 +1,147 @@
-"""How long a pod stands still for a checkpoint, and how long it takes to come back."""
+"""How long a pod stands still for a checkpoint, how long it takes to come back: beside CRIU.
+
+In each round the pod is checkpointed and goes on, which tells how long it stands still; then
+checkpointed and ended, and restarted where its files still are, as CRIU restores; then again, on a
+host that has nothing of it. CRIU's turn follows in the same round.
+"""
 
 import re
 import shutil
-import time
-from collections.abc import Callable
+import statistics
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import criu
 from bench.host import Host
-from bench.measure import RUNS, Row, ms, timed
+from bench.measure import timed
+from bench.programs import Program, programs
 from examples.exim import mail
 
-EXIM = Path(__file__).parent.parent / "examples/exim/pod.toml"
-POD = "10.98.0.10"
-MEMORY = "import os,time; kept = os.urandom(200 << 20); print('ready', flush=True); time.sleep(1e6)"
-
-# The yardstick: CRIU on the same class of machine (2 cores, Linux 6.18), medians of 5, images on
-# ext4 without fsync, no namespaces, no file-system delta, no compression, no signature.
-CRIU = {
-    "exim": {"frozen": "30", "checkpoint": "39", "restart": "17"},
-    "memory": {"frozen": "158", "checkpoint": "167", "restart": "161"},
-}
+ROUNDS = 5
+HERE = "127.0.0.1"
+ASPECTS = ("frozen", "checkpoint", "restart")
+HEADING = (
+    "ms (we take so many times as long)",
+    "frozen", "CRIU", "checkpoint", "CRIU", "restart", "CRIU", "on an empty host",
+    "archive, MiB", "CRIU",
+)  # fmt: skip
 
 
 @dataclass
 class Series:
-    """Seconds of each round."""
+    """Seconds of each round, and MiB of what was written."""
 
     frozen: list[float] = field(default_factory=list)
     checkpoint: list[float] = field(default_factory=list)
-    again: list[float] = field(default_factory=list)
+    restart: list[float] = field(default_factory=list)
     elsewhere: list[float] = field(default_factory=list)
-    archive_mib: float = 0
+    mib: float = 0
 
 
-def measure(host: Host, exim_root: Path, debian_root: Path) -> list[Row]:
-    """Return the rows of both services."""
-    return [*_exim(host, exim_root), *_memory(host, debian_root)]
+def measure(
+    host: Host, trees: dict[str, Path], only: str = "", rounds: int = ROUNDS
+) -> list[tuple[str, ...]]:
+    """Return the table, as lines of cells: of all programs, or of the pod that is named."""
+    wanted = [program for program in programs() if only in {"", program.pod}]
+    return [HEADING, *(_measure(host, one, trees[one.tree], rounds) for one in wanted)]
 
 
-def _exim(host: Host, root: Path) -> list[Row]:
-    file = host.prefix / "etc/autopod/pods/exim.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(EXIM, file)
-    host.run("autopod", "add", "exim", "--base", root)
-    host.run("autopod", "addproc", "exim", "/usr/sbin/exim4", "-bd", "-q30m")
-    mail.wait_until(lambda: mail.answers(POD), "Exim greets")
-    series = _rounds(host, "exim", lambda: mail.wait_until(lambda: mail.answers(POD), "it greets"))
-    return _rows("Exim pod", "until SMTP answers", series, CRIU["exim"], ("60", "400"))
+def _measure(host: Host, program: Program, root: Path, rounds: int) -> tuple[str, ...]:
+    ours, theirs = Series(), Series()
+    with ExitStack() as stack:
+        pod = _Pod(host, program, root)
+        stack.callback(pod.remove)
+        there = criu.program()
+        peer = stack.enter_context(criu.Peer(there, root, host.scratch)) if there else None
+        if peer:
+            peer.start(program.argv)
+            mail.wait_until(lambda: program.answers(HERE) and program.says in peer.said(), "ready")
+            program.fill(HERE)
+        for _ in range(rounds + 1):
+            pod.round(ours)
+            if peer:
+                _peer_round(peer, program, theirs)
+        program.talk.end()
+    return _line(program.name, ours, theirs)
 
 
-def _memory(host: Host, root: Path) -> list[Row]:
-    host.run("autopod", "add", "memory", "--base", root)
-    host.run("autopod", "addproc", "memory", "/usr/bin/python3", "-c", MEMORY)
-    mail.wait_until(lambda: "ready" in host.run("launcher", "logs", "memory"), "it is ready")
-    series = _rounds(host, "memory", lambda: None)
-    return _rows("Python, 200 MiB", "whole command", series, CRIU["memory"], ("400", ""))
+class _Pod:
+    """The pod of a program, which runs."""
 
+    def __init__(self, host: Host, program: Program, root: Path) -> None:
+        self._host, self._program = host, program
+        self._archive = host.scratch / f"{program.pod}.pod"
+        if program.settings.exists():
+            file = host.prefix / f"etc/autopod/pods/{program.pod}.toml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(program.settings, file)
+        said = host.run("autopod", "add", program.pod, "--base", root)
+        self._address = re.search(r" at ([\d.]+)", said)[1]
+        host.run("autopod", "addproc", program.pod, *program.argv)
+        mail.wait_until(self._is_ready, f"{program.name} is ready")
+        program.fill(self._address)
 
-def _rounds(host: Host, pod: str, answers: Callable[[], None]) -> Series:
-    """Checkpoint and restart in turn, here and on an empty host; the first round does not count."""
-    series = Series()
-    archive = host.scratch / f"{pod}.pod"
+    def _is_ready(self) -> bool:
+        said = self._host.run("launcher", "logs", self._program.pod)
+        return self._program.says in said and self._program.answers(self._address)
 
-    def restart() -> None:
-        host.run("autopod", "restart", pod, "-i", archive)
-        answers()
-
-    for _ in range(RUNS + 1):
-        start = time.perf_counter()
-        said = host.run("autopod", "checkpoint", pod, "-o", archive)
-        series.checkpoint.append(time.perf_counter() - start)
+    def round(self, series: Series) -> None:
+        self._begin()
+        said = self._checkpoint("--leave-running")
         series.frozen.append(float(re.search(r"frozen ([\d.]+) ms", said)[1]) / 1000)
-        series.archive_mib = archive.stat().st_size / 2**20
-        series.again.append(timed(restart))
-        host.run("autopod", "checkpoint", pod, "-o", archive)
-        host.run("autopod", "rm", pod, "--purge")
-        series.elsewhere.append(timed(restart))
-    host.run("autopod", "rm", pod, "--purge")
-    for values in (series.frozen, series.checkpoint, series.again, series.elsewhere):
-        values.pop(0)
-    return series
+        series.checkpoint.append(timed(self._checkpoint))
+        series.mib = self._archive.stat().st_size / 2**20
+        series.restart.append(timed(self._restart))
+        self._goes_on()
+        self._begin()
+        self._checkpoint()
+        self._host.run("autopod", "rm", self._program.pod, "--purge")
+        series.elsewhere.append(timed(self._restart))
+        self._goes_on()
+
+    def _begin(self) -> None:
+        self._program.begin(self._program.talk, self._address)
+
+    def _goes_on(self) -> None:
+        _check(self._program, self._address)
+
+    def _checkpoint(self, *options: str) -> str:
+        pod = self._program.pod
+        return self._host.run("autopod", "checkpoint", pod, "-o", self._archive, *options)
+
+    def _restart(self) -> None:
+        self._host.run("autopod", "restart", self._program.pod, "-i", self._archive)
+
+    def remove(self) -> None:
+        self._host.run("autopod", "rm", self._program.pod, "--purge")
 
 
-def _rows(what: str, until: str, series: Series, other: dict, goals: tuple[str, str]) -> list[Row]:
-    frozen, restart = goals
-    return [
-        Row(f"{what}: frozen", ms(series.frozen), other["frozen"], frozen),
-        Row(f"{what}: checkpoint, whole command", ms(series.checkpoint), other["checkpoint"]),
-        Row(f"{what}: restart, {until}", ms(series.again), other["restart"], restart),
-        Row(f"{what}: the same on an empty host", ms(series.elsewhere)),
-        Row(f"{what}: archive", f"{series.archive_mib:.1f} MiB"),
-    ]
+def _peer_round(peer: criu.Peer, program: Program, series: Series) -> None:
+    program.begin(program.talk, HERE)
+    taken, frozen = peer.dump()
+    series.checkpoint.append(taken)
+    series.frozen.append(frozen)
+    series.mib = peer.image_bytes() / 2**20
+    series.restart.append(peer.restore())
+    _check(program, HERE)
+
+
+def _check(program: Program, address: str) -> None:
+    if not program.goes_on(program.talk) or not program.answers(address):
+        raise RuntimeError(f"{program.name} does not go on as it was")
+
+
+def _line(name: str, ours: Series, theirs: Series) -> tuple[str, ...]:
+    """Return medians, and ratios to CRIU's; the first round does not count."""
+    cells = [name]
+    for aspect in ASPECTS:
+        own = statistics.median(getattr(ours, aspect)[1:]) * 1000
+        if theirs.frozen:
+            other = statistics.median(getattr(theirs, aspect)[1:]) * 1000
+            cells += [f"{own:.0f} ({own / other:.2f})", f"{other:.0f}"]
+        else:
+            cells += [f"{own:.0f}", ""]
+    cells.append(f"{statistics.median(ours.elsewhere[1:]) * 1000:.0f}")
+    cells += [f"{ours.mib:.1f}", f"{theirs.mib:.1f}" if theirs.mib else ""]
+    return tuple(cells)
