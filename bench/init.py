@@ -20,6 +20,10 @@ def main(root: str) -> None:
         os.makedirs(name, exist_ok=True)
     abi.mount("/dev", "dev", None, abi.MS_BIND | abi.MS_REC)
     abi.mount("proc", "proc", "proc", 0)
+    made = os.listdir("run")
+    abi.mount("tmpfs", "run", "tmpfs", 0)  # as it is everywhere: CRIU remembers the kernel there
+    for name in made:
+        os.mkdir(f"run/{name}")
     abi.pivot_root(".", ".")
     abi.umount2(".", abi.MNT_DETACH)
     os.chdir("/")
