@@ -87,7 +87,8 @@ def programs() -> list[Program]:
         Program("sleep", "sleep", "debian", ("/bin/sleep", "1000000")),
         Program("exim4", "exim", "exim", ("/usr/sbin/exim4", "-bd", "-q30m"), answers=mail.answers),
         Program(
-            f"apache2, {CONNECTIONS} connections", "apache", "apache", ("/usr/sbin/apache2", "-c", "KeepAliveTimeout 600"),
+            f"apache2, {CONNECTIONS} connections", "apache", "apache",
+            ("/usr/sbin/apache2", "-c", "KeepAliveTimeout 600"),
             answers=lambda address: _connects(address, 80), begin=_browse, goes_on=_page_comes,
         ),
         Program(
