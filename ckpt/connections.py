@@ -49,9 +49,18 @@ def silence(sources: Iterable[Source]) -> None:
 
     Its processes have gone: the duplicates in *sources* are all that holds the sockets.
     """
-    for source in sources:
-        if source.fd >= 0 and source.link.startswith("socket:["):
-            tcp.silence(source.local_fd)
+    for fd in _sockets(sources):
+        tcp.silence(fd)
+
+
+def in_use(sources: Iterable[Source]) -> int:
+    """Return how many of the open files are TCP sockets that listen or have a connection."""
+    return sum(map(tcp.is_in_use, _sockets(sources)))
+
+
+def _sockets(sources: Iterable[Source]) -> list[int]:
+    """Return our duplicates of the sockets among *sources*."""
+    return [s.local_fd for s in sources if s.fd >= 0 and s.link.startswith("socket:[")]
 
 
 def _states(files: Sequence[OpenFile]) -> list[tuple[int, tcp.State]]:

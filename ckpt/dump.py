@@ -154,7 +154,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
             _collector(places, running, root_fd, policy, writer.pages.add, wire)
         )
         snapshot = collect_all(running, frozen, collector, stack, goes_on=leave_running)
-        wire.have_read()
+        wire.have_read(connections.in_use(collector.sources()))
         if leave_running:
             _read_while_frozen(snapshot, writer)
         abi.syncfs(root_fd)

@@ -175,6 +175,18 @@ def parse_tcp_unowned(table: bytes) -> tuple[int, int]:
     return waiting, leaving
 
 
+def parse_tcp_in_use(table: bytes) -> int:
+    """Return how many TCP sockets listen or have a connection.
+
+    Args:
+        table: /proc/PID/net/sockstat or sockstat6.
+
+    Source: net/ipv4/proc.c, sockstat_seq_show(); those in TIME_WAIT do not count.
+    """
+    lines = [line.split() for line in table.splitlines()]
+    return sum(int(line[2]) for line in lines if line[0] in {b"TCP:", b"TCP6:"})
+
+
 def view_flags(view: str, link_mode: int) -> int:
     """Return how a file must be opened to be used as *view*: `map_files`, `exe`, `cwd`, `root`.
 

@@ -171,6 +171,15 @@ def ended(state: State, *, tell_peer: bool = False) -> State:
     return over if tell_peer else replace(over, connection=None, peer=None)
 
 
+def is_in_use(fd: int) -> bool:
+    """Is *fd* a TCP socket that listens or has a connection, at whatever stage?"""
+    with sockets.borrowed(fd) as s:
+        if (s.type, s.proto) != (socket.SOCK_STREAM, socket.IPPROTO_TCP):
+            return False
+        state: int = s.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+        return _PHASES.get(state) != "closed"
+
+
 def silence(fd: int) -> None:
     """Have a connected socket close without a word to its peer; others are left alone."""
     with sockets.borrowed(fd) as s:
