@@ -4,8 +4,6 @@ The kernel writes there when the thread exits or is preempted.
 """
 
 import ctypes
-import struct
-from typing import Final
 
 import msgspec
 
@@ -14,8 +12,6 @@ from ckpt.arch import x86_64 as arch
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 
 STAGE = Stage.SETTLE
-
-_PR_GET_TID_ADDRESS: Final = 40
 
 
 class RestartableSequences(msgspec.Struct, frozen=True):
@@ -36,9 +32,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Ask the kernel about the thread, and the thread for the address that it only tells itself."""
-    raw = bytearray(8)
-    thread.remote.syscall("prctl", _PR_GET_TID_ADDRESS, raw, 0, 0, 0)
+    """Ask the kernel about the thread."""
     head, size = ctypes.c_uint64(), ctypes.c_size_t()
     abi.syscall(
         "get_robust_list",
@@ -49,7 +43,7 @@ def collect(thread: SubjectThread) -> State:
     )
     address, length, signature = thread.tracee.rseq()
     return State(
-        struct.unpack("<Q", raw)[0],
+        thread.told.clear_child_tid,
         head.value,
         size.value,
         RestartableSequences(address, length, signature) if address else None,
