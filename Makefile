@@ -21,7 +21,8 @@
 #                (AUTOPOD_LAB=PROGRAM; MOVES_ARGS="--kernels 6.1-6.18-6.1")
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
-#                BENCH_ARGS=snapshots: these only)
+#                BENCH_ARGS=snapshots or checkpoints: these only; the latter beside CRIU, where
+#                BENCH_CRIU or PATH has it)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash

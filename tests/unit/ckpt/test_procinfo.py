@@ -140,6 +140,12 @@ def test_tcp_connections_that_no_process_has():
     assert procinfo.parse_tcp_unowned(TCP.splitlines()[0]) == (0, 0)
 
 
+def test_tcp_sockets_in_use():
+    sockstat = b"sockets: used 14\nTCP: inuse 3 orphan 0 tw 5 alloc 9 mem 7\nUDP: inuse 8 mem 0\n"
+    assert procinfo.parse_tcp_in_use(sockstat) == 3
+    assert procinfo.parse_tcp_in_use(b"TCP6: inuse 2\nUDP6: inuse 1\n") == 2
+
+
 def test_the_peer_of_a_tcp_socket():
     assert procinfo.parse_peer(TCP, 18) == ("10.98.7.1", 40000)
     assert procinfo.parse_peer(TCP, 19) is None
