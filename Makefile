@@ -14,6 +14,9 @@
 #                docs/notes/kernels.md)
 #   make test-pacemaker  a cluster of two nodes in namespaces: crm_resource --move moves a pod, whose
 #                clients go on (docs/pacemaker.md)
+#   make test-fleet  three hosts in namespaces, with a cluster of etcd: an update rolls through them
+#                under load, then members, agents and hosts are killed at random moments
+#                (FLEET_ARGS="--rounds 30 --seed 1": docs/notes/fleet.md)
 #   make test-reboot  the status service reboots a guest of the lab into a new kernel, and its pods
 #                live on (AUTOPOD_LAB=PROGRAM; REBOOT_ARGS="--kernels 6.18-6.1 --power-failure":
 #                docs/notes/status.md)
@@ -55,7 +58,7 @@ DOWNLOAD = apt-get install -yq --download-only --no-install-recommends --reinsta
     -o Dir::Cache::archives=$(CURDIR)/build/pacemaker/archives $(CLUSTER)
 
 .PHONY: setup packages compiled demo demo-apache demo-redis test test-programs test-kernels \
-    test-pacemaker test-reboot test-moves fuzz bench clean
+    test-pacemaker test-fleet test-reboot test-moves fuzz bench clean
 
 setup: packages .venv/.stamp compiled
 
@@ -120,6 +123,9 @@ $(PACEMAKER): | packages
 
 test-pacemaker: setup $(PACEMAKER)
 	@.venv/bin/python -m tests.pacemaker
+
+test-fleet: setup $(ETCD)
+	@.venv/bin/python -m tests.fleet $(FLEET_ARGS)
 
 test-reboot: PACKAGES += e2fsprogs
 test-reboot: setup

@@ -142,20 +142,31 @@ class Repository:
 
 def prepare(prefix, keys):
     """Make a host of which kernel 40 runs, and an archive that has nothing newer; return that."""
-    made = Repository(prefix / "archive", keys)
+    made = with_old_kernel(prefix / "archive", keys)
+    use(prefix, made)
+    return made
+
+
+def with_old_kernel(home, keys):
+    """Make an archive that has kernel 40."""
+    made = Repository(home, keys)
+    made.add("linux-image-amd64", "6.1.90-1", Depends=f"linux-image-{OLD}", Source="linux")
+    made.add(f"linux-image-{OLD}", "6.1.90-1", Source="linux")
+    made.add("libthing1", "1.0")
+    made.publish()
+    return made
+
+
+def use(prefix, made):
+    """Let a host of which kernel 40 runs ask an archive."""
     (prefix / "sources.list").write_text(
-        f"deb [signed-by={keys.public}] file:{made.home} {SUITE} main\n"
+        f"deb [signed-by={made.keys.public}] file:{made.home} {SUITE} main\n"
     )
     (prefix / "running").write_text(f"{OLD} #1 SMP PREEMPT_DYNAMIC Debian 6.1.90-1 (2024-05-03)\n")
     (prefix / "boot").write_text("first\n")
     (prefix / "etc/autopod").mkdir(parents=True, exist_ok=True)
     (prefix / "etc/autopod/autopod.toml").write_text(POLICY.format(prefix))
-    made.add("linux-image-amd64", "6.1.90-1", Depends=f"linux-image-{OLD}", Source="linux")
-    made.add(f"linux-image-{OLD}", "6.1.90-1", Source="linux")
-    made.add("libthing1", "1.0")
-    made.publish()
     install(prefix / "status", made, OLD, "6.1.90-1")
-    return made
 
 
 def install(file, archive, kernel, version):

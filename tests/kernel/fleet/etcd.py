@@ -40,15 +40,18 @@ class Authority:
         )
         self.ca.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, name):
-        """Make NAME.pem and NAME.key: no common name, which etcd refuses beside a user's token."""
+    def issue(self, name, *addresses):
+        """Make NAME.pem and NAME.key, for *addresses* and this machine's own.
+
+        They have no common name, which etcd refuses beside a user's token.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        known = map(ipaddress.ip_address, ("127.0.0.1", *addresses))
         builder = (
             self._builder(x509.Name([]), key)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
-            .add_extension(x509.SubjectAlternativeName([loopback]), critical=True)
+            .add_extension(x509.SubjectAlternativeName(map(x509.IPAddress, known)), critical=True)
         )
         certificate, file = self.home / f"{name}.pem", self.home / f"{name}.key"
         signed = builder.sign(self._key, hashes.SHA256())
@@ -94,7 +97,7 @@ class Cluster:
         log = (self.home / f"{number}.log").open("ab")
         with log:
             self._members[number] = subprocess.Popen(
-                [program(), *self._arguments(number)],
+                self._command(number),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -130,26 +133,40 @@ class Cluster:
                 return number
         raise AssertionError("none leads")
 
-    def _arguments(self, number):
-        certificate, key = self.member
-        members = (f"m{n}={peer}" for n, peer in enumerate(self._peers))
-        tls = {"cert-file": certificate, "key-file": key, "trusted-ca-file": self.ca}
-        options = {
-            "name": f"m{number}",
-            "data-dir": self.home / f"m{number}",
-            "listen-client-urls": self.clients[number],
-            "advertise-client-urls": self.clients[number],
-            "listen-peer-urls": self._peers[number],
-            "initial-advertise-peer-urls": self._peers[number],
-            "initial-cluster": ",".join(members),
-            "initial-cluster-token": os.fspath(self.home),
-            "heartbeat-interval": "200",
-            "election-timeout": "2000",
-            **tls,
-            **{f"peer-{option}": file for option, file in tls.items()},
-        }
-        flags = ("--client-cert-auth", "--peer-client-cert-auth")
-        return [*flags, *(f"--{option}={value}" for option, value in options.items())]
+    def _command(self, number):
+        peers = {f"m{n}": peer for n, peer in enumerate(self._peers)}
+        return command(
+            self.home, f"m{number}", self.clients[number], peers, (self.ca, *self.member)
+        )
+
+
+def command(home, name, client, peers, files):
+    """The command of a member, which keeps what it knows in *home*/NAME.
+
+    Args:
+        home: a directory of the cluster.
+        name: the member's.
+        client: the URL at which it is asked.
+        peers: the URLs at which the members find each other, by name.
+        files: the authority's certificate, the members' and its key.
+    """
+    tls = dict(zip(("trusted-ca-file", "cert-file", "key-file"), files, strict=True))
+    options = {
+        "name": name,
+        "data-dir": home / name,
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peers[name],
+        "initial-advertise-peer-urls": peers[name],
+        "initial-cluster": ",".join(f"{one}={url}" for one, url in peers.items()),
+        "initial-cluster-token": os.fspath(home),
+        "heartbeat-interval": "200",
+        "election-timeout": "2000",
+        **tls,
+        **{f"peer-{option}": file for option, file in tls.items()},
+    }
+    flags = ("--client-cert-auth", "--peer-client-cert-auth")
+    return [program(), *flags, *(f"--{option}={value}" for option, value in options.items())]
 
 
 def free_ports(count):
