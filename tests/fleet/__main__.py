@@ -14,6 +14,7 @@ import time
 from examples import apart
 from examples.roots import BuildError, in_network
 from examples.transcript import Failed
+from tests.fleet.rounds import Rounds
 from tests.fleet.update import PROGRAMS, Update
 
 
@@ -26,6 +27,8 @@ def main() -> int:
         bases = {pod: in_network(outside, f"examples.{pod}.build") for pod in PROGRAMS}
         if options.part != 2:
             Update(bases).run()
+        if options.part != 1:
+            Rounds(bases, options.seed, options.rounds).run()
     except (Failed, BuildError, OSError, TimeoutError, subprocess.CalledProcessError) as e:
         print(f"\ntest-fleet: error: {e}", file=sys.stderr)
         return 1

@@ -153,15 +153,30 @@ class Host(Machine):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def processes(self, word: str) -> list[int]:
-        """Return its processes that have *word* in their command line."""
+    def kill_service(self) -> None:
+        """Kill the service and its agent at one moment."""
+        if self._service:
+            self._service.send_signal(signal.SIGSTOP)  # it starts no other agent
+        self.kill_agent()
+        self.stop_service(signal.SIGKILL)
+
+    def member_is_dead(self) -> bool:
+        """Was its member of etcd killed?"""
+        return self._member is None
+
+    def restarts(self, pod: str) -> bool:
+        """Does a process of it restart *pod* from a checkpoint?"""
+        return any(pod in words for words in self.processes("restart").values())
+
+    def processes(self, word: str) -> dict[int, list[str]]:
+        """Return the command lines of its processes that have *word* in them, by their numbers."""
         mark = f"AUTOPOD_PREFIX={self.prefix}".encode()
-        found = []
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 if word.encode() in words and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+                    found[int(entry.name)] = [os.fsdecode(one) for one in words]
         return found
 
     def begin(self, *argv: str | Path) -> "subprocess.Popen[bytes]":
