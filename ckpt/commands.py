@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,11 +94,12 @@ def restart(  # noqa: PLR0913
     replace: bool,
     tcp: str | None = None,
     identity: Path | None = None,
+    gate: Callable[[], Sequence[bytes]] = lambda: (),
 ) -> None:
     """Make pod *pod* from the archive *file*, if a trusted key has signed it.
 
     *tcp* as for checkpoint(). An encrypted archive is opened with the host's identity, or the one
-    in the file *identity*.
+    in the file *identity*. *gate* is called when the pod stands; see restore.restore().
 
     Raises:
         ArchiveError: the archive is refused; nothing was taken from it.
@@ -123,6 +124,7 @@ def restart(  # noqa: PLR0913
             progress=progress.for_terminal(),
             tcp=tcp,
             prepared=layers.Prepared(mounting),
+            gate=gate,
             identities=recipients.load_identities(places.keys(), identity),
         )
     many = "process" if report.processes == 1 else "processes"

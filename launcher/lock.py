@@ -43,6 +43,18 @@ def locked(places: Places, name: str) -> Iterator[None]:
         os.close(fd)
 
 
+def is_locked(places: Places, name: str) -> bool:
+    """Does somebody work on pod *name* at this moment?"""
+    try:
+        fd = os.open(places.run(name) / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(fd)
+    finally:
+        os.close(fd)
+
+
 def _try(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

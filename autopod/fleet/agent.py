@@ -123,7 +123,8 @@ async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper
             except FleetError as e:
                 complain.of(e)
             beat += 1
-            await trio.sleep(every)
+            with trio.move_on_after(every):
+                await keeper.news()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)

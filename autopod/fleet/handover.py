@@ -1,6 +1,7 @@
-"""What takes a pod over in the fleet while its receiver builds it: a process with an event loop.
+"""What asks the fleet for who builds a pod: a process with an event loop.
 
-    python -m autopod.fleet.handover POD FROM SESSION
+    python -m autopod.fleet.handover take POD FROM SESSION    takes over a pod that moves
+    python -m autopod.fleet.handover consume POD CHECKPOINT   uses up what it is restarted from
 
 It says `ready` when it can be done, waits for `go`, does it, and says `done`.
 """
@@ -13,7 +14,7 @@ import trio
 
 from autopod import hosts
 from autopod.errors import Refused
-from autopod.fleet import client, owners
+from autopod.fleet import client, owners, recovery
 from autopod.fleet.owners import Claim
 from autopod.status import policy
 from autopod.status.policy import Fleet
@@ -26,10 +27,15 @@ def main() -> int:
     abi.prctl(abi.PR_SET_PDEATHSIG, signal.SIGKILL)  # a receiver has one thread
     places = Places.from_environment()
     try:
-        pod, former, session = sys.argv[1:]
+        what, pod, *more = sys.argv[1:]
         fleet = client.configured(policy.load(places))
-        wanted = Claim(hosts.load_own(places).name, former=former, session=session)
-        trio.run(_take, fleet, pod, wanted)
+        own = hosts.load_own(places).name
+        if what == "take":
+            former, session = more
+            trio.run(_take, fleet, pod, Claim(own, former=former, session=session))
+        else:
+            [checkpoint] = more
+            trio.run(_consume, fleet, pod, own, checkpoint)
     except Exception as e:  # noqa: BLE001 (it is told to the receiver)
         commandline.complain("autopod", e)
         return 1
@@ -42,12 +48,23 @@ async def _take(fleet: Fleet, pod: str, wanted: Claim) -> None:
         why = owners.against(owner, wanted)
         if why:
             raise Refused(f"pod {pod!r}: {why}")
-        _say("ready")
-        async with trio.lowlevel.FdStream(os.dup(0)) as receiver:
-            if await receiver.receive_some() != b"go\n":
-                return
-        await owners.claim(store, pod, wanted)
-    _say("done")
+        if await _told_to_go():
+            await owners.claim(store, pod, wanted)
+            _say("done")
+
+
+async def _consume(fleet: Fleet, pod: str, own: str, checkpoint: str) -> None:
+    async with client.opened(fleet) as store:
+        await owners.read(store, pod)  # so that it is connected
+        if await _told_to_go():
+            await recovery.consume(store, pod, own, checkpoint)
+            _say("done")
+
+
+async def _told_to_go() -> bool:
+    _say("ready")
+    async with trio.lowlevel.FdStream(os.dup(0)) as builder:
+        return await builder.receive_some() == b"go\n"
 
 
 def _say(word: str) -> None:

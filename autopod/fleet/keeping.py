@@ -7,6 +7,7 @@ was not to be reached and the fence has killed them, or where the host has died 
 
 import os
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,9 +22,12 @@ from autopod.fleet.store import FleetError, Store
 from autopod.status import drain
 from autopod.status.policy import Fleet
 from launcher import commandline
+from launcher.lock import is_locked
 from launcher.places import Places
 
 _SAID: Final = 300
+_TRIES: Final = 3
+_GLANCE_S: Final = 0.5
 
 
 class Keeper:
@@ -36,6 +40,9 @@ class Keeper:
         self._first = True
         self._turn = trio.Lock()
         self._said = ""
+        self._known = set[str]()
+        self._tries = Counter[str]()
+        self._restarting = set[str]()
 
     async def beat(self, store: Store) -> None:
         """Do what is to be done now. The caller has a lease that is good.
@@ -43,9 +50,17 @@ class Keeper:
         Raises:
             FleetError: it is done at the next beat.
         """
+        self._known = set(drain.running(self._places))
         if self._fleet.recover is not None and takeover.are_kept(self._places):
             async with self._turn:
                 await self._beat(store)
+
+    async def news(self) -> None:
+        """Wait until a pod runs that did not at the last beat: it is not to wait to be armed."""
+        while True:
+            await trio.sleep(_GLANCE_S)
+            if self._fleet.recover and not self._known.issuperset(drain.running(self._places)):
+                return
 
     async def disarm_all(self, store: Store) -> None:
         """Let nobody claim pods of this host's any more.
@@ -83,9 +98,12 @@ class Keeper:
 
     async def _recover_own(self, store: Store, charge: Charge) -> None:
         """Take up a pod of this host's that does not run, unless somebody has ended it."""
+        if charge.pod in self._restarting or is_locked(self._places, charge.pod):
+            return
         waits = self._places.waiting(charge.pod).exists()
         moves = journal.is_moving(self._places, charge.pod)
-        died = self._first or charge.pod in self._fence.killed
+        again = charge.unborn and self._tries[charge.pod] < _TRIES
+        died = self._first or again or charge.pod in self._fence.killed
         if died and not (waits or moves or self._fence.leaving):
             await self._recover(store, charge)
         else:
@@ -109,10 +127,14 @@ class Keeper:
         name = recovery.newest(names, charge.consumed)
         if name is None:
             return
-        if await recovery.claim(store, charge, self._name, name):
-            self._fence.disarm(pod)
+        self._fence.disarm(pod)  # nor is it one that was killed
+        self._fence.arm(pod)  # from the moment on at which it may stand
+        if await recovery.claim(store, charge, self._name, name, self._fleet.ttl_s):
+            self._restarting.add(pod)
             file = checkpoints.directory(self._places, pod) / name
             self._nursery.start_soon(self._restart, pod, file)
+        else:
+            self._fence.disarm(pod)
 
     async def _restart(self, pod: str, file: Path) -> None:
         """Restart a pod that was claimed; it is not broken off when the agent ends."""
@@ -120,19 +142,16 @@ class Keeper:
         async def let_it_be(_process: trio.Process) -> None:
             pass
 
-        argv = [
-            sys.executable,
-            "-m",
-            "autopod.cli",
-            "restart",
-            pod,
-            "--replace",
-            "-i",
-            os.fspath(file),
-        ]
-        done = await trio.run_process(
-            argv, stdin=b"", capture_stderr=True, check=False, deliver_cancel=let_it_be
-        )
+        argv = [sys.executable, "-m", "autopod.fleet.restart", pod, os.fspath(file)]
+        self._tries[pod] += 1
+        try:
+            done = await trio.run_process(
+                argv, stdin=b"", capture_stderr=True, check=False, deliver_cancel=let_it_be
+            )
+        finally:
+            self._restarting.discard(pod)
+        if not done.returncode:
+            del self._tries[pod]
         said = done.stderr.decode(errors="replace").strip()
         text = f"{pod} runs at {self._name} again" if not done.returncode else f"{pod}: {said}"
         sys.stderr.write(f"autopod: {text}\n")

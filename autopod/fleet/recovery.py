@@ -1,9 +1,12 @@
 """Pods of a host that has died are restarted elsewhere, from a checkpoint that is used up by it.
 
 `/pods/POD/armed` says that the owner's host ends the pod itself before its lease has ended
-(autopod/fleet/fence.py); it goes with every change of hands. `/pods/POD/consumed/NAME` says that a
-checkpoint was used. Who claims a pod writes that in the same transaction, on the condition that the
-former host is no member; so it is done once, and by one.
+(autopod/fleet/fence.py); it goes when the pod moves. Who claims a pod becomes its owner and arms it
+in one transaction, on the condition that the former host is no member; so it is done by one.
+
+`/pods/POD/consumed/NAME` says that a checkpoint was used. It is written when the pod stands, before
+a process of it is let go, on the condition that its host still has it: a host that dies before that
+has used nothing up, and the next one takes the same checkpoint.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,6 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from autopod.errors import Refused
 from autopod.fleet import history, members, owners, slots
 from autopod.fleet.members import Member
 from autopod.fleet.owners import Owner
@@ -32,10 +36,18 @@ _MARGIN: Final = 0.5  # of the lease's time, after it has ended
 
 
 class Armed(Struct, frozen=True):
-    """Of `/pods/POD/armed`: the host that ends the pod, and how long its leases last."""
+    """Of `/pods/POD/armed`.
+
+    Attributes:
+        host: that ends the pod.
+        ttl_s: how long its leases last.
+        restart: the checkpoint from which it is to restart the pod; None: the pod ran when it was
+            armed. Once that is consumed, the pod has lived.
+    """
 
     host: str
     ttl_s: float
+    restart: str | None = None
 
 
 class Charge(Struct, frozen=True):
@@ -54,6 +66,11 @@ class Charge(Struct, frozen=True):
     armed: Armed
     armed_revision: int
     consumed: frozenset[str]
+
+    @property
+    def unborn(self) -> bool:
+        """Was it claimed, and has not lived since?"""
+        return self.armed.restart is not None and self.armed.restart not in self.consumed
 
 
 class Survey(Struct, frozen=True):
@@ -166,28 +183,48 @@ async def disarm(store: Store, pod: str, host: str) -> None:
     raise FleetError(f"pod {pod!r}: others change its owner all the time")
 
 
-async def claim(store: Store, charge: Charge, host: str, checkpoint: str) -> bool:
-    """Claim a pod, and use up a checkpoint; tell whether it was done.
+async def claim(store: Store, charge: Charge, host: str, checkpoint: str, ttl_s: float) -> bool:
+    """Claim a pod, to restart it from a checkpoint that was not used; tell whether it was done.
+
+    The host must end it with its lease from now on.
 
     Raises:
         FleetError: it may have been done, or not.
     """
-    consumed = f"{owners.PREFIX}{charge.pod}/consumed/{checkpoint}"
     compares = [
         Compare(owners.key(charge.pod), charge.revision),
         Compare(_armed(charge.pod), charge.armed_revision),
-        Compare(consumed, 0),
+        Compare(_consumed(charge.pod, checkpoint), 0),
     ]
     text = f"{charge.pod} of {charge.owner.host}: {host} restarts it from {checkpoint}"
     changes: list[Change] = [
-        Delete(_armed(charge.pod)),
-        Put(consumed, host.encode()),
+        Put(_armed(charge.pod), msgspec.json.encode(Armed(host, ttl_s, checkpoint))),
         history.told(host, "recovery", text),
     ]
     if charge.owner.host != host:
         compares.append(Compare(members.key(charge.owner.host), 0))
         changes.append(owners.put(charge.pod, host))
     return await store.apply(compares, changes) is not None
+
+
+async def consume(store: Store, pod: str, host: str, checkpoint: str) -> None:
+    """Use up a checkpoint, before the pod that was made of it is let go at a host.
+
+    Raises:
+        Refused: the host has the pod no longer, or it was used already.
+        FleetError: it was used up, or not.
+    """
+    used = _consumed(pod, checkpoint)
+    for _ in range(_TRIES):
+        owner, revision = await owners.read(store, pod)
+        if owner is None or owner.host != host:
+            raise Refused(f"pod {pod!r}: {owner.host if owner else 'nobody'} has it now")
+        if await store.get(used):
+            raise Refused(f"pod {pod!r}: checkpoint {checkpoint} was used already")
+        compares = [Compare(owners.key(pod), revision), Compare(used, 0)]
+        if await store.apply(compares, [Put(used, host.encode())]):
+            return
+    raise FleetError(f"pod {pod!r}: others change its owner all the time")
 
 
 def newest(names: Mapping[int, str], consumed: Collection[str]) -> str | None:
@@ -203,3 +240,7 @@ def newest(names: Mapping[int, str], consumed: Collection[str]) -> str | None:
 
 def _armed(pod: str) -> str:
     return f"{owners.PREFIX}{pod}/armed"
+
+
+def _consumed(pod: str, checkpoint: str) -> str:
+    return f"{owners.PREFIX}{pod}/consumed/{checkpoint}"

@@ -1,6 +1,6 @@
-"""How a receiver takes over a pod in its fleet: it has one thread and no event loop, a helper has.
+"""How who builds a pod asks its fleet: it has one thread and no event loop, a helper has.
 
-See autopod/fleet/owners.py.
+See autopod/fleet/handover.py.
 """
 
 import os
@@ -27,22 +27,14 @@ def are_kept(places: Places) -> bool:
     return places.guard().exists() and policy.load(places).fleet is not None
 
 
-class Handover:
-    """A pod that comes from another host is taken over, by a process that is ready for it.
+class Helper:
+    """A process that makes ready for something, and does it when it is told to."""
 
-    Where the host does not ask its fleet, nothing is done.
-    """
-
-    def __init__(self, places: Places, pod: str, peer: str, session: str) -> None:
-        """Begin to make ready.
-
-        Raises:
-            ConfigError: the host's policy cannot be understood.
-        """
+    def __init__(self, *words: str) -> None:
+        """Begin to make ready; without words nothing is to be done."""
         self._process: subprocess.Popen[bytes] | None = None
-        if are_kept(places):
-            os.environ[ARRIVING] = session
-            argv = [sys.executable, "-m", "autopod.fleet.handover", pod, peer, session]
+        if words:
+            argv = [sys.executable, "-m", "autopod.fleet.handover", *words]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
 
@@ -88,3 +80,29 @@ class Handover:
             self._process.kill()
             with self._process:
                 pass
+
+
+class Handover(Helper):
+    """A pod that comes from another host is taken over.
+
+    Where the host does not ask its fleet, nothing is done.
+    """
+
+    def __init__(self, places: Places, pod: str, peer: str, session: str) -> None:
+        """Begin to make ready.
+
+        Raises:
+            ConfigError: the host's policy cannot be understood.
+        """
+        kept = are_kept(places)
+        if kept:
+            os.environ[ARRIVING] = session
+        super().__init__(*(("take", pod, peer, session) if kept else ()))
+
+
+class Consumption(Helper):
+    """A checkpoint of a pod that this host has claimed is used up."""
+
+    def __init__(self, pod: str, checkpoint: str) -> None:
+        """Begin to make ready."""
+        super().__init__("consume", pod, checkpoint)

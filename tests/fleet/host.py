@@ -166,7 +166,7 @@ class Host(Machine):
 
     def restarts(self, pod: str) -> bool:
         """Does a process of it restart *pod* from a checkpoint?"""
-        return any(pod in words for words in self.processes("restart").values())
+        return any(pod in words for words in self.processes("autopod.fleet.restart").values())
 
     def processes(self, word: str) -> dict[int, list[str]]:
         """Return the command lines of its processes that have *word* in them, by their numbers."""

@@ -16,7 +16,7 @@ from tests.fleet.update import PROGRAMS, explain, listens, start
 from tests.fleet.witness import Witness
 
 ELECTION_S = 5
-WORK_S = 20
+WORK_S = 30
 """For a restart, on a machine on which everything else runs, too."""
 LIMIT_S = ELECTION_S + TTL_S + 1.5 * TTL_S + TTL_S / 6 + WORK_S
 """An election, the lease, half of it and once more for each host that is to try before; a beat."""
@@ -127,6 +127,8 @@ class Scene:
         for pod, name in self.before.items():
             self._tidy(pod, name)
             self._hosts[name].run("autopod", "checkpoint", pod, "--keep", "3")
+        wait_until(self._is_whole, "the fleet is whole", _READY_S)
+        for pod in self.before:
             self._witness.take_pause(pod)
 
     def play(self, drawn: Round) -> None:

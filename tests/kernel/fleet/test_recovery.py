@@ -6,6 +6,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from autopod.errors import Refused
 from autopod.fleet import members, owners, recovery
 from autopod.fleet.owners import Claim
 from autopod.fleet.store import Put
@@ -46,11 +47,13 @@ async def test_a_pod_is_not_claimed_while_its_host_is_there(opened):
     async with opened() as store:
         lease = await armed(store)
         one = await charge(store)
-        assert not await recovery.claim(store, one, "second", "000001-a.pod")
+        assert not await recovery.claim(store, one, "second", "000001-a.pod", 10)
         await store.revoke(lease)
-        assert await recovery.claim(store, one, "second", "000001-a.pod")
+        assert await recovery.claim(store, one, "second", "000001-a.pod", 20)
         assert (await owners.of_all(store))["mail"].host == "second"
-        assert (await recovery.survey(store)).charges == []
+        claimed = await charge(store)
+        assert claimed.armed == recovery.Armed("second", 20, "000001-a.pod")
+        assert claimed.unborn
 
 
 async def test_what_cannot_be_understood_is_nobodys(opened):
@@ -65,20 +68,43 @@ async def test_what_cannot_be_understood_is_nobodys(opened):
 async def test_a_checkpoint_is_used_once(opened):
     async with opened() as store:
         await store.revoke(await armed(store))
-        assert await recovery.claim(store, await charge(store), "second", "000001-a.pod")
-        assert await recovery.arm(store, "mail", "second", 10)
+        assert await recovery.claim(store, await charge(store), "second", "000001-a.pod", 10)
+        await recovery.consume(store, "mail", "second", "000001-a.pod")
         again = await charge(store)
-        assert again.consumed == {"000001-a.pod"}
-        assert not await recovery.claim(store, again, "third", "000001-a.pod")
-        assert await recovery.claim(store, again, "third", "000002-a.pod")
+        assert (again.consumed, again.unborn) == ({"000001-a.pod"}, False)
+        with pytest.raises(Refused, match="was used already"):
+            await recovery.consume(store, "mail", "second", "000001-a.pod")
+        assert not await recovery.claim(store, again, "third", "000001-a.pod", 10)
+        assert await recovery.claim(store, again, "third", "000002-a.pod", 10)
+
+
+async def test_a_host_that_dies_before_the_pod_lives_has_used_nothing_up(opened):
+    async with opened() as store:
+        await store.revoke(await armed(store))
+        assert await recovery.claim(store, await charge(store), "second", "000001-a.pod", 10)
+        again = await charge(store)
+        assert recovery.newest({1: "000001-a.pod"}, again.consumed) == "000001-a.pod"
+        assert await recovery.claim(store, again, "third", "000001-a.pod", 10)
+        with pytest.raises(Refused, match="third has it now"):
+            await recovery.consume(store, "mail", "second", "000001-a.pod")
+        await recovery.consume(store, "mail", "third", "000001-a.pod")
+
+
+async def test_what_is_consumed_first_is_not_claimed(opened):
+    async with opened() as store:
+        await store.revoke(await armed(store))
+        assert await recovery.claim(store, await charge(store), "second", "000001-a.pod", 10)
+        seen = await charge(store)
+        await recovery.consume(store, "mail", "second", "000001-a.pod")
+        assert not await recovery.claim(store, seen, "third", "000001-a.pod", 10)
 
 
 async def test_the_host_itself_may_be_first(opened):
     async with opened() as store:
         await armed(store)
         one = await charge(store)
-        assert await recovery.claim(store, one, "first", "000001-a.pod")
-        assert not await recovery.claim(store, one, "first", "000002-a.pod")
+        assert await recovery.claim(store, one, "first", "000001-a.pod", 10)
+        assert not await recovery.claim(store, one, "first", "000002-a.pod", 10)
         assert (await owners.of_all(store))["mail"].host == "first"
 
 
@@ -91,7 +117,7 @@ async def test_of_many_that_claim_at_once_one_restarts_it(opened):
         async with trio.open_nursery() as nursery:
 
             async def claim(store, who):
-                if await recovery.claim(store, one, who, "000001-a.pod"):
+                if await recovery.claim(store, one, who, "000001-a.pod", 10):
                     had.append(who)
 
             for number, store in enumerate(stores):

@@ -1,0 +1,38 @@
+"""What restarts a pod that was claimed: a process of an agent, which it may outlive.
+
+    python -m autopod.fleet.restart POD FILE
+
+The checkpoint is used up when the pod stands, and if that cannot be done, the pod is not let go.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from autopod.fleet.takeover import Consumption
+from ckpt import commands
+from launcher import commandline
+from launcher.places import Places
+
+
+def main() -> int:
+    """Be the process."""
+    places = Places.from_environment()
+    try:
+        pod, file = sys.argv[1], Path(sys.argv[2])
+        with Consumption(pod, file.name) as consumption:
+
+            def gate() -> Sequence[bytes]:
+                consumption.prepare()
+                consumption.commit()
+                return ()
+
+            commands.restart(places, pod, file, lowers=None, replace=True, gate=gate)
+    except Exception as e:  # noqa: BLE001 (it is told to the agent)
+        commandline.complain("autopod", e)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

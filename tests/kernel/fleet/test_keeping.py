@@ -1,0 +1,123 @@
+"""What an agent does for a pod that was claimed and does not run yet."""
+
+import pytest
+import trio
+import trio.testing
+
+from autopod import hosts
+from autopod.fleet import keeping, members, owners, recovery, takeover
+from autopod.fleet.fence import Fence
+from autopod.fleet.keeping import Keeper
+from autopod.fleet.owners import Claim
+from autopod.fleet.sqlite import Sqlite
+from autopod.status import drain
+from autopod.status.policy import Fleet
+from launcher.lock import locked
+from tests.kernel.fleet.test_slots import FIRST
+
+pytestmark = pytest.mark.needs("root")
+
+CHECKPOINT = "000001-20261128T000000Z.pod"
+
+
+@pytest.fixture
+def restarted(monkeypatch):
+    """The pods that a keeper restarts: with nothing, for they never begin to live."""
+    found = []
+
+    async def restart(self, pod, file):
+        found.append((pod, file.name))
+        self._tries[pod] += 1
+        self._restarting.discard(pod)
+
+    monkeypatch.setattr(Keeper, "_restart", restart)
+    monkeypatch.setattr(takeover, "are_kept", lambda _places: True)
+    monkeypatch.setattr(drain, "running", lambda _places: [])
+    return found
+
+
+@pytest.fixture
+async def fleet(places, tmp_path):
+    hosts.init(places, "second", "192.0.2.2")
+    shared = tmp_path / "shared"
+    (shared / "mail.checkpoints").mkdir(parents=True)
+    (shared / "mail.checkpoints" / CHECKPOINT).touch()
+    places.runs().mkdir(parents=True)
+    return Fleet(file=str(tmp_path / "fleet.db"), ttl_s=10, recover=str(shared))
+
+
+@pytest.fixture
+async def store(fleet):
+    """Host first had a pod, and has died."""
+    store = await Sqlite.open(keeping.Path(fleet.file))
+    lease = await store.grant(600)
+    await members.announce(store, FIRST, lease.id)
+    await owners.claim(store, "mail", Claim("first"))
+    assert await recovery.arm(store, "mail", "first", 10)
+    await store.revoke(lease.id)
+    yield store
+    await store.aclose()
+
+
+async def claim(store):
+    [charge] = (await recovery.survey(store)).charges
+    assert await recovery.claim(store, charge, "second", CHECKPOINT, 10)
+
+
+def keeper(places, fleet, nursery):
+    fence = Fence(places, fleet.ttl_s, lambda _text: None)
+    return Keeper(places, fleet, fence, nursery), fence
+
+
+async def test_an_agent_that_was_killed_after_it_had_claimed(places, fleet, store, restarted):
+    await claim(store)
+    async with trio.open_nursery() as nursery:
+        agent, fence = keeper(places, fleet, nursery)
+        agent._first = False  # an answer that did not come has the same effect
+        await agent.beat(store)
+    assert restarted == [("mail", CHECKPOINT)]
+    assert fence.armed == {"mail"}
+
+
+async def test_it_is_not_tried_for_ever(places, fleet, store, restarted):
+    await claim(store)
+    async with trio.open_nursery() as nursery:
+        agent, fence = keeper(places, fleet, nursery)
+        agent._first = False
+        for _ in range(5):
+            await agent.beat(store)
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(restarted) == 3
+    assert (await recovery.survey(store)).charges == []
+    assert fence.armed == set()
+
+
+async def test_while_somebody_works_on_it_nothing_is_done(places, fleet, store, restarted):
+    await claim(store)
+    async with trio.open_nursery() as nursery:
+        agent, _ = keeper(places, fleet, nursery)
+        with locked(places, "mail"):
+            await agent.beat(store)
+            assert len((await recovery.survey(store)).charges) == 1
+        assert restarted == []
+        await agent.beat(store)
+        await trio.testing.wait_all_tasks_blocked()
+    assert restarted == [("mail", CHECKPOINT)]
+
+
+async def test_what_has_lived_is_not_restarted_from_the_same(places, fleet, store, restarted):
+    await claim(store)
+    await recovery.consume(store, "mail", "second", CHECKPOINT)
+    async with trio.open_nursery() as nursery:
+        agent, _ = keeper(places, fleet, nursery)
+        await agent.beat(store)
+    assert restarted == []
+
+
+async def test_a_pod_that_comes_is_seen_at_once(places, fleet, store, restarted, monkeypatch):
+    async with trio.open_nursery() as nursery:
+        agent, _ = keeper(places, fleet, nursery)
+        await agent.beat(store)
+        monkeypatch.setattr(drain, "running", lambda _places: ["web"])
+        with trio.fail_after(30):
+            await agent.news()
