@@ -32,6 +32,7 @@ class _State(Struct, frozen=True):
     boot_id: str
     good_until: float
     armed: list[str]
+    killed: list[str] = []
 
 
 def stage(now: float, good_until: float, ttl_s: float) -> Stage:
@@ -58,6 +59,7 @@ class Fence:
     Attributes:
         armed: pods that others may claim when this host's lease has ended.
         killed: those of them that were.
+        fresh: no agent of this boot was before.
         leaving: no more are to be armed.
     """
 
@@ -75,11 +77,12 @@ class Fence:
         self._good_until = 0.0
         self.armed: set[str] = set()
         self.killed: set[str] = set()
-        self.leaving = False
+        self.leaving, self.fresh = False, True
         with suppress(FileNotFoundError, msgspec.DecodeError):
             state = msgspec.json.decode(self._file().read_bytes(), type=_State)
             if state.boot_id == self._boot_id:
                 self._good_until, self.armed = state.good_until, set(state.armed)
+                self.killed, self.fresh = set(state.killed), False
         self._doubtful = set(self.armed)  # a former agent may have frozen them
 
     def extend(self, good_until: float) -> None:
@@ -123,7 +126,8 @@ class Fence:
             pods.kill(pod)
             if name not in self.killed:
                 self._say(f"pod {name} is killed: others may restart it, the fleet is not reached")
-            self.killed.add(name)
+                self.killed.add(name)
+                self._save()
         self._frozen.discard(name)
 
     def _freeze(self, name: str) -> None:
@@ -151,7 +155,8 @@ class Fence:
         return False
 
     def _save(self) -> None:
-        state = _State(self._boot_id, self._good_until, sorted(self.armed))
+        armed, killed = sorted(self.armed), sorted(self.killed)
+        state = _State(self._boot_id, self._good_until, armed, killed)
         new = self._file().with_suffix(".new")
         new.write_bytes(msgspec.json.encode(state))
         os.replace(new, self._file())

@@ -37,7 +37,7 @@ class Keeper:
         self._places, self._fleet, self._fence, self._nursery = places, fleet, fence, nursery
         self._name = hosts.load_own(places).name
         self._patience = Patience(self._name)
-        self._first = True
+        self._first = fence.fresh
         self._turn = trio.Lock()
         self._said = ""
         self._known = set[str]()

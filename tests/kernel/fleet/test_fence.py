@@ -93,6 +93,8 @@ def test_who_comes_after_a_killed_agent_knows_what_it_knew(places, pod, said):
     third = Fence(places, TTL_S, said.append)
     third.look(1005)
     assert process.wait(60) == -signal.SIGKILL
+    fourth = Fence(places, TTL_S, said.append)
+    assert (first.fresh, fourth.fresh, fourth.killed) == (True, False, {"mail"})
 
 
 def test_a_pod_that_is_not_armed_is_let_be(places, pod, said):

@@ -79,6 +79,20 @@ async def test_an_agent_that_was_killed_after_it_had_claimed(places, fleet, stor
     assert fence.armed == {"mail"}
 
 
+async def test_a_pod_that_was_stopped_while_the_agent_was_dead(places, fleet, store, restarted):
+    """Its host has not died: an agent of the same boot has armed it."""
+    await owners.claim(store, "mail", Claim("second", former="first"))
+    assert await recovery.arm(store, "mail", "second", 10)
+    former = Fence(places, fleet.ttl_s, lambda _text: None)
+    former.arm("mail")
+    async with trio.open_nursery() as nursery:
+        agent, fence = keeper(places, fleet, nursery)
+        await agent.beat(store)
+    assert restarted == []
+    assert (await recovery.survey(store)).charges == []
+    assert fence.armed == set()
+
+
 async def test_it_is_not_tried_for_ever(places, fleet, store, restarted):
     await claim(store)
     async with trio.open_nursery() as nursery:
