@@ -24,8 +24,8 @@
 #                (AUTOPOD_LAB=PROGRAM; MOVES_ARGS="--kernels 6.1-6.18-6.1")
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
-#                BENCH_ARGS=snapshots or checkpoints: these only; the latter beside CRIU, where
-#                BENCH_CRIU or PATH has it)
+#                BENCH_ARGS=snapshots; BENCH_ARGS=checkpoints: beside CRIU, where BENCH_CRIU or PATH
+#                has it; BENCH_ARGS=fleet: simulated hosts in etcd and SQLite, also with --hosts 1000)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
@@ -48,7 +48,7 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-# Three members are started by the tests. Taken out of the package, not installed: that would start one.
+# Three members are started by the tests and the benchmarks. Taken out of the package, not installed: that would start one.
 ETCD := build/etcd/usr/bin/etcd
 
 # Nodes in namespaces have these laid over the host's own: nothing is installed, no service started.
@@ -136,7 +136,7 @@ test-moves: setup
 	@.venv/bin/python -m tests.moves $(MOVES_ARGS)
 
 bench: PACKAGES += bubblewrap crun fio fuse-overlayfs git runc systemd-container unionfs-fuse wrk
-bench: setup
+bench: setup $(ETCD)
 	@$(PIP) install -e '.[bench]' --config-settings editable_mode=compat
 	@.venv/bin/python -m bench $(BENCH_ARGS)
 

@@ -1,6 +1,6 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files`, and with snapshots or checkpoints in its place, measure one thing.
+`make bench BENCH_ARGS=files`, and with snapshots, checkpoints or fleet in its place, measure one thing.
 """
 
 import argparse
@@ -10,13 +10,25 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from bench import calls, checkpoints, files, peers, picture, snapshots, starts, web, workloads
+from bench import (
+    calls,
+    checkpoints,
+    files,
+    fleet,
+    peers,
+    picture,
+    snapshots,
+    starts,
+    web,
+    workloads,
+)
 from bench.host import host
 from bench.measure import RUNS, aligned, table
 
 ROUNDS = 5
 RESULTS = Path(__file__).parent.parent / "build/results.md"
 PICTURE = RESULTS.with_name("files.png")
+FLEET_PICTURE = RESULTS.with_name("fleet.png")
 
 
 def main() -> int:
@@ -41,6 +53,7 @@ def main() -> int:
         parts.append(section("System calls", "", ("in a pod", "", "goal", "outside"), rows))
         say("snapshots")
         parts.append(snapshot_table(here))
+        parts.append(fleet_tables(here, fleet.HOSTS))
         parts.append(file_systems(here, ROUNDS, [None, 1]))
     text = "\n".join(parts)
     print(text)
@@ -53,9 +66,12 @@ def main() -> int:
 def only_one(argv: list[str]) -> int:
     """Compare file systems, in both ways or one; or measure something else."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["files", "snapshots", "checkpoints"])
+    parser.add_argument("what", choices=["files", "snapshots", "checkpoints", "fleet"])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of files and checkpoints")
     parser.add_argument("--pod", default="", help="checkpoints of one program only")
+    parser.add_argument(
+        "--hosts", type=int, action="append", help="of the fleet; several times for several"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--pin", type=int, metavar="CPU", help="files with all on this processor")
     how.add_argument("--free", action="store_true", help="files with processors as they come")
@@ -67,6 +83,8 @@ def only_one(argv: list[str]) -> int:
         elif args.what == "checkpoints":
             os.nice(-15)  # so that what else runs comes between less
             text = checkpoint_table(here, args.pod, args.rounds)
+        elif args.what == "fleet":
+            text = fleet_tables(here, tuple(args.hosts or fleet.HOSTS))
         else:
             text = snapshot_table(here)
     print(text)
@@ -83,6 +101,16 @@ def snapshot_table(here) -> str:
     )
     rows = snapshots.measure(here, debian)
     return section("Snapshots", caption, ("ms", "", "goal", ""), rows)
+
+
+def fleet_tables(here, sizes: tuple[int, ...]) -> str:
+    """Return a table for each store, and draw the picture of them."""
+    say("a fleet as it grows")
+    found = fleet.measure(here.scratch, sizes, say)
+    FLEET_PICTURE.parent.mkdir(exist_ok=True)
+    picture.lines(FLEET_PICTURE, fleet.growth(found))
+    say(f"picture in {FLEET_PICTURE}")
+    return f"## A fleet as it grows\n\n{fleet.CAPTION}\n\n{fleet.tables(found)}"
 
 
 def file_systems(here, rounds: int, cpus: list[int | None]) -> str:

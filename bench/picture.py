@@ -1,8 +1,9 @@
-"""The tables of the file systems as a picture: a group of bars for each workload."""
+"""Tables as pictures: of the file systems, bars for each workload; of a fleet, how it grows."""
 
 from pathlib import Path
 
 Ratios = dict[str, dict[str, float]]
+Lines = dict[str, dict[int, float]]
 
 
 def draw(target: Path, parts: dict[str, Ratios]) -> None:
@@ -26,6 +27,33 @@ def draw(target: Path, parts: dict[str, Ratios]) -> None:
         axis.set_xscale("log")
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xlabel("time, as a multiple of a plain directory's")
+        axis.set_title(title)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(target, dpi=100)
+
+
+def lines(target: Path, parts: dict[str, Lines]) -> None:
+    """Write a PNG with a diagram for each part; lines are milliseconds by number of hosts."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(parts), figsize=(7 * len(parts), 5), squeeze=False, sharey=True
+    )
+    for axis, (title, drawn) in zip(axes[0], parts.items(), strict=True):
+        for name, values in drawn.items():
+            axis.plot(list(values), list(values.values()), marker="o", label=name)
+        hosts = sorted({one for values in drawn.values() for one in values})
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(hosts, [f"{one:,}" for one in hosts])
+        axis.set_xlabel("hosts, ten pods each")
+        axis.set_ylabel("milliseconds")
+        axis.yaxis.set_tick_params(labelleft=True)
+        axis.grid(visible=True, linewidth=0.3)
         axis.set_title(title)
         axis.legend()
     figure.tight_layout()

@@ -9,7 +9,7 @@ a process of it is let go, on the condition that its host still has it: a host t
 has used nothing up, and the next one takes the same checkpoint.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -96,19 +96,26 @@ async def survey(store: Store) -> Survey:
     held = await slots.holders_of_all(store)
     busy = {holder.id for holders in held.values() for holder in holders}
     there = await members.read(store)
-    entries = {entry.key: entry for entry in (await store.scan(owners.PREFIX)).entries}
-    pods = {key.split("/")[2] for key in entries if key.endswith("/armed")}
-    charges = [_charge(pod, entries) for pod in sorted(pods) if is_pod_name(pod)]
-    return Survey([one for one in charges if one], there, busy)
+    return Survey(charges((await store.scan(owners.PREFIX)).entries), there, busy)
+
+
+def charges(entries: Sequence[Entry]) -> list[Charge]:
+    """Return the pods that are armed, of all entries of all pods. Pure."""
+    pods: dict[str, dict[str, Entry]] = {}
+    for entry in entries:
+        pod, _, what = entry.key.removeprefix(owners.PREFIX).partition("/")
+        pods.setdefault(pod, {})[what] = entry
+    found = [_charge(pod, pods[pod]) for pod in sorted(pods) if is_pod_name(pod)]
+    return [one for one in found if one]
 
 
 def _charge(pod: str, entries: Mapping[str, Entry]) -> Charge | None:
     """Return what is known of a pod; None if that cannot be understood: it is nobody's then."""
-    owner, armed = entries.get(owners.key(pod)), entries.get(_armed(pod))
+    owner, armed = entries.get("owner"), entries.get("armed")
     if owner is None or armed is None:
         return None
-    used = f"{owners.PREFIX}{pod}/consumed/"
-    consumed = frozenset(key.removeprefix(used) for key in entries if key.startswith(used))
+    used = "consumed/"
+    consumed = frozenset(what.removeprefix(used) for what in entries if what.startswith(used))
     try:
         whose, how = decode(owner, Owner), decode(armed, Armed)
     except FleetError:

@@ -1,5 +1,6 @@
 """What a fleet decides by itself: slots, requests, configuration."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from launcher import toml
 from launcher.toml import ConfigError
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
+OWNER = b'{"host":"a","since":"2026-11-27T00:00:00Z"}'
+ARMED = b'{"host":"a","ttl_s":60}'
 NAMES = st.sampled_from("abcdef")
 
 
@@ -112,6 +115,22 @@ def test_a_checkpoint_older_than_one_that_was_used_is_not_taken():
     assert recovery.newest(names, {"a"}) == "b"
     assert recovery.newest(names, {"b"}) is None
     assert recovery.newest({}, set()) is None
+
+
+def test_pods_are_surveyed_in_one_go():
+    """Of thirty thousand, which with a second loop inside would be minutes."""
+    values = {"armed": ARMED, "consumed/000001-a.pod": b"a", "owner": OWNER}
+    entries = [
+        store.Entry(f"/pods/{pod}/{what}", value, 7)
+        for pod in ("UPPER", *map(str, range(30_000)))
+        for what, value in values.items()
+    ]
+    begin = time.process_time()
+    found = recovery.charges([*entries, store.Entry("/pods/half/armed", ARMED, 1)])
+    assert time.process_time() - begin < 10
+    assert [one.pod for one in found] == sorted(map(str, range(30_000)))
+    assert (found[0].owner.host, found[0].armed) == ("a", recovery.Armed("a", 60))
+    assert {one.consumed for one in found} == {frozenset(["000001-a.pod"])}
 
 
 @pytest.mark.parametrize("key", ["", "a", "/", "//", "/.a", "/a\n", "/A", "/a" * 300])

@@ -1,0 +1,111 @@
+"""A fleet of simulated hosts in a real store: what is written is written by the project's own code.
+
+No host is there, and no pod runs: there are the entries that hosts would have written, under real
+leases. Who owns which pod is written by the project's `owners.put()`, many in a transaction.
+"""
+
+import hashlib
+import platform
+import random
+
+import msgspec
+import trio
+
+from autopod.fleet import client, members, owners, recovery
+from autopod.fleet.members import Member
+from autopod.fleet.store import MAX_CHANGES, Put
+from autopod.fleet.store import Store as FleetStore
+from autopod.status.policy import Fleet
+from ckpt.archive import host as machine
+
+PODS = 10  # of a host
+DRAINED, DRAINED_PODS = 0, 100  # number and pods of the host that is drained
+LEASE_S = 7200  # renewed by nobody but who measures that
+GIB = 1 << 30
+_AT_ONCE = 16
+_LAYERS = 4
+
+
+def name(number: int) -> str:
+    return f"host{number:05}"
+
+
+def pods_of(number: int) -> list[str]:
+    count = DRAINED_PODS if number == DRAINED else PODS
+    return [f"pod{number:05}-{at}" for at in range(count)]
+
+
+def layers_of(number: int) -> list[str]:
+    """Ids of layers that are kept there, of which some hosts have the same."""
+    return sorted(hashlib.md5(b"%d" % (number % 500 + at)).hexdigest() for at in range(_LAYERS))
+
+
+def describe(number: int, here: machine.Host) -> Member:
+    """What a host would say of itself, with the features of this machine's processor."""
+    chance = random.Random(number)
+    return Member(
+        name=name(number),
+        address=f"{name(number)}.example.net:7463",
+        fingerprint=fingerprint(number),
+        group=f"rack{number // 20}",
+        slots=1,
+        kernel=platform.release(),
+        machine=here.architecture,
+        cpu_features=here.cpu_features,
+        memory_free=chance.randrange(4, 64) * GIB,
+        pods=pods_of(number),
+        layers=layers_of(number),
+    )
+
+
+def fingerprint(number: int) -> str:
+    return hashlib.sha256(name(number).encode()).hexdigest()
+
+
+def known(hosts: int) -> dict[str, str]:
+    """Fingerprints as a host has them that knows all others."""
+    return {name(number): fingerprint(number) for number in range(hosts)}
+
+
+async def build(fleet: Fleet, hosts: int) -> list[int]:
+    """Fill an empty store; return the leases of the hosts."""
+    here, leases = machine.describe(), [0] * hosts
+    todo = iter(range(hosts))
+
+    async def join() -> None:
+        async with client.opened(fleet) as store:
+            for number in todo:
+                leases[number] = (await store.grant(LEASE_S)).id
+                await members.announce(store, describe(number, here), leases[number])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(_AT_ONCE, hosts)):
+            nursery.start_soon(join)
+    everybody = [change for n in range(hosts) for pod in pods_of(n) for change in owned(pod, n)]
+    pieces = iter(range(0, len(everybody), MAX_CHANGES))
+
+    async def own() -> None:
+        async with client.opened(fleet) as store:
+            for at in pieces:
+                await store.apply([], everybody[at : at + MAX_CHANGES])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(_AT_ONCE, hosts)):
+            nursery.start_soon(own)
+    return leases
+
+
+def owned(pod: str, number: int) -> list[Put]:
+    """A pod that a host has, and that others restart when it dies."""
+    armed = recovery.Armed(name(number), 60)
+    return [
+        owners.put(pod, name(number)),
+        Put(f"{owners.PREFIX}{pod}/armed", msgspec.json.encode(armed)),
+    ]
+
+
+async def put_back(store: FleetStore) -> None:
+    """Let the host that is drained have its pods again."""
+    changes = [change for pod in pods_of(DRAINED) for change in owned(pod, DRAINED)]
+    for at in range(0, len(changes), MAX_CHANGES):
+        await store.apply([], changes[at : at + MAX_CHANGES])
