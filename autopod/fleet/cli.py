@@ -44,9 +44,15 @@ def add_verbs(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     disown = more.add_parser("disown", help="let nobody have a pod that this host has")
     disown.set_defaults(run=_disown)
     disown.add_argument("pod", metavar="POD", type=commandline.pod)
-    place = more.add_parser("place", help="say to which host a running pod would go, and why")
+    place = more.add_parser("place", help="say to which hosts running pods would go, and why")
     place.set_defaults(run=_place)
-    place.add_argument("pod", metavar="POD", type=commandline.pod)
+    place.add_argument(
+        "pod",
+        metavar="POD",
+        type=commandline.pod,
+        nargs="+",
+        help="of one, what is found of every host; of several, where each goes if all leave",
+    )
     place.add_argument("--json", action="store_true", help="as an array of objects")
     place.add_argument(
         "--coming",
@@ -126,12 +132,28 @@ def _place(places: Places, arguments: argparse.Namespace) -> int:
     from autopod.status import policy
 
     fleet = client.configured(policy.load(places))
-    need, known = show.need(places, arguments.pod), show.known(places)
-    coming = arguments.coming
+    known, coming = show.known(places), arguments.coming
+    if len(arguments.pod) > 1:
+        return _plan(places, arguments, known)
+    need = show.need(places, arguments.pod[0])
     found = client.ask(fleet, lambda store: show.choices(store, need, known, coming))
     rows = overview.columns(show.table(found))
-    print(overview.as_json(found) if arguments.json else rows, end="")
+    print(overview.as_json(show.placed({need.pod: found})) if arguments.json else rows, end="")
     return 0 if any(one.possible for one in found) else 1
+
+
+def _plan(places: Places, arguments: argparse.Namespace, known: dict[str, str]) -> int:
+    """Place several pods; one that has ended meanwhile, or does not answer, is left out."""
+    from autopod import overview
+    from autopod.fleet import client, show
+    from autopod.status import policy
+
+    needs, coming = show.needs(places, arguments.pod), arguments.coming
+    fleet = client.configured(policy.load(places))
+    found = client.ask(fleet, lambda store: show.plan(store, needs, known, coming))
+    rows = overview.columns(show.plan_table(found))
+    print(overview.as_json(show.placed(found)) if arguments.json else rows, end="")
+    return 0 if len(found) == len(arguments.pod) and all(found.values()) else 1
 
 
 def _release(places: Places, arguments: argparse.Namespace) -> int:

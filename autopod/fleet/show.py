@@ -1,6 +1,7 @@
 """`autopod fleet`: all that a fleet keeps, as data and in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +17,7 @@ from autopod.fleet.slots import Holder
 from autopod.fleet.store import Store
 from ckpt import stack
 from ckpt.archive import host as machine
+from ckpt.stackcommand import StackError
 from launcher import enter, pods
 from launcher.places import Places
 
@@ -38,6 +40,16 @@ class Fleet(Struct, frozen=True):
     pods: dict[str, Owner]
     armed: list[str]
     events: list[Happened]
+
+
+class Placed(Struct, frozen=True):
+    """What was found of a host for a pod; see place.Choice."""
+
+    pod: str
+    host: str
+    score: float
+    reasons: list[str]
+    possible: bool
 
 
 async def gather(store: Store) -> Fleet:
@@ -75,6 +87,15 @@ def need(places: Places, pod: str) -> Need:
     )
 
 
+def needs(places: Places, names: Iterable[str]) -> list[Need]:
+    """Return what pods of this host need, but for those that cannot be asked any more."""
+    found = []
+    for name in names:
+        with suppress(pods.PodError, StackError):
+            found.append(need(places, name))
+    return found
+
+
 def known(places: Places) -> dict[str, str]:
     """Return the fingerprints of the hosts that this one knows.
 
@@ -92,10 +113,36 @@ async def choices(
     Raises:
         FleetError: it cannot be told.
     """
+    there, busy = await _hosts(store)
+    return place.place(wanted, there, known=friends, busy=busy, coming=coming)
+
+
+async def plan(
+    store: Store, wanted: Sequence[Need], friends: Mapping[str, str], coming: Sequence[str]
+) -> dict[str, list[Choice]]:
+    """Return what place.plan() says of the members as they are now.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    there, busy = await _hosts(store)
+    return place.plan(wanted, there, known=friends, busy=busy, coming=coming)
+
+
+async def _hosts(store: Store) -> tuple[list[Member], set[str]]:
+    """Return the members, and who has a slot."""
     held = await slots.holders_of_all(store)
     busy = {holder.id for holders in held.values() for holder in holders}
-    there = await members.read(store)
-    return place.place(wanted, there, known=friends, busy=busy, coming=coming)
+    return await members.read(store), busy
+
+
+def placed(found: Mapping[str, Sequence[Choice]]) -> list[Placed]:
+    """Return it in rows, for a program."""
+    return [
+        Placed(pod, one.host, one.score, one.reasons, one.possible)
+        for pod, choices in found.items()
+        for one in choices
+    ]
 
 
 def table(found: Sequence[Choice]) -> list[tuple[str, ...]]:
@@ -105,6 +152,17 @@ def table(found: Sequence[Choice]) -> list[tuple[str, ...]]:
         for one in found
     ]
     return [("HOST", "SCORE", "WHY"), *rows]
+
+
+def plan_table(found: Mapping[str, Sequence[Choice]]) -> list[tuple[str, ...]]:
+    """Return the best host of each pod in rows, for people."""
+    rows = [
+        (pod, best[0].host, f"{best[0].score:.3f}", "; ".join(best[0].reasons))
+        if best
+        else (pod, "-", "-", "no host can have it")
+        for pod, best in found.items()
+    ]
+    return [("POD", "HOST", "SCORE", "WHY"), *rows]
 
 
 async def release(store: Store, who: str) -> list[str]:

@@ -19,6 +19,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from msgspec.structs import replace
 
 from autopod.errors import Refused
 from autopod.status import apt, kernels, processes
+from autopod.status.placing import Placing
 from autopod.status.policy import Policy
 from autopod.status.report import Report
 from autopod.status.store import ENDED, Drain, PodRecord, Store
@@ -173,6 +175,7 @@ class Runner:
 
     def __init__(self, places: Places, settings: Policy, store: Store) -> None:
         self._places, self._settings, self._store = places, settings, store
+        self._placing = Placing(partial(processes.placed, places))
 
     def run(self, drain: Drain) -> Drain:
         """Go on until the drain has ended, waits for the administrator, or for the reboot."""
@@ -240,7 +243,8 @@ class Runner:
         if self._settings.act.to or self._settings.fleet is None:
             return self._settings.act.to
         sent = [one.host for one in drain.pods if one.place == "moved" and one.host]
-        return processes.placed(self._places, pod.pod, sent)
+        names = [one.pod for one in drain.pods if one.place == "here"]
+        return self._placing.targets(pod.pod, names[names.index(pod.pod) + 1 :], sent)
 
     def _install(self, drain: Drain) -> Drain:
         if drain.packages:

@@ -23,6 +23,7 @@ _ANSWER_S: Final = 120
 class _Choice(Struct):
     """Of what `autopod fleet place --json` prints."""
 
+    pod: str
     host: str
     possible: bool
 
@@ -33,16 +34,18 @@ def slot(places: Places, what: Literal["take", "give", "look"], group: str) -> s
     return why and why.removeprefix("autopod: error: ")
 
 
-def placed(places: Places, pod: str, sent: Sequence[str]) -> list[str]:
-    """Return the hosts of the fleet that a pod may go to, the best first; none if it cannot tell.
+def placed(places: Places, names: Sequence[str], sent: Sequence[str]) -> dict[str, list[str]]:
+    """Return the hosts of the fleet that pods may go to, by pod, the best first.
+
+    A pod that is missing cannot go anywhere; all are, where it cannot be told.
 
     Args:
         places: the instance.
-        pod: that runs here.
+        names: of pods that leave this host.
         sent: hosts that were sent other pods just now, once for each.
     """
     more = [word for host in sent for word in ("--coming", host)]
-    argv = [sys.executable, "-m", "autopod.cli", "fleet", "place", pod, "--json", *more]
+    argv = [sys.executable, "-m", "autopod.cli", "fleet", "place", *names, "--json", *more]
     try:
         done = subprocess.run(
             argv,
@@ -50,12 +53,16 @@ def placed(places: Places, pod: str, sent: Sequence[str]) -> list[str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=_ANSWER_S,
-            check=True,
+            check=False,
         )
         found = msgspec.json.decode(done.stdout, type=list[_Choice])
     except (OSError, subprocess.SubprocessError, msgspec.DecodeError):
-        return []
-    return [one.host for one in found if one.possible]
+        return {}
+    hosts: dict[str, list[str]] = {}
+    for one in found:
+        if one.possible:
+            hosts.setdefault(one.pod, []).append(one.host)
+    return hosts
 
 
 def ours(places: Places, module: str, *words: str) -> str | None:

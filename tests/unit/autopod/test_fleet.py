@@ -118,17 +118,17 @@ def test_a_checkpoint_older_than_one_that_was_used_is_not_taken():
 
 
 def test_pods_are_surveyed_in_one_go():
-    """Of thirty thousand, which with a second loop inside would be minutes."""
+    """Of ten thousand, which with a second loop inside would be minutes."""
     values = {"armed": ARMED, "consumed/000001-a.pod": b"a", "owner": OWNER}
     entries = [
         store.Entry(f"/pods/{pod}/{what}", value, 7)
-        for pod in ("UPPER", *map(str, range(30_000)))
+        for pod in ("UPPER", *map(str, range(10_000)))
         for what, value in values.items()
     ]
     begin = time.process_time()
     found = recovery.charges([*entries, store.Entry("/pods/half/armed", ARMED, 1)])
     assert time.process_time() - begin < 10
-    assert [one.pod for one in found] == sorted(map(str, range(30_000)))
+    assert [one.pod for one in found] == sorted(map(str, range(10_000)))
     assert (found[0].owner.host, found[0].armed) == ("a", recovery.Armed("a", 60))
     assert {one.consumed for one in found} == {frozenset(["000001-a.pod"])}
 
@@ -137,6 +137,39 @@ def test_pods_are_surveyed_in_one_go():
 def test_what_cannot_name_an_entry(key):
     with pytest.raises(ValueError, match="cannot name"):
         store.check_key(key)
+
+
+HOSTS = st.lists(
+    st.builds(
+        replace,
+        st.just(MEMBER),
+        name=NAMES,
+        machine=st.sampled_from(["x86_64", "aarch64"]),
+        memory_free=st.integers(0, 4).map(lambda gib: gib << 30),
+        pods=st.lists(NAMES, unique=True),
+        layers=st.lists(st.sampled_from(["l1", "l2"]), unique=True),
+    ),
+    unique_by=lambda one: one.name,
+)
+
+
+@given(HOSTS, st.lists(NAMES, unique=True), st.sets(NAMES), st.lists(NAMES))
+def test_pods_that_leave_together_are_placed_one_after_the_other(hosts, names, busy, coming):
+    needs = [replace(NEED, pod=name, memory=(at + 1) << 29) for at, name in enumerate(names)]
+    known, sent = dict.fromkeys("abcde", "fb"), list(coming)
+    planned = place.plan(needs, hosts, known=known, busy=busy, coming=coming)
+    assert list(planned) == names
+    for need in needs:
+        found = place.place(need, hosts, known=known, busy=busy, coming=sent)
+        assert planned[need.pod] == [one for one in found if one.possible][: place.BEST]
+        sent += [one.host for one in planned[need.pod][:1]]
+
+
+def test_of_many_hosts_the_best_are_planned():
+    hosts = [replace(MEMBER, name=f"h{at:03}", memory_free=at << 30) for at in range(200)]
+    known = {one.name: one.fingerprint for one in hosts}
+    found = place.plan([NEED], hosts, known=known, busy=["h199"])["mail"]
+    assert [one.host for one in found] == [f"h{at:03}" for at in range(198, 198 - place.BEST, -1)]
 
 
 def fleet(text):
