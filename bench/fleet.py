@@ -112,7 +112,7 @@ class Cluster:
     async def tidy(self) -> None:
         """Do what the option --auto-compaction-retention of docs/fleet.md does now and then."""
         now = (await self._cluster.call("kv/range", {"key": b"x"}))["header"]["revision"]
-        await self._cluster.call("kv/compaction", {"revision": now, "physical": True})
+        await self._cluster.call("kv/compaction", {"revision": now})
 
     async def disk(self) -> int:
         said = await self._cluster.call("maintenance/status")

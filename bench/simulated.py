@@ -79,7 +79,7 @@ async def build(fleet: Fleet, hosts: int) -> list[int]:
                 await members.announce(store, describe(number, here), leases[number])
 
     async with trio.open_nursery() as nursery:
-        for _ in range((1 if fleet.file else min(_AT_ONCE, hosts))):
+        for _ in range(1 if fleet.file else min(_AT_ONCE, hosts)):
             nursery.start_soon(join)
     everybody = [change for n in range(hosts) for pod in pods_of(n) for change in owned(pod, n)]
     pieces = iter(range(0, len(everybody), MAX_CHANGES))
@@ -90,7 +90,7 @@ async def build(fleet: Fleet, hosts: int) -> list[int]:
                 await store.apply([], everybody[at : at + MAX_CHANGES])
 
     async with trio.open_nursery() as nursery:
-        for _ in range((1 if fleet.file else min(_AT_ONCE, hosts))):
+        for _ in range(1 if fleet.file else min(_AT_ONCE, hosts)):
             nursery.start_soon(own)
     return leases
 

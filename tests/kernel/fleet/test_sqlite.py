@@ -77,6 +77,27 @@ async def test_what_happened_too_long_ago_is_forgotten(tmp_path, monkeypatch):
             await store.feed("/a", 1, None)
 
 
+@pytest.mark.parametrize(
+    ("ask", "table"), [("scan", "entry"), ("get", "lease"), ("renew", "lease")]
+)
+async def test_no_table_is_read_as_a_whole(tmp_path, ask, table):
+    """Not even one that an earlier version has made without all indexes."""
+    async with opened(tmp_path / "fleet.db") as store:
+        lease = await store.grant(600)
+    with contextlib.closing(sqlite3.connect(tmp_path / "fleet.db")) as connection:
+        for index in ("lease_ends", "lease_boot"):
+            connection.execute(f"DROP INDEX IF EXISTS {index}")
+    async with opened(tmp_path / "fleet.db") as store:
+        asked = []
+        store._db.set_trace_callback(asked.append)
+        await getattr(store, ask)(lease.id if ask == "renew" else "/a")
+        store._db.set_trace_callback(None)
+        for statement in asked:
+            if statement.startswith(("SELECT", "UPDATE")):
+                for *_, how in store._db.execute(f"EXPLAIN QUERY PLAN {statement}"):
+                    assert f"SCAN {table}" not in how, statement
+
+
 def test_processes_that_share_it_are_killed_and_nothing_is_half_done(tmp_path):
     path, told = tmp_path / "fleet.db", []
     for _ in range(3):
