@@ -8,6 +8,7 @@ its end others are told not to claim pods of this host, for nobody would end the
 
 import fcntl
 import os
+import random
 import signal
 import sys
 from contextlib import suppress
@@ -21,7 +22,8 @@ from autopod.errors import Refused
 from autopod.fleet import client, history, members, slots
 from autopod.fleet.fence import Fence, boottime
 from autopod.fleet.keeping import Keeper
-from autopod.fleet.store import FleetError, Store
+from autopod.fleet.members import Announced
+from autopod.fleet.store import FleetError, LeaseGone, Store
 from autopod.status import drain, policy
 from autopod.status import store as memory
 from autopod.status.policy import Fleet
@@ -90,13 +92,14 @@ async def _leave(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> 
 
 async def _keep(places: Places, fleet: Fleet, fence: Fence, keeper: Keeper) -> None:
     complain = _Complaints()
+    patient = replace(fleet, patience_s=max(fleet.patience_s, fleet.ttl_s / 3))
     while True:
         try:
-            async with client.opened(fleet) as store:
+            async with client.opened(patient) as store:
                 await _stay(places, fleet, store, fence, keeper)
         except FleetError as e:
             complain.of(e)
-        await trio.sleep(min(_PAUSE_S, fleet.ttl_s / 12))
+        await trio.sleep(_about(min(_PAUSE_S, fleet.ttl_s / 12)))
 
 
 async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper: Keeper) -> None:
@@ -106,16 +109,17 @@ async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper
         FleetError: the host may have gone, for the fleet.
     """
     asked, lease = boottime(), await store.grant(fleet.ttl_s)
-    await members.announce(store, members.describe(places, fleet), lease.id)
+    known = Announced()
+    await known.announce(store, members.describe(places, fleet), lease.id)
     fence.extend(asked + fleet.ttl_s)
     every = fleet.ttl_s / (_CLOSE_BEATS if fleet.recover else _BEATS)
 
     async def work() -> None:
         """Do what may fail and take its time: the lease does not depend on it."""
-        complain, beat = _Complaints(), 0
+        complain, beat = _Complaints(), random.randrange(_PRUNED)  # noqa: S311 (no secret)
         while True:
             try:
-                await members.announce(store, members.describe(places, fleet), lease.id)
+                await known.announce(store, members.describe(places, fleet), lease.id)
                 await keeper.beat(store)
                 await give_owed(places, store)
                 if beat % _PRUNED == 0:
@@ -123,7 +127,7 @@ async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper
             except FleetError as e:
                 complain.of(e)
             beat += 1
-            with trio.move_on_after(every):
+            with trio.move_on_after(_about(every)):
                 await keeper.news()
 
     async with trio.open_nursery() as nursery:
@@ -136,15 +140,32 @@ async def _stay(places: Places, fleet: Fleet, store: Store, fence: Fence, keeper
 async def _renew(
     fleet: Fleet, store: Store, fence: Fence, lease: int, every_s: float
 ) -> FleetError:
-    """Renew a lease until that fails; return why."""
+    """Renew a lease until it has ended; return why it is thought that it has.
+
+    That no answer came is no reason to give it up: to make another one is more to be done by a
+    store that may be slow already.
+    """
+    complain, good_until, pause_s = _Complaints(), boottime() + fleet.ttl_s, every_s
     while True:
-        await trio.sleep(every_s)
+        await trio.sleep(_about(pause_s))
         asked = boottime()
         try:
             await store.renew(lease)
-        except FleetError as e:
+        except LeaseGone as e:
             return e
-        fence.extend(asked + fleet.ttl_s)
+        except FleetError as e:
+            if boottime() >= good_until:
+                return e
+            complain.of(e)
+            pause_s = min(_PAUSE_S, fleet.ttl_s / 12)
+            continue
+        good_until, pause_s = asked + fleet.ttl_s, every_s
+        fence.extend(good_until)
+
+
+def _about(seconds: float) -> float:
+    """Return a little less, by chance: hosts that were started together shall not stay together."""
+    return seconds * (1 - random.random() / 10)  # noqa: S311 (no secret)
 
 
 class _Complaints:

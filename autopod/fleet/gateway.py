@@ -2,7 +2,8 @@
 
 Each request is made of one member after the other until one answers, or patience is at an end. What
 a request without an answer has done is not known; who must know asks again in a way that tells
-(autopod/fleet/etcd.py).
+(autopod/fleet/etcd.py). Where no answer comes in time the next one is waited for twice as long:
+members that are slow would be asked for the same again and again, and made slower by that.
 
 Source: etcd, Documentation/dev-guide/api_grpc_gateway.md, v3.4; grpc/codes/codes.go.
 """
@@ -16,10 +17,11 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from autopod.fleet.http import Connection, HttpError
+from autopod.fleet.http import Connection, HttpError, TooLate
 from autopod.fleet.store import FleetError, Unanswered
 
-_REQUEST_S: Final = 2.0
+_REQUEST_S: Final = 2.0  # an answer takes, or another member is asked
+_LONGEST_S: Final = 16.0  # where all are slow
 _PAUSE_S: Final = 0.1
 _SILENCE_S: Final = 60.0  # of a stream, after which it is begun anew: its member may be cut off
 _DENIED, _EXHAUSTED, _UNAVAILABLE, _UNAUTHENTICATED = 7, 8, 14, 16
@@ -92,6 +94,7 @@ class Gateway:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._at = 0
+        self._request_s = _REQUEST_S
         self._token: str | None = None
         self._tls = _tls(access)
         self._idle: dict[str, list[Connection]] = {}
@@ -183,7 +186,7 @@ class Gateway:
         self, method: str, request: object, kind: type[_T], headers: dict[str, str]
     ) -> _T:
         async with self._answer(method, request, headers) as (connection, status):
-            answer = await connection.read_all(_REQUEST_S)
+            answer = await connection.read_all(self._request_s)
         return self._decoded(answer, status, kind)
 
     @asynccontextmanager
@@ -197,21 +200,25 @@ class Gateway:
         """
         endpoint = self._access.endpoints[self._at % len(self._access.endpoints)]
         idle, body = self._idle.setdefault(endpoint, []), msgspec.json.encode(request)
+        limit_s, begin = self._request_s, trio.current_time()
         try:
-            connection = (
-                idle.pop() if idle else await Connection.open(endpoint, self._tls, _REQUEST_S)
-            )
+            connection = idle.pop() if idle else await Connection.open(endpoint, self._tls, limit_s)
             kept = False
             try:
-                yield connection, await connection.post(f"/v3/{method}", headers, body, _REQUEST_S)
+                yield connection, await connection.post(f"/v3/{method}", headers, body, limit_s)
                 kept = connection.reuse()
             finally:
                 if kept:
                     idle.append(connection)
                 else:
                     await connection.aclose()
+        except TooLate as e:
+            self._request_s = min(2 * limit_s, _LONGEST_S)
+            raise _NotNow(str(e)) from e
         except HttpError as e:
             raise _NotNow(str(e)) from e
+        if trio.current_time() < begin + _REQUEST_S:
+            self._request_s = _REQUEST_S
 
     def _decoded(self, data: bytes, status: int, kind: type[_T]) -> _T:
         failure = _Failure()

@@ -21,6 +21,10 @@ class HttpError(Exception):
     """There is no answer, or not a whole one."""
 
 
+class TooLate(HttpError):  # noqa: N818 (what is the case)
+    """There is no answer yet."""
+
+
 class Connection:
     """A connection to a server; open()."""
 
@@ -161,4 +165,4 @@ def _in_time(host: str, timeout_s: float) -> Iterator[None]:
         with trio.fail_after(timeout_s):
             yield
     except trio.TooSlowError as e:
-        raise HttpError(f"{host}: no answer in time") from e
+        raise TooLate(f"{host}: no answer in time") from e

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from autopod import hosts
 from autopod.fleet import history
@@ -16,8 +17,9 @@ from ckpt.archive import host as machine
 from launcher import enter, pods
 from launcher.places import Places
 
-_PREFIX: Final = "/members/"
+PREFIX: Final = "/members/"
 _LAYERS: Final = 1000
+_LOOKED: Final = 30  # beats from one look at the own entry to the next
 _ROUNDED: Final = 64 << 20  # free memory changes all the time
 
 
@@ -101,18 +103,49 @@ async def announce(store: Store, member: Member, lease: int) -> None:
         raise FleetError(f"somebody else writes {name}", "does the service run twice?")
 
 
+class Announced:
+    """What a host has said of itself, so that it says it again only if that has changed."""
+
+    def __init__(self) -> None:
+        self._said: Member | None = None
+        self._beats = 0
+
+    async def announce(self, store: Store, member: Member, lease: int) -> None:
+        """Announce a host at a beat, if need be; now and then in any case.
+
+        Raises:
+            FleetError: as announce() does.
+        """
+        wanted = steady(member, self._said)
+        self._beats += 1
+        if wanted != self._said or self._beats % _LOOKED == 0:
+            self._said = None
+            await announce(store, wanted, lease)
+            self._said = wanted
+
+
+def steady(member: Member, said: Member | None) -> Member:
+    """Return what a host is to say, which has said something before. Pure.
+
+    Free memory changes all the time, and by an eighth it must before it is worth telling.
+    """
+    if said is not None and abs(member.memory_free - said.memory_free) <= said.memory_free / 8:
+        return replace(member, memory_free=said.memory_free)
+    return member
+
+
 async def read(store: Store) -> list[Member]:
     """Return the hosts that are there, by name.
 
     Raises:
         FleetError: it cannot be told.
     """
-    return [decode(entry, Member) for entry in (await store.scan(_PREFIX)).entries]
+    return [decode(entry, Member) for entry in (await store.scan(PREFIX)).entries]
 
 
 def key(name: str) -> str:
     """Return under which name a host's entry stands."""
-    return _PREFIX + name
+    return PREFIX + name
 
 
 def _layers(places: Places) -> list[str]:

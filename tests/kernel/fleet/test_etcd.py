@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from functools import partial
 
 import pytest
 import trio
@@ -146,6 +147,36 @@ async def test_members_die_and_no_transaction_is_lost_or_done_twice(fragile):
             done = {one.key: one.revision for one in (await store.scan("/done/")).entries}
             assert done == {key: revision for key, revision in told.items() if revision}
             assert int((await store.get("/sum")).value) == len(done) >= 120
+
+
+async def test_answers_that_are_late_are_waited_for(cluster, monkeypatch):
+    """Later than one is waited for at first, as from members that have too much to do."""
+    monkeypatch.setattr("autopod.fleet.gateway._REQUEST_S", 0.2)
+
+    async def serve(endpoint, client):
+        server = await trio.open_tcp_stream("127.0.0.1", int(endpoint.rpartition(":")[2]))
+        async with client, server, trio.open_nursery() as nursery:
+
+            async def answer():
+                async for data in server:
+                    await trio.sleep(0.3)
+                    await client.send_all(data)
+
+            nursery.start_soon(answer)
+            async for data in client:
+                await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        slow = []
+        for endpoint in cluster.clients:
+            [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            slow.append(f"https://127.0.0.1:{listener.socket.getsockname()[1]}")
+            nursery.start_soon(trio.serve_listeners, partial(serve, endpoint), [listener])
+        async with opened(cluster, "/slow", endpoints=slow, patience_s=30.0) as store:
+            assert await store.apply([], [Put("/a", b"1")])
+            assert (await store.get("/a")).value == b"1"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_watch_goes_on_when_its_member_dies(fragile):
