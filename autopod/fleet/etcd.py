@@ -36,6 +36,7 @@ from autopod.fleet.store import (
 )
 
 _PAGE: Final = 1000
+_PAGE_OF_KEYS: Final = 10_000
 _MARK_S: Final = 3600
 _PAUSE_S: Final = 0.2
 _NOT_FOUND: Final = 5
@@ -56,6 +57,7 @@ class _Range(Struct, frozen=True):
     header: _Header = _Header()
     kvs: list[_Pair] = []
     more: bool = False
+    count: int = 0
 
 
 class _Done(Struct, frozen=True):
@@ -123,17 +125,20 @@ class Etcd:
 
     async def scan(self, prefix: str) -> Snapshot:
         """See store.Store.scan()."""
+        revision, found = await self._range(prefix, _PAGE)
+        return Snapshot(revision, [self._entry(pair) for pair in found])
+
+    async def keys(self, prefix: str) -> list[str]:
+        """See store.Store.keys()."""
+        _, found = await self._range(prefix, _PAGE_OF_KEYS, keys_only=True)
+        return [self._entry(pair).key for pair in found]
+
+    async def count(self, prefix: str) -> int:
+        """See store.Store.count()."""
+        asked = {**self._span(prefix), "count_only": True}
         async with self._one:
             await self._settle()
-            span = self._span(prefix)
-            page = await self._gateway.call("kv/range", {**span, "limit": _PAGE}, _Range)
-            revision, found = page.header.revision, page.kvs
-            while page.more:
-                span["key"] = found[-1].key + b"\0"
-                asked = {**span, "limit": _PAGE, "revision": revision}
-                page = await self._gateway.call("kv/range", asked, _Range)
-                found += page.kvs
-        return Snapshot(revision, [self._entry(pair) for pair in found])
+            return (await self._gateway.call("kv/range", asked, _Range)).count
 
     async def apply(self, compares: Sequence[Compare], changes: Sequence[Change]) -> int | None:
         """See store.Store.apply()."""
@@ -185,6 +190,21 @@ class Etcd:
             asked = {"create_request": {**self._span(prefix), "start_revision": after + 1}}
             await self._gateway.stream("watch", asked, _Line, pass_on)
             await trio.sleep(_PAUSE_S)
+
+    async def _range(
+        self, prefix: str, limit: int, *, keys_only: bool = False
+    ) -> tuple[int, list[_Pair]]:
+        """Return what begins with *prefix*, and the revision at which it does."""
+        async with self._one:
+            await self._settle()
+            asked = {**self._span(prefix), "limit": limit, "keys_only": keys_only}
+            page = await self._gateway.call("kv/range", asked, _Range)
+            revision, found = page.header.revision, page.kvs
+            while page.more:
+                more = {**asked, "key": found[-1].key + b"\0", "revision": revision}
+                page = await self._gateway.call("kv/range", more, _Range)
+                found += page.kvs
+        return revision, found
 
     async def _try(self, compares: Sequence[Compare], changes: Sequence[Change]) -> int | None:
         """Make the transaction, and the mark with it.

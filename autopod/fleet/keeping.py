@@ -17,6 +17,7 @@ import trio
 from autopod import checkpoints, hosts, journal
 from autopod.fleet import client, history, recovery, takeover
 from autopod.fleet.fence import Fence, boottime
+from autopod.fleet.lookout import Lookout
 from autopod.fleet.recovery import Charge, Patience, Survey
 from autopod.fleet.store import FleetError, Store
 from autopod.status import drain
@@ -36,7 +37,7 @@ class Keeper:
     def __init__(self, places: Places, fleet: Fleet, fence: Fence, nursery: trio.Nursery) -> None:
         self._places, self._fleet, self._fence, self._nursery = places, fleet, fence, nursery
         self._name = hosts.load_own(places).name
-        self._patience = Patience(self._name)
+        self._patience, self._lookout = Patience(self._name), Lookout()
         self._first = fence.fresh
         self._turn = trio.Lock()
         self._said = ""
@@ -73,16 +74,15 @@ class Keeper:
                 await self._disarm(store, pod)
 
     async def _beat(self, store: Store) -> None:
-        found = await recovery.survey(store)
+        mine = await recovery.armed_pods(store, self._name)
         running = set(drain.running(self._places))
-        mine = {one.pod: one for one in found.charges if one.owner.host == self._name}
-        for pod in running - mine.keys():
+        for pod in running - mine:
             await self._arm(store, pod)
-        for pod in mine.keys() - running:
-            await self._recover_own(store, mine[pod])
-        for pod in self._fence.armed - mine.keys() - running:
+        for pod in mine - running:
+            await self._recover_own(store, pod)
+        for pod in self._fence.armed - mine - running:
             self._fence.disarm(pod)
-        await self._recover_others(store, found)
+        await self._recover_others(store, await self._lookout.look(store))
         self._first = False
 
     async def _disarm(self, store: Store, pod: str) -> None:
@@ -96,18 +96,21 @@ class Keeper:
         if not await recovery.arm(store, pod, self._name, self._fleet.ttl_s):
             self._fence.disarm(pod)
 
-    async def _recover_own(self, store: Store, charge: Charge) -> None:
+    async def _recover_own(self, store: Store, pod: str) -> None:
         """Take up a pod of this host's that does not run, unless somebody has ended it."""
-        if charge.pod in self._restarting or is_locked(self._places, charge.pod):
+        if pod in self._restarting or is_locked(self._places, pod):
             return
-        waits = self._places.waiting(charge.pod).exists()
-        moves = journal.is_moving(self._places, charge.pod)
-        again = charge.unborn and self._tries[charge.pod] < _TRIES
-        died = self._first or again or charge.pod in self._fence.killed
+        charge = await recovery.charge(store, self._name, pod)
+        if charge is None:
+            return
+        waits = self._places.waiting(pod).exists()
+        moves = journal.is_moving(self._places, pod)
+        again = charge.unborn and self._tries[pod] < _TRIES
+        died = self._first or again or pod in self._fence.killed
         if died and not (waits or moves or self._fence.leaving):
             await self._recover(store, charge)
         else:
-            await self._disarm(store, charge.pod)
+            await self._disarm(store, pod)
 
     async def _recover_others(self, store: Store, found: Survey) -> None:
         due = self._patience.due(found, boottime())

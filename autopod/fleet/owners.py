@@ -25,6 +25,7 @@ from autopod.fleet.takeover import ARRIVING
 from launcher.places import Places, check_pod_name
 
 PREFIX: Final = "/pods/"
+ARMED: Final = "/armed/"
 _TRIES: Final = 20
 
 
@@ -88,9 +89,10 @@ async def claim(store: Store, pod: str, wanted: Claim) -> int:
         text = f"{pod} is at {wanted.host} now{f', was at {owner.host}' if owner else ''}"
         changes: list[Change] = [
             Put(key(pod), msgspec.json.encode(new)),
-            Delete(f"{PREFIX}{pod}/armed"),  # autopod/fleet/recovery.py
             history.told(new.host, "owner", text),
         ]
+        if owner:
+            changes.append(Delete(armed(owner.host, pod)))
         done = await store.apply([Compare(key(pod), revision)], changes)
         if done:
             return done
@@ -108,7 +110,7 @@ async def disown(store: Store, pod: str, host: str) -> None:
     if owner is None or owner.host != host:
         raise Refused(f"pod {pod!r} is not {host}'s", "autopod fleet shows whose it is")
     told = history.told(host, "owner", f"{pod} is no longer at {host}")
-    changes: list[Change] = [Delete(key(pod)), Delete(f"{PREFIX}{pod}/armed"), told]
+    changes: list[Change] = [Delete(key(pod)), Delete(armed(host, pod)), told]
     if not await store.apply([Compare(key(pod), revision)], changes):
         raise FleetError(f"pod {pod!r}: somebody else claims it just now")
 
@@ -157,6 +159,11 @@ def _has(owner: Owner, wanted: Claim) -> bool:
     """Is nothing to be written?"""
     same = owner.host == wanted.host and wanted.session in (None, owner.session)
     return same and wanted.returned is None
+
+
+def armed(host: str, pod: str) -> str:
+    """Return under which name it stands that others restart a pod of a host; recovery.py."""
+    return f"{ARMED}{host}/{pod}"
 
 
 def key(pod: str) -> str:

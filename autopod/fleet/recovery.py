@@ -1,8 +1,9 @@
 """Pods of a host that has died are restarted elsewhere, from a checkpoint that is used up by it.
 
-`/pods/POD/armed` says that the owner's host ends the pod itself before its lease has ended
-(autopod/fleet/fence.py); it goes when the pod moves. Who claims a pod becomes its owner and arms it
-in one transaction, on the condition that the former host is no member; so it is done by one.
+`/armed/HOST/POD` says that HOST, which owns the pod, ends it by itself before its lease has ended
+(autopod/fleet/fence.py); it goes with every change of hands. `/guarded/HOST` says that HOST may
+have such pods. Who claims a pod becomes its owner and arms it in one transaction, on the condition
+that the former host is no member; so it is done by one.
 
 `/pods/POD/consumed/NAME` says that a checkpoint was used. It is written when the pod stands, before
 a process of it is let go, on the condition that its host still has it: a host that dies before that
@@ -18,7 +19,7 @@ from msgspec import Struct
 from autopod.errors import Refused
 from autopod.fleet import history, members, owners, slots
 from autopod.fleet.members import Member
-from autopod.fleet.owners import Owner
+from autopod.fleet.owners import ARMED, Owner
 from autopod.fleet.store import (
     Change,
     Compare,
@@ -31,12 +32,13 @@ from autopod.fleet.store import (
 )
 from launcher.places import is_pod_name
 
+GUARDED: Final = "/guarded/"
 _TRIES: Final = 20
 _MARGIN: Final = 0.5  # of the lease's time, after it has ended
 
 
 class Armed(Struct, frozen=True):
-    """Of `/pods/POD/armed`.
+    """Of `/armed/HOST/POD`.
 
     Attributes:
         host: that ends the pod.
@@ -88,39 +90,89 @@ class Survey(Struct, frozen=True):
 
 
 async def survey(store: Store) -> Survey:
-    """Look.
+    """Look at everything; what an agent looks at is in autopod/fleet/lookout.py.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    busy, there = await with_slots(store), await members.read(store)
+    entries = [*(await store.scan(owners.PREFIX)).entries, *(await store.scan(ARMED)).entries]
+    return Survey(charges(entries), there, busy)
+
+
+async def with_slots(store: Store) -> set[str]:
+    """Return who has a reboot slot.
 
     Raises:
         FleetError: it cannot be told.
     """
     held = await slots.holders_of_all(store)
-    busy = {holder.id for holders in held.values() for holder in holders}
-    there = await members.read(store)
-    return Survey(charges((await store.scan(owners.PREFIX)).entries), there, busy)
+    return {holder.id for holders in held.values() for holder in holders}
+
+
+async def of_host(store: Store, host: str) -> list[Charge]:
+    """Return the pods of a host that are armed.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    armed = (await store.scan(owners.armed(host, ""))).entries
+    return charges([one for entry in armed for one in [entry, *await _of_pod(store, entry)]])
+
+
+async def charge(store: Store, host: str, pod: str) -> Charge | None:
+    """Return a pod of a host, if it is armed.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    armed = await store.get(owners.armed(host, pod))
+    found = charges([armed, *await _of_pod(store, armed)]) if armed else []
+    return found[0] if found else None
+
+
+async def armed_pods(store: Store, host: str) -> set[str]:
+    """Return the names of a host's armed pods.
+
+    Raises:
+        FleetError: it cannot be told.
+    """
+    return {key.rpartition("/")[2] for key in await store.keys(owners.armed(host, ""))}
 
 
 def charges(entries: Sequence[Entry]) -> list[Charge]:
-    """Return the pods that are armed, of all entries of all pods. Pure."""
+    """Return the pods that are armed, of entries of pods, and of those that say so. Pure."""
     pods: dict[str, dict[str, Entry]] = {}
+    armed: list[tuple[str, str, Entry]] = []
     for entry in entries:
-        pod, _, what = entry.key.removeprefix(owners.PREFIX).partition("/")
-        pods.setdefault(pod, {})[what] = entry
-    found = [_charge(pod, pods[pod]) for pod in sorted(pods) if is_pod_name(pod)]
+        if entry.key.startswith(ARMED):
+            armed.append((entry.key.rpartition("/")[2], entry.key, entry))
+        else:
+            pod, _, what = entry.key.removeprefix(owners.PREFIX).partition("/")
+            pods.setdefault(pod, {})[what] = entry
+    armed.sort(key=lambda one: one[:2])
+    found = [_charge(pod, entry, pods.get(pod, {})) for pod, _, entry in armed]
     return [one for one in found if one]
 
 
-def _charge(pod: str, entries: Mapping[str, Entry]) -> Charge | None:
+def _charge(pod: str, armed: Entry, entries: Mapping[str, Entry]) -> Charge | None:
     """Return what is known of a pod; None if that cannot be understood: it is nobody's then."""
-    owner, armed = entries.get("owner"), entries.get("armed")
-    if owner is None or armed is None:
+    owner, used = entries.get("owner"), "consumed/"
+    if owner is None or not is_pod_name(pod):
         return None
-    used = "consumed/"
     consumed = frozenset(what.removeprefix(used) for what in entries if what.startswith(used))
     try:
         whose, how = decode(owner, Owner), decode(armed, Armed)
     except FleetError:
         return None
+    if armed.key != owners.armed(whose.host, pod):
+        return None
     return Charge(pod, whose, owner.revision, how, armed.revision, consumed)
+
+
+async def _of_pod(store: Store, armed: Entry) -> list[Entry]:
+    pod = armed.key.rpartition("/")[2]
+    return (await store.scan(f"{owners.PREFIX}{pod}/")).entries if is_pod_name(pod) else []
 
 
 class Patience:
@@ -166,9 +218,10 @@ async def arm(store: Store, pod: str, host: str, ttl_s: float) -> bool:
     owner, revision = await owners.read(store, pod)
     if owner is None or owner.host != host:
         return False
-    compares = [Compare(owners.key(pod), revision), Compare(_armed(pod), 0)]
-    put = Put(_armed(pod), msgspec.json.encode(Armed(host, ttl_s)))
-    return await store.apply(compares, [put]) is not None
+    key = owners.armed(host, pod)
+    compares = [Compare(owners.key(pod), revision), Compare(key, 0)]
+    put = Put(key, msgspec.json.encode(Armed(host, ttl_s)))
+    return await store.apply(compares, [put, Put(guarded(host), b"")]) is not None
 
 
 async def disarm(store: Store, pod: str, host: str) -> None:
@@ -184,7 +237,7 @@ async def disarm(store: Store, pod: str, host: str) -> None:
         if owner is None or owner.host != host:
             return
         same = Put(owners.key(pod), msgspec.json.encode(owner))
-        changes: list[Change] = [same, Delete(_armed(pod))]
+        changes: list[Change] = [same, Delete(owners.armed(host, pod))]
         if await store.apply([Compare(owners.key(pod), revision)], changes):
             return
     raise FleetError(f"pod {pod!r}: others change its owner all the time")
@@ -198,19 +251,21 @@ async def claim(store: Store, charge: Charge, host: str, checkpoint: str, ttl_s:
     Raises:
         FleetError: it may have been done, or not.
     """
+    former, own = owners.armed(charge.owner.host, charge.pod), owners.armed(host, charge.pod)
     compares = [
         Compare(owners.key(charge.pod), charge.revision),
-        Compare(_armed(charge.pod), charge.armed_revision),
+        Compare(former, charge.armed_revision),
         Compare(_consumed(charge.pod, checkpoint), 0),
     ]
     text = f"{charge.pod} of {charge.owner.host}: {host} restarts it from {checkpoint}"
     changes: list[Change] = [
-        Put(_armed(charge.pod), msgspec.json.encode(Armed(host, ttl_s, checkpoint))),
+        Put(own, msgspec.json.encode(Armed(host, ttl_s, checkpoint))),
+        Put(guarded(host), b""),
         history.told(host, "recovery", text),
     ]
     if charge.owner.host != host:
         compares.append(Compare(members.key(charge.owner.host), 0))
-        changes.append(owners.put(charge.pod, host))
+        changes += [owners.put(charge.pod, host), Delete(former)]
     return await store.apply(compares, changes) is not None
 
 
@@ -245,9 +300,10 @@ def newest(names: Mapping[int, str], consumed: Collection[str]) -> str | None:
     return names[latest]
 
 
-def _armed(pod: str) -> str:
-    return f"{owners.PREFIX}{pod}/armed"
-
-
 def _consumed(pod: str, checkpoint: str) -> str:
     return f"{owners.PREFIX}{pod}/consumed/{checkpoint}"
+
+
+def guarded(host: str) -> str:
+    """Return under which name it stands that a host may have armed pods."""
+    return GUARDED + host

@@ -62,7 +62,7 @@ async def gather(store: Store) -> Fleet:
         await members.read(store),
         await slots.holders_of_all(store),
         await owners.of_all(store),
-        [one.pod for one in (await recovery.survey(store)).charges],
+        sorted(key.rpartition("/")[2] for key in await store.keys(owners.ARMED)),
         await history.read(store),
     )
 
@@ -131,8 +131,7 @@ async def plan(
 
 async def _hosts(store: Store) -> tuple[list[Member], set[str]]:
     """Return the members, and who has a slot."""
-    held = await slots.holders_of_all(store)
-    busy = {holder.id for holders in held.values() for holder in holders}
+    busy = await recovery.with_slots(store)
     return await members.read(store), busy
 
 

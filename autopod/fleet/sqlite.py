@@ -37,6 +37,7 @@ _VERSION: Final = 1
 _KEPT: Final = 10_000  # revisions of which what happened in them is kept
 _BUSY_S: Final = 10.0
 _LOOK_S: Final = 0.2
+_BELOW: Final = "key >= ? AND key < ?"
 _LAST: Final = "\U0010ffff"  # greater than all that a key can go on with
 _SCHEMA: Final = """
 CREATE TABLE state (revision INTEGER NOT NULL);
@@ -91,10 +92,19 @@ class Sqlite:
         check_key(prefix)
 
         def read() -> Snapshot:
-            found = self._entries("key >= ? AND key < ?", prefix, prefix + _LAST)
+            found = self._entries(_BELOW, prefix, prefix + _LAST)
             return Snapshot(self._revision(), found)
 
         return await self._run(read, write=False)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """See store.Store.keys()."""
+        return [row[0] for row in await self._select("key", prefix, "ORDER BY key")]
+
+    async def count(self, prefix: str) -> int:
+        """See store.Store.count()."""
+        [[number]] = await self._select("COUNT(*)", prefix)
+        return int(number)
 
     async def apply(self, compares: Sequence[Compare], changes: Sequence[Change]) -> int | None:
         """See store.Store.apply()."""
@@ -183,6 +193,11 @@ class Sqlite:
             self._db.rollback()
             raise
         self._db.commit()
+
+    async def _select(self, what: str, prefix: str, more: str = "") -> list[tuple[str]]:
+        names = check_key(prefix), prefix + _LAST
+        asked = f"SELECT {what} FROM entry WHERE {_BELOW} {more}"  # noqa: S608 (ours)
+        return await self._run(lambda: self._db.execute(asked, names).fetchall(), write=False)
 
     def _revision(self) -> int:
         return int(self._db.execute("SELECT revision FROM state").fetchone()[0])

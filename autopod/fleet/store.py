@@ -130,6 +130,20 @@ class Store(Protocol):
             FleetError: they cannot be told.
         """
 
+    async def keys(self, prefix: str) -> list[str]:
+        """Return the names that begin with *prefix*, in order: what stands there is not sent.
+
+        Raises:
+            FleetError: they cannot be told.
+        """
+
+    async def count(self, prefix: str) -> int:
+        """Return how many names begin with *prefix*.
+
+        Raises:
+            FleetError: it cannot be told.
+        """
+
     async def apply(self, compares: Sequence[Compare], changes: Sequence[Change]) -> int | None:
         """Make all *changes* in one transaction, if all *compares* hold, else none.
 

@@ -60,8 +60,8 @@ async def test_what_cannot_be_understood_is_nobodys(opened):
     async with opened() as store:
         await armed(store)
         for pod in ("..", "UPPER", "broken"):
-            changes = [Put(f"/pods/{pod}/armed", b"{}"), Put(f"/pods/{pod}/owner", b"[")]
-            await store.apply([], [*changes, Put("/pods/armed", b"")])
+            changes = [Put(f"/armed/first/{pod}", b"{}"), Put(f"/pods/{pod}/owner", b"[")]
+            await store.apply([], [*changes, Put("/armed/pods", b"")])
         assert (await charge(store)).pod == "mail"
 
 
