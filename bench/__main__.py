@@ -17,6 +17,7 @@ from bench import (
     fleet,
     peers,
     picture,
+    slow,
     snapshots,
     starts,
     web,
@@ -110,7 +111,10 @@ def fleet_tables(here, sizes: tuple[int, ...]) -> str:
     FLEET_PICTURE.parent.mkdir(exist_ok=True)
     picture.lines(FLEET_PICTURE, fleet.growth(found))
     say(f"picture in {FLEET_PICTURE}")
-    return f"## A fleet as it grows\n\n{fleet.CAPTION}\n\n{fleet.tables(found)}"
+    text = f"## A fleet as it grows\n\n{fleet.CAPTION}\n\n{fleet.tables(found)}"
+    say(f"\n{text}")  # whatever comes after
+    late = aligned(slow.measure(here.scratch))
+    return f"{text}\n### A store that is slow\n\n{slow.CAPTION}\n\n{late}"
 
 
 def file_systems(here, rounds: int, cpus: list[int | None]) -> str:

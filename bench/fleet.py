@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from autopod.fleet import client, owners, recovery, show
+from autopod.fleet.lookout import Lookout
 from autopod.fleet.owners import Claim
 from autopod.fleet.place import Need
 from autopod.status.policy import Fleet
@@ -25,6 +26,7 @@ from bench import picture, simulated
 from bench.measure import aligned
 from bench.renewals import Taken, Task
 from ckpt.archive import host as machine
+from launcher.places import Places
 from tests.kernel.fleet import etcd
 
 HOSTS = (10, 1_000, 10_000)
@@ -36,18 +38,19 @@ WORKERS, AT_ONCE = 2, 16
 MIB = 1 << 20
 TICKS = os.sysconf("SC_CLK_TCK")
 
-CHANGE, JOINED, PLACE, DRAIN, BEAT = (
+CHANGE, JOINED, PLACE, DRAIN, BEAT, LOOK = (
     "change of a pod's owner",
     "the same, with its connection",
     "placement of a pod",
     "drain of 100 pods",
-    "look of an agent with `recover`",
+    "beat of an agent with `recover`",
+    "the same, of one that looks at all",
 )
 CAPTION = (
     "Simulated hosts with ten pods each, all armed, in three members of etcd with mutual TLS on "
-    "this machine, and in a file. Medians, and what nineteen of twenty do not exceed. Each "
-    "command's own connection is counted; the start of its interpreter and the move of memory and "
-    "files are not."
+    "this machine, and in a file. Medians, and what nineteen of twenty do not exceed (of few, the "
+    "greatest). Each command's own connection is counted; the start of its interpreter and the "
+    "move of memory and files are not."
 )
 Times = dict[str, list[float]]
 
@@ -155,20 +158,23 @@ def _etcd(directory: Path) -> Iterator[Cluster]:
 
 
 async def _measure(store: File | Cluster, hosts: int) -> Costs:
+    places = Places.from_environment()
+    fingerprint = simulated.acquaint(places, hosts)
     begin = time.perf_counter()
-    leases = await simulated.build(store.fleet, hosts)
+    leases = await simulated.build(store.fleet, hosts, fingerprint)
     costs = Costs(hosts, {"leases": leases}, time.perf_counter() - begin)
     await store.tidy()
     costs.disk, costs.memory = await store.disk(), store.memory()
-    costs.times[CHANGE] = await _changes(store.fleet, hosts)
-    costs.times[JOINED] = await _hand_overs(store.fleet, hosts)
-    need, known = _need(0), simulated.known(hosts)
-    costs.times[PLACE] = [await _timed(_place, store.fleet, need, known) for _ in range(PLACED)]
-    costs.times[BEAT] = [await _timed(_look, store.fleet) for _ in range(ROUNDS)]
-    costs.times[DRAIN] = []
+    taken, fleet = costs.times, store.fleet
+    taken[CHANGE] = await _changes(fleet, hosts)
+    taken[JOINED] = await _hand_overs(fleet, hosts)
+    taken[PLACE] = [await _timed(_place, fleet, places) for _ in range(PLACED)]
+    for what, lot in ((BEAT, 1.0), (LOOK, 0.0)):
+        taken[what] = [await _beat(fleet, lot) for _ in range(PLACED)]
+    taken[DRAIN] = []
     for _ in range(ROUNDS):
-        costs.times[DRAIN].append(await _timed(_drain, store.fleet, known))
-        async with client.opened(store.fleet) as opened:
+        taken[DRAIN].append(await _timed(_drain, fleet, places))
+        async with client.opened(fleet) as opened:
             await simulated.put_back(opened)
     return costs
 
@@ -215,24 +221,32 @@ async def _hand_over(fleet: Fleet, pod: str, former: int, new: str) -> None:
         await owners.claim(store, pod, wanted)
 
 
-async def _place(fleet: Fleet, need: Need, known: dict[str, str], coming=()) -> str:
-    """Do what `autopod fleet place` does once it knows what the pod needs."""
+async def _place(fleet: Fleet, places: Places) -> str:
+    """Do what `autopod fleet place POD` does once it knows what the pod needs."""
+    known = show.known(places)
     async with client.opened(fleet) as store:
-        found = await show.choices(store, need, known, coming)
+        found = await show.choices(store, _need(0), known, [])
     return found[0].host
 
 
-async def _look(fleet: Fleet) -> None:
+async def _beat(fleet: Fleet, lot: float) -> float:
+    """Let an agent look once, on the connection that it has; tell how long that took."""
+    lookout = Lookout(lambda: lot)
     async with client.opened(fleet) as store:
-        await recovery.survey(store)
+        await lookout.look(store)  # it counts the members, and connects
+        begin = time.perf_counter()
+        await recovery.armed_pods(store, simulated.name(1))
+        await lookout.look(store)
+        return time.perf_counter() - begin
 
 
-async def _drain(fleet: Fleet, known: dict[str, str]) -> None:
-    """Do what a drain does with the store, for each of its pods one after the other."""
-    sent: list[str] = []
-    for at, pod in enumerate(simulated.pods_of(simulated.DRAINED)):
-        sent.append(await _place(fleet, _need(at), known, sent))
-        await _hand_over(fleet, pod, simulated.DRAINED, sent[-1])
+async def _drain(fleet: Fleet, places: Places) -> None:
+    """Do what a drain does with the store: ask for all pods, then hand over one after the other."""
+    known, pods = show.known(places), simulated.pods_of(simulated.DRAINED)
+    async with client.opened(fleet) as store:
+        found = await show.plan(store, [_need(at) for at in range(len(pods))], known, [])
+    for pod in pods:
+        await _hand_over(fleet, pod, simulated.DRAINED, found[pod][0].host)
 
 
 def _need(at: int) -> Need:

@@ -6,6 +6,7 @@ FILE is JSON: the table `fleet`, and leases. It prints the seconds that each ren
 seconds that this process was on a processor meanwhile.
 """
 
+import itertools
 import sys
 import time
 
@@ -36,7 +37,7 @@ async def renew(task: Task, at_once: int, seconds: float) -> Taken:
         for lease in task.leases[:at_once]:  # connections are there then
             await store.renew(lease)
         begin, end = time.process_time(), time.monotonic() + seconds
-        turn = iter(task.leases * 1000)
+        turn = itertools.cycle(task.leases)
 
         async def work() -> None:
             while time.monotonic() < end:

@@ -11,12 +11,14 @@ import random
 import msgspec
 import trio
 
+from autopod import hosts
 from autopod.fleet import client, members, owners, recovery
 from autopod.fleet.members import Member
 from autopod.fleet.store import MAX_CHANGES, Put
 from autopod.fleet.store import Store as FleetStore
 from autopod.status.policy import Fleet
 from ckpt.archive import host as machine
+from launcher.places import Places
 
 PODS = 10  # of a host
 DRAINED, DRAINED_PODS = 0, 100  # number and pods of the host that is drained
@@ -40,13 +42,13 @@ def layers_of(number: int) -> list[str]:
     return sorted(hashlib.md5(b"%d" % (number % 500 + at)).hexdigest() for at in range(_LAYERS))
 
 
-def describe(number: int, here: machine.Host) -> Member:
+def describe(number: int, here: machine.Host, fingerprint: str) -> Member:
     """What a host would say of itself, with the features of this machine's processor."""
     chance = random.Random(number)
     return Member(
         name=name(number),
         address=f"{name(number)}.example.net:7463",
-        fingerprint=fingerprint(number),
+        fingerprint=fingerprint,
         group=f"rack{number // 20}",
         slots=1,
         kernel=platform.release(),
@@ -58,30 +60,37 @@ def describe(number: int, here: machine.Host) -> Member:
     )
 
 
-def fingerprint(number: int) -> str:
-    return hashlib.sha256(name(number).encode()).hexdigest()
+def acquaint(places: Places, count: int) -> str:
+    """Let this host know so many; return the fingerprint that all have, of one certificate."""
+    hosts.init(places, name(DRAINED), "192.0.2.1")
+    certificate = hosts.own_certificate(places).read_text()
+    host = hosts.Host("192.0.2.2:7463", certificate)
+    hosts.save(places, "first", host)
+    [file] = places.prefix.glob("etc/autopod/hosts/first.toml")
+    text = file.read_bytes()
+    file.unlink()
+    for number in range(count):
+        file.with_name(f"{name(number)}.toml").write_bytes(text)
+    return host.fingerprint
 
 
-def known(hosts: int) -> dict[str, str]:
-    """Fingerprints as a host has them that knows all others."""
-    return {name(number): fingerprint(number) for number in range(hosts)}
-
-
-async def build(fleet: Fleet, hosts: int) -> list[int]:
+async def build(fleet: Fleet, count: int, fingerprint: str) -> list[int]:
     """Fill an empty store; return the leases of the hosts."""
-    here, leases = machine.describe(), [0] * hosts
-    todo = iter(range(hosts))
+    here, leases = machine.describe(), [0] * count
+    todo = iter(range(count))
 
     async def join() -> None:
         async with client.opened(fleet) as store:
             for number in todo:
                 leases[number] = (await store.grant(LEASE_S)).id
-                await members.announce(store, describe(number, here), leases[number])
+                member = describe(number, here, fingerprint)
+                await members.announce(store, member, leases[number])
 
     async with trio.open_nursery() as nursery:
-        for _ in range(1 if fleet.file else min(_AT_ONCE, hosts)):
+        for _ in range(1 if fleet.file else min(_AT_ONCE, count)):
             nursery.start_soon(join)
-    everybody = [change for n in range(hosts) for pod in pods_of(n) for change in owned(pod, n)]
+    everybody = [change for n in range(count) for pod in pods_of(n) for change in owned(pod, n)]
+    everybody += [Put(recovery.guarded(name(number)), b"") for number in range(count)]
     pieces = iter(range(0, len(everybody), MAX_CHANGES))
 
     async def own() -> None:
@@ -90,7 +99,7 @@ async def build(fleet: Fleet, hosts: int) -> list[int]:
                 await store.apply([], everybody[at : at + MAX_CHANGES])
 
     async with trio.open_nursery() as nursery:
-        for _ in range(1 if fleet.file else min(_AT_ONCE, hosts)):
+        for _ in range(1 if fleet.file else min(_AT_ONCE, count)):
             nursery.start_soon(own)
     return leases
 
@@ -100,7 +109,7 @@ def owned(pod: str, number: int) -> list[Put]:
     armed = recovery.Armed(name(number), 60)
     return [
         owners.put(pod, name(number)),
-        Put(f"{owners.PREFIX}{pod}/armed", msgspec.json.encode(armed)),
+        Put(owners.armed(name(number), pod), msgspec.json.encode(armed)),
     ]
 
 
