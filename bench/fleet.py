@@ -40,11 +40,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 CHANGE, JOINED, PLACE, DRAIN, BEAT, LOOK = (
     "change of a pod's owner",
-    "the same, with its connection",
+    "change of owner, with its connection",
     "placement of a pod",
     "drain of 100 pods",
     "beat of an agent with `recover`",
-    "the same, of one that looks at all",
+    "beat of one that looks at all hosts",
 )
 CAPTION = (
     "Simulated hosts with ten pods each, all armed, in three members of etcd with mutual TLS on "

@@ -41,7 +41,7 @@ def lines(target: Path, parts: dict[str, Lines]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        1, len(parts), figsize=(7 * len(parts), 5), squeeze=False, sharey=True
+        1, len(parts), figsize=(7 * len(parts), 5.5), squeeze=False, sharey=True
     )
     for axis, (title, drawn) in zip(axes[0], parts.items(), strict=True):
         for name, values in drawn.items():
@@ -53,8 +53,10 @@ def lines(target: Path, parts: dict[str, Lines]) -> None:
         axis.set_xlabel("hosts, ten pods each")
         axis.set_ylabel("milliseconds")
         axis.yaxis.set_tick_params(labelleft=True)
+        axis.minorticks_off()
         axis.grid(visible=True, linewidth=0.3)
         axis.set_title(title)
-        axis.legend()
-    figure.tight_layout()
+    names = axes[0][0].get_legend_handles_labels()
+    figure.legend(*names, loc="lower center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(target, dpi=100)

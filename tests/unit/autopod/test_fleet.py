@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -151,6 +151,7 @@ HOSTS = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(HOSTS, st.lists(NAMES, unique=True), st.sets(NAMES), st.lists(NAMES))
 def test_pods_that_leave_together_are_placed_one_after_the_other(hosts, names, busy, coming):
     needs = [replace(NEED, pod=name, memory=(at + 1) << 29) for at, name in enumerate(names)]
