@@ -145,7 +145,8 @@ async def _renew(
     That no answer came is no reason to give it up: to make another one is more to be done by a
     store that may be slow already.
     """
-    complain, good_until, pause_s = _Complaints(), boottime() + fleet.ttl_s, every_s
+    complain, good_until = _Complaints(), boottime() + fleet.ttl_s
+    pause_s = 0.0  # much of its time may have gone by until the host was announced
     while True:
         await trio.sleep(_about(pause_s))
         asked = boottime()
