@@ -49,20 +49,41 @@ def _add_checkpoint(verbs: "argparse._SubParsersAction[commandline.Parser]") -> 
 
 def _add_checkpoints(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     listing = verbs.add_parser("checkpoints", help="show the kept checkpoints of a pod")
-    listing.set_defaults(run=_checkpoints)
+    listing.set_defaults(run=_checkpoints, usage=listing.error)
     listing.add_argument("pod", metavar="POD", type=commandline.pod)
     what = listing.add_mutually_exclusive_group()
     what.add_argument("--json", action="store_true", help="as an array of objects")
     what.add_argument("--pin", metavar="NUMBER", type=_count, help="let that one stay for good")
     what.add_argument("--unpin", metavar="NUMBER", type=_count, help="let it go in its time")
     what.add_argument(
-        "--keep", metavar="N", type=_count, help="delete now what is older than the N newest"
+        "--keep",
+        metavar="N",
+        type=_count,
+        help="delete now what is older than the N newest; copy to the store what is missing there",
+    )
+    what.add_argument(
+        "--get",
+        metavar="NUMBER",
+        type=_count,
+        help="with --from: keep that one on this host, too, and print its file",
+    )
+    _add_from(listing)
+
+
+def _add_from(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="where",
+        metavar="WHERE",
+        type=_store,
+        help="those of an object store: its URL (s3://BUCKET/PREFIX, file:///DIRECTORY), or "
+        "'store' for the configured one (archives.url)",
     )
 
 
 def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
     restart = verbs.add_parser("restart", help="let a pod go on from such a file")
-    restart.set_defaults(run=_restart)
+    restart.set_defaults(run=_restart, usage=restart.error)
     restart.add_argument("pod", metavar="POD", type=commandline.pod)
     source = restart.add_mutually_exclusive_group(required=True)
     source.add_argument("-i", dest="file", metavar="FILE", type=Path)
@@ -74,6 +95,7 @@ def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> Non
         "2026-11-27T09:00:00Z, '2026-11-27 10:00', 10:00, or 2h for two hours ago; "
         "other files of the pod are moved aside",
     )
+    _add_from(restart)
     restart.add_argument(
         "--base",
         "--lower",
@@ -102,6 +124,15 @@ def _span(text: str) -> int:
 
     try:
         return retention.parse_span(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _store(text: str) -> str:
+    from autopod import objects, stored
+
+    try:
+        return text if text == stored.CONFIGURED else objects.check_url(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(str(e)) from e
 
@@ -173,31 +204,56 @@ def _repeat(arguments: argparse.Namespace) -> NoReturn:
 def _checkpoints(places: Places, arguments: argparse.Namespace) -> int:
     from autopod import checkpoints, overview, periodic
 
-    pod, number = arguments.pod, arguments.pin or arguments.unpin
-    if number:
-        checkpoints.pin(places, pod, number, pinned=bool(arguments.pin))
+    pod, number, where = arguments.pod, arguments.pin or arguments.unpin, arguments.where
+    if arguments.get and not where:
+        arguments.usage("--get goes with --from")
+    if arguments.keep and where:
+        arguments.usage("--keep is for this host and the configured store: not with --from")
+    if arguments.get:
+        _get(places, pod, where, arguments.get)
+    elif number:
+        if where:
+            _pin_stored(places, pod, where, number, pinned=bool(arguments.pin))
+        else:
+            checkpoints.pin(places, pod, number, pinned=bool(arguments.pin))
         _say(f"pod {pod}: checkpoint {number} is {'pinned' if arguments.pin else 'not pinned'}")
     elif arguments.keep:
         periodic.collect(places, pod, arguments.keep)
     else:
-        rows = periodic.rows(places, pod)
+        rows = periodic.stored_rows(places, pod, where) if where else periodic.rows(places, pod)
         as_json = arguments.json
         text = overview.as_json(rows) if as_json else overview.columns(periodic.table(rows))
         sys.stdout.write(text)
     return 0
 
 
+def _get(places: Places, pod: str, where: str, number: int) -> None:
+    from autopod import stored
+    from ckpt import progress
+
+    objects = stored.needed(places, where)
+    one = stored.numbered(objects, pod, number)
+    _say(f"{stored.fetch(places, pod, objects, one, progress.for_terminal())}")
+
+
+def _pin_stored(places: Places, pod: str, where: str, number: int, *, pinned: bool) -> None:
+    from autopod import stored
+
+    stored.pin(stored.needed(places, where), pod, number, pinned=pinned)
+
+
 def _restart(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
 
     pod, replace, file = arguments.pod, arguments.replace, arguments.file
+    if arguments.where and not arguments.at:
+        arguments.usage("--from goes with --at")
     with ExitStack() as held:
         if arguments.at:
-            from autopod import checkpoints
-
+            file = _kept(places, arguments, held)
+            if file is None:
+                return 1
             replace = True
-            one, file = held.enter_context(checkpoints.using(places, pod, arguments.at))
-            _say(f"pod {pod}: from checkpoint {one.number} of {checkpoints.spelled(one)}")
         commands.restart(
             places,
             pod,
@@ -208,6 +264,26 @@ def _restart(places: Places, arguments: argparse.Namespace) -> int:
             identity=arguments.identity,
         )
     return 0
+
+
+def _kept(places: Places, arguments: argparse.Namespace, held: ExitStack) -> Path | None:
+    """Return the checkpoint that --at means, which stays while it is *held*.
+
+    None: it cannot be had from the store, and that was told.
+    """
+    from autopod import checkpoints, stored
+
+    pod = arguments.pod
+    if arguments.where:
+        got = stored.fetch_apart(places, pod, arguments.where, arguments.at)
+        if got is None:
+            return None
+        [one] = checkpoints.among([got.name])
+        file = held.enter_context(checkpoints.reading(places, pod, one))
+    else:
+        one, file = held.enter_context(checkpoints.using(places, pod, arguments.at))
+    _say(f"pod {pod}: from checkpoint {one.number} of {checkpoints.spelled(one)}")
+    return file
 
 
 def _say(line: str) -> None:

@@ -10,20 +10,24 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from autopod import retention
 from autopod.errors import Refused
 from autopod.retention import Taken
 from launcher.places import Places
 
+PIN: Final = ".pin"
+"""What the name of a pin ends with; the rest is the archive's."""
+
 _TIME: Final = "%Y%m%dT%H%M%SZ"
 _NAME: Final = re.compile(r"([0-9]{6,})-([0-9]{8}T[0-9]{6}Z)\.pod")
-_PIN: Final = ".pin"
 
 
 def directory(places: Places, pod: str) -> Path:
@@ -34,13 +38,18 @@ def directory(places: Places, pod: str) -> Path:
 def known(places: Places, pod: str) -> list[Taken]:
     """Return the kept checkpoints of *pod*, the oldest first."""
     names = set(_names(directory(places, pod)))
-    found = [_taken(name, pinned=name + _PIN in names) for name in names]
-    return sorted((one for one in found if one), key=lambda one: one.number)
+    return among(names)
+
+
+def among(names: Collection[str]) -> list[Taken]:
+    """Return the checkpoints that *names*, of files or objects, are of; the oldest first. Pure."""
+    found = [_taken(name, pinned=name + PIN in names) for name in names]
+    return sorted((one for one in found if one), key=lambda one: (one.number, one.at))
 
 
 def path_of(places: Places, pod: str, one: Taken) -> Path:
     """Return the archive."""
-    return directory(places, pod) / _name(one)
+    return directory(places, pod) / name_of(one)
 
 
 def next_path(places: Places, pod: str) -> Path:
@@ -54,7 +63,7 @@ def next_path(places: Places, pod: str) -> Path:
         if name.startswith("."):
             (own / name).unlink(missing_ok=True)
     number = max((one.number for one in known(places, pod)), default=0) + 1
-    return own / _name(Taken(number, int(time.time())))
+    return own / name_of(Taken(number, int(time.time())))
 
 
 def pin(places: Places, pod: str, number: int, *, pinned: bool = True) -> None:
@@ -67,7 +76,7 @@ def pin(places: Places, pod: str, number: int, *, pinned: bool = True) -> None:
         one = retention.numbered(known(places, pod), number)
         if one is None:
             raise _none(pod, f"{number}")
-        mark = path_of(places, pod, one).with_name(_name(one) + _PIN)
+        mark = path_of(places, pod, one).with_name(name_of(one) + PIN)
         if pinned:
             mark.touch(mode=0o600)
         else:
@@ -89,12 +98,49 @@ def using(places: Places, pod: str, moment: datetime) -> Iterator[tuple[Taken, P
             hint = f"the oldest is of {spelled(found[0])}" if found else ""
             raise _none(pod, f"at or before {moment.isoformat()}", hint)
         path = path_of(places, pod, one)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = _shared(path)
     try:
         yield one, path
     finally:
         os.close(fd)
+
+
+@contextmanager
+def reading(places: Places, pod: str, one: Taken) -> Iterator[Path]:
+    """Within the block, checkpoint *one* is not deleted.
+
+    Raises:
+        Refused, FileNotFoundError: it is not there.
+    """
+    with _held(places, pod):
+        fd = _shared(path_of(places, pod, one))
+    try:
+        yield path_of(places, pod, one)
+    finally:
+        os.close(fd)
+
+
+def renumber(places: Places, pod: str, one: Taken, number: int) -> bool:
+    """Give checkpoint *one* another number; tell whether that could be done: nobody reads it.
+
+    The caller holds the pod's lock. Killed at any step there is one archive, and its pin.
+    """
+    with _held(places, pod) as fd:
+        old, new = path_of(places, pod, one), path_of(places, pod, replace(one, number=number))
+        if _is_used(old) or new.exists():
+            return False
+        if one.pinned:
+            new.with_name(new.name + PIN).touch(mode=0o600)
+        old.rename(new)
+        old.with_name(old.name + PIN).unlink(missing_ok=True)
+        os.fsync(fd)
+    return True
+
+
+def _shared(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return fd
 
 
 def collect(places: Places, pod: str, keep: int, check: Callable[[Path], None]) -> list[Taken]:
@@ -123,7 +169,7 @@ def collect(places: Places, pod: str, keep: int, check: Callable[[Path], None]) 
         if gone:
             os.fsync(fd)
         for name in _names(directory(places, pod)):  # of what somebody deleted by hand
-            if name.endswith(_PIN) and not (directory(places, pod) / name[: -len(_PIN)]).exists():
+            if name.endswith(PIN) and not (directory(places, pod) / name[: -len(PIN)]).exists():
                 (directory(places, pod) / name).unlink()
     return gone
 
@@ -164,7 +210,8 @@ def _names(path: Path) -> list[str]:
     return []
 
 
-def _name(one: Taken) -> str:
+def name_of(one: Taken) -> str:
+    """Return the name of the archive. Pure."""
     return f"{one.number:06d}-{datetime.fromtimestamp(one.at, UTC).strftime(_TIME)}.pod"
 
 

@@ -12,6 +12,7 @@ import msgspec
 from autopod import checkpoints, retention
 from autopod.errors import Refused
 from ckpt import commands, show, stack
+from ckpt.progress import for_terminal
 from launcher import pods
 from launcher.lock import locked
 from launcher.places import Places
@@ -28,7 +29,7 @@ class Row(msgspec.Struct, frozen=True):
         taken: RFC 3339, UTC.
         bytes: of the archive.
         pinned: is it to stay?
-        file: the archive.
+        file: the archive, or its URL.
     """
 
     checkpoint: int
@@ -50,11 +51,13 @@ def take(  # noqa: PLR0913
 ) -> None:
     """Checkpoint *pod*, which goes on unless *end*, and then delete what need not be kept.
 
-    If it cannot be taken, nothing is deleted, and the pod goes on.
+    If it cannot be taken, nothing is deleted, and the pod goes on. At the end it is copied to the
+    store, where one is configured (autopod/stored.py).
 
     Raises:
         Refused: there is no such pod.
         NotCheckpointable, OSError, …: as ckpt.dump.dump().
+        StoreFailed: it was taken, but not copied.
     """
     if pod not in pods.names(places):
         raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
@@ -63,29 +66,69 @@ def take(  # noqa: PLR0913
         commands.write(places, pod, path, leave_running=not end, tcp=tcp, recipients=recipients)
         if pin:
             checkpoints.pin(places, pod, checkpoints.known(places, pod)[-1].number)
-    collect(places, pod, keep)
+    check = _Check(places)
+    _collect(places, pod, keep, check)
     with locked(places, pod):
         if len(stack.status(places, pod).layers) >= _MANY_LAYERS:
             stack.flatten(places, pod)
+    _copy(places, pod, keep, check)  # nothing comes after: it has threads
 
 
 def collect(places: Places, pod: str, keep: int) -> None:
-    """Delete what need not be kept, and say so; and which ones are damaged."""
-    damaged: list[str] = []
+    """Delete what need not be kept, and say so; and which ones are damaged. In the store, too.
 
-    def check(path: Path) -> None:
-        try:
-            commands.verify(places, path)
-        except Exception as e:
-            damaged.append(str(e))
-            raise
+    Raises:
+        Refused: there are none.
+        StoreFailed: what is to be in the store is not there, or not yet.
+    """
+    check = _Check(places)
+    _collect(places, pod, keep, check)
+    _copy(places, pod, keep, check)
 
+
+def _collect(places: Places, pod: str, keep: int, check: "_Check") -> None:
     gone = checkpoints.collect(places, pod, keep, check)
-    for problem in damaged:
+    for problem in check.damaged:
         sys.stdout.write(f"pod {pod}: note: a kept checkpoint is not good: {problem}\n")
     if gone:
         many = f"s {gone[0].number} to {gone[-1].number}" if len(gone) > 1 else f" {gone[0].number}"
         sys.stdout.write(f"pod {pod}: deleted checkpoint{many}\n")
+
+
+def _copy(places: Places, pod: str, keep: int, check: "_Check") -> None:
+    """Bring the store to where this host is, and say what was done for that."""
+    from autopod import stored
+    from autopod.objects import StoreFailed
+
+    try:
+        objects = stored.opened(places)
+        if objects is None:
+            return
+        progress = for_terminal()
+        for line in stored.sync(places, pod, keep, objects, check=check, progress=progress):
+            sys.stdout.write(f"pod {pod}: {line}\n")
+    except StoreFailed as e:
+        hint = "checkpoints are kept on this host, and copied when this is run the next time"
+        raise StoreFailed(str(e), e.hint or hint) from e
+
+
+class _Check:
+    """Reads archives from end to end, each good one once; remembers what is wrong with others."""
+
+    def __init__(self, places: Places) -> None:
+        self._places, self._good = places, set[Path]()
+        self.damaged: list[str] = []
+
+    def __call__(self, path: Path) -> None:
+        """Raise an Exception unless the archive is good."""
+        if path in self._good:
+            return
+        try:
+            commands.verify(self._places, path)
+        except Exception as e:
+            self.damaged.append(str(e))
+            raise
+        self._good.add(path)
 
 
 def repeat(pod: str, interval_s: int, arguments: Sequence[str]) -> NoReturn:
@@ -118,6 +161,28 @@ def rows(places: Places, pod: str) -> list[Row]:
             continue
         found.append(Row(one.number, checkpoints.spelled(one), size, one.pinned, str(path)))
     return found
+
+
+def stored_rows(places: Places, pod: str, where: str) -> list[Row]:
+    """Return the checkpoints of *pod* in a store, the oldest first.
+
+    Raises:
+        Refused: there is no store.
+        StoreFailed: it cannot be told.
+    """
+    from autopod import stored
+
+    objects = stored.needed(places, where)
+    return [
+        Row(
+            one.taken.number,
+            checkpoints.spelled(one.taken),
+            one.size,
+            one.taken.pinned,
+            stored.url_of(objects, pod, one.taken),
+        )
+        for one in stored.known(objects, pod)
+    ]
 
 
 def table(found: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -35,7 +35,7 @@ def newest_at(known: Iterable[Taken], moment: float) -> Taken | None:
     One that a clock running ahead has dated later is left out, which errs to the older.
     """
     before = [one for one in known if one.at <= moment]
-    return max(before, key=lambda one: one.number, default=None)
+    return max(before, key=_which, default=None)
 
 
 def expendable(
@@ -56,7 +56,7 @@ def expendable(
         is_good: reads one from end to end; asked from the newest on, until one is, and only if
             there is something to delete.
     """
-    newest_first = sorted(known, key=lambda one: one.number, reverse=True)
+    newest_first = sorted(known, key=_which, reverse=True)
     surplus = [one for one in newest_first if not one.pinned][keep:]
     surplus = [one for one in surplus if one.number not in in_use]
     if not surplus:
@@ -65,6 +65,56 @@ def expendable(
     if good is None:
         return []
     return [one for one in reversed(surplus) if one != good]
+
+
+def missing(own: Iterable[Taken], stored: Collection[Taken], keep: int) -> list[Taken]:
+    """Return those of *own* that are to be copied to where *stored* are, the oldest first.
+
+    Those that would be expendable there are not.
+    """
+    there = {_which(one) for one in stored}
+    pending = [one for one in own if _which(one) not in there]
+    both = sorted([*stored, *pending], key=_which, reverse=True)
+    newest = [_which(one) for one in both if not one.pinned][:keep]
+    wanted = [one for one in pending if one.pinned or _which(one) in newest]
+    return sorted(wanted, key=_which)
+
+
+def renumbered(
+    pending: Iterable[Taken], own: Iterable[Taken], stored: Iterable[Taken]
+) -> dict[int, int | None]:
+    """Return new numbers for those of *pending* that need one, by their numbers.
+
+    Other hosts that had the pod have counted, too. What is taken later has the higher number, and
+    that is told by the time: it is the only thing that hosts have in common. None: somebody else
+    has taken a later one already, or ours would change their order; it stays with its host.
+
+    Args:
+        pending: of this host, not stored yet.
+        own: all of this host.
+        stored: all that are stored, of this host and of others.
+    """
+    own, stored = list(own), list(stored)
+    mine = {_which(one) for one in own}
+    others = [one for one in stored if _which(one) not in mine]
+    given: dict[int, int | None] = {}
+    last = 0
+    for one in sorted(pending, key=_which):
+        before = max((other.number for other in others if other.at <= one.at), default=0)
+        number = max(one.number, before + 1, last + 1)
+        if any(other.at > one.at and other.number >= one.number for other in others):
+            given[one.number] = None
+            continue
+        if number != one.number:
+            settled = [other.number for other in own if _which(other) in map(_which, stored)]
+            movable = one.number > max(settled, default=0)
+            given[one.number] = number if movable else None
+        last = number
+    return given
+
+
+def _which(one: Taken) -> tuple[int, int]:
+    return one.number, one.at
 
 
 def next_due(due: float, interval: float, now: float) -> float:

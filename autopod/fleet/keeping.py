@@ -6,29 +6,39 @@ was not to be reached and the fence has killed them, or where the host has died 
 """
 
 import os
+import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
-from autopod import checkpoints, hosts, journal
+from autopod import checkpoints, hosts, journal, stored
 from autopod.fleet import client, history, recovery, takeover
 from autopod.fleet.fence import Fence, boottime
 from autopod.fleet.lookout import Lookout
 from autopod.fleet.recovery import Charge, Patience, Survey
 from autopod.fleet.store import FleetError, Store
+from autopod.retention import Taken
 from autopod.status import drain
 from autopod.status.policy import Fleet
-from launcher import commandline
 from launcher.lock import is_locked
 from launcher.places import Places
 
 _SAID: Final = 300
 _TRIES: Final = 3
 _GLANCE_S: Final = 0.5
+_ANSWER_S: Final = 30
+_CLI: Final = "autopod.cli"
+
+
+class _Row(msgspec.Struct):
+    """Of what `autopod checkpoints --json` prints."""
+
+    file: str
 
 
 class Keeper:
@@ -122,11 +132,8 @@ class Keeper:
         pod = charge.pod
         if not self._share(pod):
             return
-        known = {
-            one.number: checkpoints.path_of(self._places, pod, one)
-            for one in checkpoints.known(self._places, pod)
-        }
-        names = {number: path.name for number, path in known.items()}
+        known = await self._known(pod)
+        names = {one.number: checkpoints.name_of(one) for one in known}
         name = recovery.newest(names, charge.consumed)
         if name is None:
             return
@@ -134,37 +141,63 @@ class Keeper:
         self._fence.arm(pod)  # from the moment on at which it may stand
         if await recovery.claim(store, charge, self._name, name, self._fleet.ttl_s):
             self._restarting.add(pod)
-            file = checkpoints.directory(self._places, pod) / name
-            self._nursery.start_soon(self._restart, pod, file)
+            self._nursery.start_soon(self._restart, pod, max(names))
         else:
             self._fence.disarm(pod)
 
-    async def _restart(self, pod: str, file: Path) -> None:
+    async def _known(self, pod: str) -> list[Taken]:
+        """Return the kept checkpoints that all hosts have, the oldest first."""
+        if not self._fleet.from_store:
+            return checkpoints.known(self._places, pod)
+        with trio.move_on_after(_ANSWER_S):  # it has threads: not in this process
+            done = await _ours(_CLI, "checkpoints", pod, "--from", stored.CONFIGURED, "--json")
+            if done.returncode == 0:
+                rows = msgspec.json.decode(done.stdout, type=list[_Row])
+                return checkpoints.among([one.file.rpartition("/")[2] for one in rows])
+            self._complain(done.stderr.decode(errors="replace").strip())
+        return []
+
+    async def _restart(self, pod: str, number: int) -> None:
         """Restart a pod that was claimed; it is not broken off when the agent ends."""
-
-        async def let_it_be(_process: trio.Process) -> None:
-            pass
-
-        argv = [sys.executable, "-m", "autopod.fleet.restart", pod, os.fspath(file)]
         self._tries[pod] += 1
         try:
-            done = await trio.run_process(
-                argv, stdin=b"", capture_stderr=True, check=False, deliver_cancel=let_it_be
-            )
+            got = await self._file(pod, number)
+            done = await _ours("autopod.fleet.restart", pod, got) if got else None
         finally:
             self._restarting.discard(pod)
-        if not done.returncode:
+        said = done.stderr.decode(errors="replace").strip() if done else self._said
+        well = done is not None and done.returncode == 0
+        if well:
             del self._tries[pod]
-        said = done.stderr.decode(errors="replace").strip()
-        text = f"{pod} runs at {self._name} again" if not done.returncode else f"{pod}: {said}"
+        text = f"{pod} runs at {self._name} again" if well else f"{pod}: {said}"
         sys.stderr.write(f"autopod: {text}\n")
         told = history.told(self._name, "recovery", text[:_SAID])
         with suppress(FleetError):
             async with client.opened(self._fleet) as store:
                 await store.apply([], [told])
 
+    async def _file(self, pod: str, number: int) -> str | None:
+        """Return the archive; None: it is not to be had, and why has been said."""
+        if not self._fleet.from_store:
+            found = {one.number: one for one in checkpoints.known(self._places, pod)}
+            return os.fspath(checkpoints.path_of(self._places, pod, found[number]))
+        get = ("--from", stored.CONFIGURED, "--get", str(number))
+        done = await _ours(_CLI, "checkpoints", pod, *get)
+        if done.returncode == 0:
+            return os.fsdecode(done.stdout.rstrip(b"\n"))
+        self._complain(done.stderr.decode(errors="replace").strip())
+        return None
+
+    def _complain(self, said: str) -> None:
+        """Tell the same only once in a row."""
+        if said != self._said:
+            self._said = said
+            sys.stderr.write(f"{said}\n")
+
     def _share(self, pod: str) -> bool:
         """See to it that the pod's kept checkpoints are where all hosts have them."""
+        if self._fleet.from_store:
+            return True
         own, shared = checkpoints.directory(self._places, pod), Path(self._fleet.recover or "/")
         there = shared / own.name
         try:
@@ -174,7 +207,22 @@ class Keeper:
                 own.symlink_to(there)
             return own.samefile(there)
         except OSError as e:
-            if str(e) != self._said:
-                self._said = str(e)
-                commandline.complain("autopod", e)
+            self._complain(f"autopod: error: {e.strerror}: {e.filename}")
             return False
+
+
+async def _ours(module: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run a module of ours, which is not broken off when the agent ends."""
+
+    async def let_it_be(_process: trio.Process) -> None:
+        pass
+
+    argv = [sys.executable, "-m", module, *words]
+    return await trio.run_process(
+        argv,
+        stdin=b"",
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        deliver_cancel=let_it_be,
+    )

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from autopod import objects
 from autopod.status import debian
 from autopod.status.receivers import Receiver
 from autopod.status.windows import Blackout, Window
@@ -161,7 +162,8 @@ class Fleet(Table, frozen=True):
         ttl_s: after how long a host that is not heard of has gone.
         patience_s: for how long an answer is waited for.
         recover: the directory, the same for all, with the kept checkpoints of pods that are
-            restarted elsewhere when their host dies; None: they are not.
+            restarted elsewhere when their host dies; or `store`: they are where [archives] says.
+            None: they are not restarted.
     """
 
     endpoints: list[str] = msgspec.field(default_factory=list)
@@ -197,8 +199,39 @@ class Fleet(Table, frozen=True):
         for key, low, high in (("slots", 0, 1000), ("ttl_s", 5, 3600), ("patience_s", 1, 60)):
             if not low <= getattr(self, key) <= high:
                 reject(key, getattr(self, key), f"use {low} to {high}")
-        if self.recover is not None and (not self.recover.startswith("/") or self.ttl_s < 10):
-            reject("recover", self.recover, "use a whole path; it needs a ttl_s of 10 at least")
+        if self.recover is not None and not (
+            (self.recover.startswith("/") or self.from_store) and self.ttl_s >= 10
+        ):
+            reason = "use a whole path, or 'store'; it needs a ttl_s of 10 at least"
+            reject("recover", self.recover, reason)
+
+    @property
+    def from_store(self) -> bool:
+        """Are pods of a host that has died restarted from what [archives] says?"""
+        return self.recover == "store"
+
+
+class Archives(Table, frozen=True):
+    """Where kept checkpoints are copied to, besides this host's own disk: autopod/stored.py.
+
+    Attributes:
+        url: `s3://BUCKET/PREFIX`, `gs://…`, `az://…`, `file:///DIRECTORY`; None: nowhere. Who may
+            write there is told by the environment, as with other programs (AWS_ACCESS_KEY_ID, …,
+            ~/.aws), never here.
+        endpoint: of another service than Amazon's that speaks S3.
+    """
+
+    url: str | None = None
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            try:
+                objects.check_url(self.url)
+            except ValueError as e:
+                reject("url", self.url, str(e))
+        if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
+            reject("endpoint", self.endpoint, "use https://HOST:PORT; http:// to this host only")
 
 
 def is_group(text: str) -> bool:
@@ -217,6 +250,11 @@ class Policy(Table, frozen=True):
     web: Web = Web()
     notify: list[Receiver] = msgspec.field(default_factory=list)
     fleet: Fleet | None = None
+    archives: Archives = Archives()
+
+    def __post_init__(self) -> None:
+        if self.fleet and self.fleet.from_store and self.archives.url is None:
+            reject("fleet.recover", self.fleet.recover, "it needs archives.url")
 
 
 def path(places: Places) -> Path:

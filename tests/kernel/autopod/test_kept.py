@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -62,8 +63,10 @@ def counter(host, debian_root):
     return counter
 
 
-def test_the_last_one_ends_the_pod(counter):
-    host = counter.host
+def test_the_last_one_ends_the_pod(counter, tmp_path):
+    """And the pod goes on from the copy, where nothing else is left of it."""
+    host, store = counter.host, f"file://{tmp_path}/store"
+    (host.prefix / "etc/autopod/autopod.toml").write_text(f'[archives]\nurl = "{store}"\n')
     counter.count(to=1)
     for wrong in (
         ("-o", "x"),
@@ -71,9 +74,13 @@ def test_the_last_one_ends_the_pod(counter):
         ("--keep", "1", "--leave-running"),
     ):
         assert "--end" in host.run("autopod", "checkpoint", "count", "--end", *wrong, expect=2)
-    host.run("autopod", "checkpoint", "count", "--keep", "1", "--end")
+    said = host.run("autopod", "checkpoint", "count", "--keep", "1", "--end")
+    assert f"copied checkpoint 1 to {store}/count/000001-" in said
     assert host.pods()["count"]["state"] == "stopped"
-    host.run("autopod", "restart", "count", "--at", "2999-01-01T00:00:00Z")
+    shutil.rmtree(host.prefix / "var/lib/autopod/count.checkpoints")
+    last = ("autopod", "restart", "count", "--at", "2999-01-01T00:00:00Z")
+    assert "no kept checkpoint" in host.run(*last, expect=1)
+    assert "from checkpoint 1 of" in host.run(*last, "--from", "store")
     counter.count(to=2)
     assert counter.file() == ["1", "2"]
 

@@ -20,16 +20,16 @@ pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 TTL_S = 15
 
 
-@pytest.fixture
-def protected(pair, tmp_path):  # noqa: F811
-    """Hosts a and b, whose pods the other one restarts."""
+@pytest.fixture(params=["directory"])
+def protected(pair, tmp_path, request):  # noqa: F811
+    """Hosts a and b, whose pods the other one restarts, from a directory or an object store."""
+    stored = request.param == "store"
     for machine in pair:
         write_guard(machine)
-        join(
-            machine,
-            f'[fleet]\nfile = "{tmp_path}/fleet.db"\nttl_s = {TTL_S}\n'
-            f'recover = "{tmp_path}/shared"\n',
-        )
+        text = f'[fleet]\nfile = "{tmp_path}/fleet.db"\nttl_s = {TTL_S}\n'
+        text += f'recover = "{"store" if stored else tmp_path / "shared"}"\n'
+        text += f'[archives]\nurl = "file://{tmp_path}/store"\n' if stored else ""
+        join(machine, text)
     return pair
 
 
@@ -95,6 +95,7 @@ def test_a_host_dies_and_its_pod_lives_on_elsewhere(protected, debian_root, tmp_
     a.run("autopod", "fleet", "claim", "pod", "--from", "b")
 
 
+@pytest.mark.parametrize("protected", ["store"], indirect=True)
 def test_a_host_that_has_lost_its_fleet_ends_its_pods_in_time(protected, debian_root, tmp_path):
     a, b = protected
     before = started(a, debian_root)

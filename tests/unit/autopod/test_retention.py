@@ -41,6 +41,36 @@ def test_what_may_go(known, keep, in_use, good):
 
 
 @settings(deadline=None)
+@given(KNOWN, KNOWN, st.integers(1, 6))
+def test_what_is_copied_is_not_deleted_at_once(own, stored, keep):
+    pending = retention.missing(own, stored, keep)
+    assert set(pending) <= set(own)
+    there = {(one.number, one.at) for one in stored}
+    assert not there & {(one.number, one.at) for one in pending}
+    after = [*stored, *pending]
+    assert not set(retention.expendable(after, keep, (), lambda _: True)) & set(pending)
+
+
+@settings(deadline=None)
+@given(KNOWN, KNOWN)
+def test_what_is_taken_later_has_the_higher_number(own, stored):
+    mine = {(one.number, one.at) for one in own}
+    others = [one for one in stored if (one.number, one.at) not in mine]
+    pending = retention.missing(own, stored, 30)
+    given = retention.renumbered(pending, own, stored)
+    numbers = []
+    for one in pending:
+        number = given.get(one.number, one.number)
+        if number is None:  # stays where it is
+            continue
+        numbers.append(number)
+        assert number >= one.number
+        for other in others:
+            assert other.at > one.at or other.number < number
+    assert numbers == sorted(set(numbers))
+
+
+@settings(deadline=None)
 @given(KNOWN)
 def test_no_more_is_read_than_need_be(known):
     asked = []
