@@ -48,8 +48,9 @@ rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) install build/pyfuse3
 endef
 
-# Three members are started by the tests and the benchmarks. Taken out of the package, not installed: that would start one.
+# Servers that tests and benchmarks start. Taken out of their packages, not installed: that would start one.
 ETCD := build/etcd/usr/bin/etcd
+REGISTRY := build/registry/usr/bin/docker-registry
 
 # Nodes in namespaces have these laid over the host's own: nothing is installed, no service started.
 CLUSTER := pacemaker corosync crmsh libxml2-utils resource-agents
@@ -80,11 +81,13 @@ packages:
 	@$(PIP) install -e '.[dev]' --config-settings editable_mode=compat
 	@touch $@
 
-$(ETCD): | packages
-	@echo "fetching etcd for the tests"
-	@rm -rf build/etcd && mkdir -p build/etcd
-	@cd build/etcd && { apt-get download -q etcd-server \
-	    || { apt-get update -q && apt-get download -q etcd-server; } } && dpkg-deb -x etcd-server_*.deb .
+$(ETCD): SERVER := etcd-server
+$(REGISTRY): SERVER := docker-registry
+$(ETCD) $(REGISTRY): | packages
+	@echo "fetching $(SERVER) for the tests"
+	@rm -rf $(subst /usr/bin/,,$(dir $@)) && mkdir -p $(subst /usr/bin/,,$(dir $@))
+	@cd $(subst /usr/bin/,,$(dir $@)) && { apt-get download -q $(SERVER) \
+	    || { apt-get update -q && apt-get download -q $(SERVER); } } && dpkg-deb -x $(SERVER)_*.deb .
 
 # Each command is a fresh interpreter: none shall compile what has not changed.
 compiled: .venv/.stamp
@@ -99,8 +102,8 @@ demo-apache: setup
 demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
-test: PACKAGES += chromium chromium-driver fonts-inter
-test: setup $(ETCD)
+test: PACKAGES += chromium chromium-driver fonts-inter skopeo
+test: setup $(ETCD) $(REGISTRY)
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 fuzz: export FUZZ ?= 20

@@ -13,6 +13,12 @@ from launcher.places import Places
 
 if TYPE_CHECKING:
     from ckpt.archive.read import Archive
+    from ckpt.registry import Reference
+
+_PUSH = (
+    "Copy an archive, and the signature over it, to a registry; what it has already is not sent."
+)
+_PULL = "Get an archive that was pushed, verify it, and write it as it was to a file."
 
 
 def command() -> NoReturn:
@@ -82,8 +88,29 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("pod", metavar="POD", type=commandline.pod)
     check.add_argument("--json", action="store_true", help="as a JSON array")
 
+    _add_registry(verbs)
     _add_keys(verbs)
     return parser
+
+
+def _add_registry(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    more = (
+        "By skopeo (Debian: skopeo), with the users of `skopeo login` and what "
+        "/etc/containers/registries.conf says of registries."
+    )
+    push = verbs.add_parser(
+        "push", help="copy an archive to an OCI registry", description=f"{_PUSH} {more}"
+    )
+    push.set_defaults(run=_push)
+    push.add_argument("file", metavar="FILE", type=Path)
+    push.add_argument("reference", metavar="HOST[:PORT]/NAME:TAG", type=_reference)
+
+    pull = verbs.add_parser(
+        "pull", help="get an archive from an OCI registry", description=f"{_PULL} {more}"
+    )
+    pull.set_defaults(run=_pull)
+    pull.add_argument("reference", metavar="HOST[:PORT]/NAME:TAG", type=_reference)
+    pull.add_argument("file", metavar="FILE", type=Path)
 
 
 def _add_keys(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -192,6 +219,37 @@ def _check(places: Places, arguments: argparse.Namespace) -> int:
 
         commandline.complain("ckpt", NotCheckpointable(*refusals))
     return 1 if refusals else 0
+
+
+def _reference(text: str) -> "Reference":
+    from ckpt import registry
+
+    try:
+        return registry.reference(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def _push(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import registry
+    from ckpt.archive import keys
+
+    to = arguments.reference
+    if to.digest:
+        raise ValueError(f"{to.text}: the registry makes digests: give it a tag")
+    digest = registry.push(arguments.file, to, keys.load_trusted(places.trust()))
+    print(f"{to.name}:{to.tag}@{digest}")
+    return 0
+
+
+def _pull(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import progress, registry
+    from ckpt.archive import keys
+
+    trusted = keys.load_trusted(places.trust())
+    registry.pull(arguments.reference, arguments.file, trusted, progress.for_terminal())
+    print(f"{arguments.file}: got, and good")
+    return 0
 
 
 def _keygen(places: Places, arguments: argparse.Namespace) -> int:

@@ -63,11 +63,30 @@ def etcd() -> str | None:
     return None if there.exists() or shutil.which("etcd") else "no etcd (make test fetches it)"
 
 
+def registry() -> str | None:
+    """Debian's docker-registry, which `make test` takes out of its package; and skopeo."""
+    there = PROJECT / "build/registry/usr/bin/docker-registry"
+    if not (there.exists() or shutil.which("docker-registry")):
+        return "no docker-registry (make test fetches it)"
+    return None if shutil.which("skopeo") else "no skopeo"
+
+
 def patched_pyfuse3() -> str | None:
     return _in_child("import pyfuse3; pyfuse3.HANDLE_IS_INODE")
 
 
 PROBES: dict[str, Callable[[], str | None]] = {
     probe.__name__: functools.cache(probe)
-    for probe in (root, fuse, mount_ns, namespaces, cc, systemd, browser, etcd, patched_pyfuse3)
+    for probe in (
+        root,
+        fuse,
+        mount_ns,
+        namespaces,
+        cc,
+        systemd,
+        browser,
+        etcd,
+        registry,
+        patched_pyfuse3,
+    )
 }
