@@ -173,16 +173,21 @@ def _hold(places: Places, arguments: argparse.Namespace) -> int:
     from autopod.status import store
 
     with store.opened(places) as history:
-        history.set_hold(None if arguments.off else arguments.reason)
-    print("the service may act" if arguments.off else f"held: {arguments.reason}")
+        changed = history.set_hold(None if arguments.off else arguments.reason)
+    free = "the service may act" if changed else "nothing was held"
+    print(free if arguments.off else f"held: {arguments.reason}")
     return 0
 
 
 def _notify(places: Places, arguments: argparse.Namespace) -> int:
+    from autopod.errors import Refused
     from autopod.status import notices, outbox, policy, store
 
     if arguments.test:
         said = notices.test(places)
+        if not said:
+            where = policy.path(places)
+            raise Refused("nobody is told of anything", f"name somebody: [[notify]] in {where}")
         for name, why in said.items():
             print(f"{name}: {'was told' if why is None else f'was not told: {why}'}")
         return int(any(said.values()))

@@ -238,13 +238,20 @@ class Store:
         row = self.db.execute("SELECT at, reason FROM hold").fetchone()
         return Hold(datetime.fromisoformat(row[0]), row[1]) if row else None
 
-    def set_hold(self, reason: str | None) -> None:
-        """Let the service do nothing on this host, because of *reason*; None: let it act again."""
+    def set_hold(self, reason: str | None) -> bool:
+        """Let the service do nothing on this host, because of *reason*; None: let it act again.
+
+        Returns:
+            Is it different from before? None where nothing was held is not, and no event.
+        """
         with self.db:
-            self.db.execute("DELETE FROM hold")
+            held = self.db.execute("DELETE FROM hold").rowcount > 0
+            if reason is None and not held:
+                return False
             if reason is not None:
                 self.db.execute("INSERT INTO hold VALUES (?, ?)", (_now(), reason))
             self._event("hold", "ended" if reason is None else f"begun: {reason}")
+        return True
 
     def save(self, drain: Drain) -> None:
         """Write down how far a drain has come, and as events what is new of that."""

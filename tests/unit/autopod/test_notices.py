@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from autopod import cli
 from autopod.status import notices, outbox, senders, store
 from autopod.status.outbox import Notice
 from autopod.status.policy import Policy
@@ -219,3 +220,21 @@ def test_a_database_of_the_former_version_goes_on(places):
         history.set_hold(None)
         assert history.hold() is None
         assert [one.text for one in history.recent(2)] == ["begun: audit", "ended"]
+
+
+def test_where_nobody_would_be_told_that_is_no_success(places, capsys):
+    assert cli.main(["notify", "--test"]) == 1
+    assert "nobody is told" in capsys.readouterr().err
+
+
+def test_what_was_not_held_does_not_end(places, history, capsys):
+    for words in (["--off"], ["--reason", "audit"], ["--off"], ["--off"]):
+        assert cli.main(["hold", *words]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "nothing was held",
+        "held: audit",
+        "the service may act",
+        "nothing was held",
+    ]
+    rows = history.db.execute("SELECT text FROM event WHERE kind = 'hold'").fetchall()
+    assert [row[0] for row in rows] == ["begun: audit", "ended"]
