@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from autopod.errors import Refused
-from autopod.status import apt, check, decide, drain, policy, processes, report
+from autopod.status import apt, check, decide, drain, policy, processes, prometheus, report
 from autopod.status.decide import Decision, Situation
 from autopod.status.policy import Act, Policy
 from autopod.status.report import Report
@@ -103,7 +103,7 @@ def blockers(act: Act) -> list[str]:
         why = processes.run(act.blocked_by)
         if why:
             found.append(f"{act.blocked_by[0]}: {why}")
-    return found
+    return found + [why for why in map(prometheus.against, act.blocked_by_query) if why]
 
 
 def _is_idle(store: Store) -> bool:

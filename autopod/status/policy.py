@@ -8,6 +8,7 @@ import msgspec
 
 from autopod import objects
 from autopod.status import debian
+from autopod.status.prometheus import Query
 from autopod.status.receivers import Receiver
 from autopod.status.windows import Blackout, Window
 from autopod.web.listening import Web
@@ -111,6 +112,7 @@ class Act(Table, frozen=True):
         blackout: when it may not.
         blocked_by_users: not while somebody is logged in.
         blocked_by: a command; not while it fails.
+        blocked_by_query: not while a Prometheus server has an answer to one of these.
     """
 
     enabled: bool = False
@@ -124,6 +126,7 @@ class Act(Table, frozen=True):
     blackout: list[Blackout] = msgspec.field(default_factory=list)
     blocked_by_users: bool = True
     blocked_by: list[str] = msgspec.field(default_factory=list)
+    blocked_by_query: list[Query] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         for key in ("configure", "install", "reboot"):
