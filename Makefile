@@ -102,7 +102,7 @@ demo-apache: setup
 demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
-test: PACKAGES += chromium chromium-driver fonts-inter skopeo
+test: PACKAGES += chromium chromium-driver dbus-daemon fonts-inter skopeo
 test: setup $(ETCD) $(REGISTRY)
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 

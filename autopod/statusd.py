@@ -26,6 +26,7 @@ _LOOK_S: Final = 15.0
 _ANSWER: Final = (sys.executable, "-m", "autopod.answer")
 _AGENT: Final = (sys.executable, "-m", "autopod.fleet.agent")
 _CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
+_INHIBIT: Final = (sys.executable, "-m", "autopod.status.inhibit")
 _NOTICES: Final = (sys.executable, "-m", "autopod.status.notices")
 _WEB: Final = (sys.executable, "-m", "autopod.web")
 _PAUSE_S: Final = 1.0
@@ -52,6 +53,8 @@ async def serve(places: Places, listen: str) -> None:
                 nursery.start_soon(_keep_telling, every)
             if settings.notify:
                 nursery.start_soon(_keep_running, _NOTICES, _LONGEST_S)
+            if settings.act.hold_shutdown:
+                nursery.start_soon(_keep_running, _INHIBIT, _LONGEST_S)
             if settings.web.listen is not None:
                 nursery.start_soon(_keep_running, _WEB, _LONGEST_S)
             if settings.fleet is not None:

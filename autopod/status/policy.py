@@ -110,6 +110,8 @@ class Act(Table, frozen=True):
         reboot: reboots.
         window: when it may be done; none: at any time.
         blackout: when it may not.
+        hold_shutdown: a shutdown that somebody orders waits until the pods are on disk, for as long
+            as logind lets it wait (InhibitDelayMaxSec in logind.conf(5)).
         blocked_by_users: not while somebody is logged in.
         blocked_by: a command; not while it fails.
         blocked_by_query: not while a Prometheus server has an answer to one of these.
@@ -124,6 +126,7 @@ class Act(Table, frozen=True):
     reboot: list[str] = msgspec.field(default_factory=lambda: ["systemctl", "reboot"])
     window: list[Window] = msgspec.field(default_factory=list)
     blackout: list[Blackout] = msgspec.field(default_factory=list)
+    hold_shutdown: bool = False
     blocked_by_users: bool = True
     blocked_by: list[str] = msgspec.field(default_factory=list)
     blocked_by_query: list[Query] = msgspec.field(default_factory=list)
