@@ -121,12 +121,12 @@ def test_what_a_registry_sends_is_not_believed(host, tmp_path, server):
     def pull(text, trusted=archives.TRUSTED):
         registry.pull(registry.reference(text), back, trusted, Silent())
 
-    def push(key=archives.KEY):
-        archives.make(file, key=key)
+    def push(key=archives.KEY, pages=archives.PAGES):
+        archives.make(file, key=key, pages=pages)
         trusted = {keys.fingerprint(key.public_key()): key.public_key()}
         return registry.push(file, registry.reference(f"{host}/pods/a:one"), trusted)
 
-    digest = push(archives.STRANGER)
+    digest = push(archives.STRANGER, archives.page(9))  # another manifest, in the same second too
     with pytest.raises(UntrustedKey, match=f"{host}/pods/a:one: signed by key"):
         pull(f"{host}/pods/a:one")
     with pytest.raises(UntrustedKey):
