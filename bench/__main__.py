@@ -1,6 +1,6 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files`, and with snapshots, checkpoints or fleet in its place, measure one thing.
+`make bench BENCH_ARGS=files`, and with snapshots, checkpoints or fleet in its place, measures one.
 """
 
 import argparse

@@ -51,7 +51,7 @@ class Keeper:
         self._first = fence.fresh
         self._turn = trio.Lock()
         self._said = ""
-        self._known = set[str]()
+        self._seen = set[str]()
         self._tries = Counter[str]()
         self._restarting = set[str]()
 
@@ -61,7 +61,7 @@ class Keeper:
         Raises:
             FleetError: it is done at the next beat.
         """
-        self._known = set(drain.running(self._places))
+        self._seen = set(drain.running(self._places))
         if self._fleet.recover is not None and takeover.are_kept(self._places):
             async with self._turn:
                 await self._beat(store)
@@ -70,7 +70,7 @@ class Keeper:
         """Wait until a pod runs that did not at the last beat: it is not to wait to be armed."""
         while True:
             await trio.sleep(_GLANCE_S)
-            if self._fleet.recover and not self._known.issuperset(drain.running(self._places)):
+            if self._fleet.recover and not self._seen.issuperset(drain.running(self._places)):
                 return
 
     async def disarm_all(self, store: Store) -> None:
