@@ -13,7 +13,7 @@ PIECE = 1 << 16
 class Connection:
     """A connection that must never be closed by the server."""
 
-    def __init__(self, address: str, clients: Clients, timeout_s: float) -> None:
+    def __init__(self, address: str, clients: Clients, timeout_s: float = TIMEOUT_S) -> None:
         """Connect, in the network namespace of the calling thread.
 
         Raises:

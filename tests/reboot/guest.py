@@ -173,7 +173,7 @@ def _last() -> store.Drain | None:
 def _level() -> str | None:
     with store.opened(PLACES) as opened:
         newest = "SELECT level FROM report ORDER BY rowid DESC LIMIT 1"
-        row = opened._db.execute(newest).fetchone()
+        row = opened.db.execute(newest).fetchone()
     return row[0] if row else None
 
 
