@@ -30,7 +30,7 @@ from ckpt.kinds import (
 from ckpt.kinds.stages import Subject, SubjectThread
 from ckpt.kinds.sysvsem import Semaphores
 from ckpt.model import Part, Refusal, Thread
-from ckpt.told import Told
+from ckpt.remote import Remote
 from ckpt.tracee import TIMEOUT_S, Tracee
 
 PROCESS_KINDS: Final = (paths, signal_actions, semundo, limits, timers, pending, attributes)
@@ -109,21 +109,26 @@ def collect(
 
     with Injection(process, mappings) as injection:
 
-        def thread(tracee: Tracee, told: Told) -> Thread:
-            before, blocked = tracee.registers(), tracee.blocked()
+        def thread(tracee: Tracee, remote: Remote, before: object, blocked: int) -> Thread:
             subject_thread = SubjectThread(
-                subject, tracee, told, before, blocked, status[tracee.tid]
+                subject, tracee, remote, before, blocked, status[tracee.tid]
             )
             parts = [part(kind, kind.collect(subject_thread)) for kind in THREAD_KINDS]
             return Thread(tids[tracee.tid], parts)
 
-        with injection.borrow(process.leader) as remote:
+        leader = process.leader
+        before, blocked = leader.registers(), leader.blocked()
+        with injection.borrow(leader) as remote:
             subject = Subject(
                 process, mappings, injection, remote, file_id, tids, refuse, semaphores
             )
             parts = [part(kind, kind.collect(subject)) for kind in PROCESS_KINDS]
             space = memory.collect(subject)
-        threads = list(map(thread, process.threads, injection.ask(process.threads)))
+            threads = [thread(leader, remote, before, blocked)]
+        for tracee in process.threads[1:]:
+            before, blocked = tracee.registers(), tracee.blocked()
+            with injection.borrow(tracee) as remote:
+                threads.append(thread(tracee, remote, before, blocked))
         copy = injection.copy() if goes_on else None
     return Collected(space, parts, threads, copy, quiet)
 

@@ -13,36 +13,26 @@ is in use there, and instead of code of ours they use two pieces that every prog
 ret`, and the code to which its signal handlers return. (The rare program that lacks them could be
 lost in these two calls.)
 
-The layout of the area: code | buffer | signal frames. Below the frame the buffer doubles as a
-stack for a signal handler that would run in between. There is more than one frame where several
-threads run at the same time: to ask() the kernel about themselves.
+The layout of the area: code | buffer | signal frame. Below the frame the buffer doubles as a
+stack for a signal handler that would run in between.
 """
 
-import errno
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from msgspec import Struct
 
-from ckpt import abi, procfs, told
+from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.freeze import FrozenProcess
 from ckpt.pagemap import PageMap
 from ckpt.remote import Remote
 from ckpt.stops import Exited
-from ckpt.told import Told
-from ckpt.tracee import ALL_SIGNALS, TIMEOUT_S, WALL, Memory, Tracee
+from ckpt.tracee import ALL_SIGNALS, WALL, Memory, Tracee
 
 PAGE: Final = 4096
 _BUFFER: Final = 8 * PAGE
-_PIECE: Final = 16 * PAGE
-_OVERLAP: Final = 16
-_SLOTS: Final = 16
-"""How many threads of a process ask at the same time, at most."""
-
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_PRIVATE, _MAP_ANONYMOUS = 2, 0x20
 _CLONE_VM, _CLONE_FILES, _CLONE_PTRACE = 0x100, 0x400, 0x2000
@@ -52,14 +42,6 @@ _CLOSE_RANGE_UNSHARE: Final = 2
 class _Saved(Struct, frozen=True):
     registers: arch.Registers
     blocked: int
-
-
-class _Asked(Struct, frozen=True):
-    """A thread that runs to ask the kernel what is in the table at that address."""
-
-    tracee: Tracee
-    saved: _Saved
-    table: int
 
 
 class Foothold(Struct, frozen=True):
@@ -87,9 +69,7 @@ class Injection:
         self.memory = Memory(process.view)
         frame_size = 1024 + len(process.leader.xstate())
         self._foothold = _find_foothold(process, self.memory, mappings, frame_size)
-        self._frame_bytes = -(-frame_size // PAGE) * PAGE
-        self._slots = min(len(process.threads), _SLOTS)
-        self._size = PAGE + _BUFFER + self._slots * self._frame_bytes
+        self._size = PAGE + _BUFFER + -(-frame_size // PAGE) * PAGE
         self._area = 0
 
     def __enter__(self) -> "Injection":
@@ -139,53 +119,6 @@ class Injection:
             )
         finally:
             _give_back(tracee, saved)
-
-    def ask(self, tracees: Sequence[Tracee]) -> list[Told]:
-        """Return what the kernel tells threads of the process of themselves, of each.
-
-        Raises:
-            OSError: a call failed, or the process died.
-        """
-        answers: list[Told] = []
-        for first in range(0, len(tracees), self._slots):
-            asked: list[_Asked] = []
-            try:
-                for tracee in tracees[first : first + self._slots]:
-                    asked.append(self._begin(tracee, len(asked)))
-                answers += [self._answer(one) for one in asked]
-            finally:
-                for one in asked:
-                    self._take_back(one)
-        return answers
-
-    def _begin(self, tracee: Tracee, slot: int) -> _Asked:
-        """Let *tracee* run to ask the kernel."""
-        saved = _Saved(tracee.registers(), tracee.blocked())
-        table = self._area + PAGE + slot * told.ROOM
-        self.memory.write(table, told.questions(table))
-        frame_at = self._area + PAGE + _BUFFER + slot * self._frame_bytes
-        lent = self._lend(tracee, saved, frame_at, self._area + arch.RETURN)
-        arch.prepare_ask(lent, self._area, table, told.CALLS)
-        tracee.set_registers(lent)
-        tracee.resume()
-        return _Asked(tracee, saved, table)
-
-    def _answer(self, asked: _Asked) -> Told:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            answer = told.answered(self.memory.read(asked.table, told.ROOM))
-            if answer is not None:
-                return answer
-            os.sched_yield()
-        raise TimeoutError(errno.ETIMEDOUT, f"thread {asked.tracee.tid} does not run")
-
-    def _take_back(self, asked: _Asked) -> None:
-        """Stop the thread; put back what it was, unless it waited in vain and has done so."""
-        asked.tracee.stop()
-        if self._area <= asked.tracee.registers().rip < self._area + PAGE:
-            _put_back(asked.tracee, asked.saved)
-        else:
-            raise OSError(errno.EINTR, f"thread {asked.tracee.tid} was not stopped in time")
 
     @contextmanager
     def _bare(self) -> Iterator[Remote]:
@@ -291,12 +224,8 @@ def _give_back(tracee: Tracee, saved: _Saved) -> None:
     """Make *tracee* what it was; from park() on the kernel restarts an interrupted call itself."""
     if not tracee.gone:
         tracee.park()
-        _put_back(tracee, saved)
-
-
-def _put_back(tracee: Tracee, saved: _Saved) -> None:
-    tracee.set_blocked(saved.blocked)
-    tracee.set_registers(saved.registers)
+        tracee.set_blocked(saved.blocked)
+        tracee.set_registers(saved.registers)
 
 
 def _children(tid: int) -> set[int]:
@@ -339,12 +268,14 @@ def _find_foothold(
     for mapping in sorted(_code(mappings), key=lambda m: b"libc" not in m.name):
         if not frame or (instruction and returner):
             break
-        for at, data in _pieces(memory, mapping):
-            instruction = instruction or _find(at, data, arch.CALL_AND_RET)
-            for pattern in arch.RETURNERS:
-                returner = returner or _find(at, data, pattern)
-            if instruction and returner:
-                break
+        data = _read(memory, mapping)
+        found = data.find(arch.CALL_AND_RET)
+        if not instruction and found >= 0:
+            instruction = mapping.start + found
+        for pattern in arch.RETURNERS:
+            found = data.find(pattern)
+            if not returner and found >= 0:
+                returner = mapping.start + found
     if frame and instruction and returner:
         return Foothold(instruction, returner, frame)
     return Foothold(find_syscall(memory, mappings))
@@ -352,18 +283,6 @@ def _find_foothold(
 
 def _code(mappings: list[procfs.Mapping]) -> list[procfs.Mapping]:
     return [m for m in mappings if m.mode[2] == "x" and m.name != b"[vsyscall]"]
-
-
-def _pieces(memory: Memory, mapping: procfs.Mapping) -> Iterator[tuple[int, bytes]]:
-    """Yield addresses and what is there, which overlap: the C library is big, a piece will do."""
-    for at in range(mapping.start, mapping.end, _PIECE):
-        yield at, memory.read(at, min(_PIECE + _OVERLAP, mapping.end - at))
-
-
-def _find(at: int, data: bytes, pattern: bytes) -> int:
-    """Return the address of *pattern* in *data*, which stands at *at*; 0 if it is not there."""
-    found = data.find(pattern)
-    return at + found if found >= 0 else 0
 
 
 def _read(memory: Memory, mapping: procfs.Mapping) -> bytes:

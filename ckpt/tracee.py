@@ -142,22 +142,12 @@ class Tracee:
         self.interrupt()
         self._run_to(abi.PTRACE_CONT, (EventStop, GroupStop))
 
-    def stop(self) -> None:
-        """Stop the thread, which runs injected code, where interrupt() stops threads.
-
-        Raises:
-            ProcessLookupError: the thread died.
-        """
-        self.interrupt()
-        self._wait_for((EventStop, GroupStop), abi.PTRACE_CONT)
-
     def _run_to(self, request: int, goal: type[Stop] | tuple[type[Stop], ...]) -> None:
-        abi.ptrace(request, self.tid)
-        self._wait_for(goal, request)
-
-    def _wait_for(self, goal: type[Stop] | tuple[type[Stop], ...], request: int) -> None:
-        """Wait for a stop; after others let the thread go on by *request*."""
-        while not isinstance(stop := self.wait(), goal):
+        while True:
+            abi.ptrace(request, self.tid)
+            stop = self.wait()
+            if isinstance(stop, goal):
+                return
             match stop:
                 case SignalStop(signal.SIGSTOP as sig):
                     self.held.append(sig)
@@ -167,7 +157,6 @@ class Tracee:
                     raise RuntimeError(f"thread {self.tid}: signal {sig} in an injected call")
                 case _:
                     pass
-            abi.ptrace(request, self.tid)
 
     def _fail(self, code: int) -> NoReturn:
         self.gone = True

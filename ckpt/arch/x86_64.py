@@ -159,8 +159,6 @@ _COPY_TEMPORARY: Final = 51
 """Offset of the clone by which the temporary process makes the copy."""
 COPY_EXIT: Final = 53
 """Offset of: exit_group(0)."""
-ASK: Final = 64
-"""Offset of: make the calls of a table; note that they are made; wait; return to the program."""
 INJECTED_CODE: Final = bytes.fromhex(
     "0f05"  # 0  call: syscall
     "b80f000000"  # 2  return: mov $rt_sigreturn, %eax
@@ -182,25 +180,6 @@ INJECTED_CODE: Final = bytes.fromhex(
     "b8e7000000"  # 53 mov $exit_group, %eax
     "31ff"  # 58 xor %edi, %edi
     "0f05"  # 60 syscall
-    "9090"
-    "488b03"  # 64 ask: mov (%rbx), %rax
-    "488b7b08"  # 67 mov 8(%rbx), %rdi
-    "488b7310"  # 71 mov 16(%rbx), %rsi
-    "31d2"  # 75 xor %edx, %edx
-    "4531d2"  # 77 xor %r10d, %r10d
-    "4531c0"  # 80 xor %r8d, %r8d
-    "0f05"  # 83 syscall
-    "488903"  # 85 mov %rax, (%rbx)
-    "4883c318"  # 88 add $24, %rbx
-    "41ffcc"  # 92 dec %r12d
-    "75df"  # 95 jnz ask
-    "c7431001000000"  # 97 movl $1, 16(%rbx)
-    "b80f010000"  # 104 mov $ppoll, %eax (it leaves the program's restart_syscall(2) alone)
-    "31ff"  # 109 xor %edi, %edi
-    "31f6"  # 111 xor %esi, %esi
-    "4889da"  # 113 mov %rbx, %rdx
-    "0f05"  # 116 syscall
-    "eb8a"  # 118 jmp return
 )
 
 
@@ -219,16 +198,6 @@ def prepare_copy(registers: Registers, area: int, temporary_flags: int, copy_fla
 def prepare_copy_by(registers: Registers, area: int, copy_flags: int) -> None:
     """Make *registers*, of the temporary process, clone the copy."""
     prepare_call(registers, area + _COPY_TEMPORARY, SYSCALLS["clone"], (copy_flags, 0, 0, 0, 0))
-
-
-def prepare_ask(registers: Registers, area: int, table: int, count: int) -> None:
-    """Make *registers* make the *count* calls of the table at address *table*.
-
-    For each it has number, first and second argument, 8 bytes each; the result takes the place of
-    the number. Behind them: a struct timespec, how long to wait then, and a word that becomes 1.
-    """
-    registers.rip, registers.rbx, registers.r12 = area + ASK, table, count
-    registers.orig_rax = (1 << 64) - 1
 
 
 CALL_AND_RET: Final = b"\x0f\x05\xc3"

@@ -18,9 +18,9 @@ from launcher import capabilities
 STAGE = Stage.CONFINE
 
 # <linux/prctl.h>
-_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _PR_CAPBSET_DROP: Final = 24
-_PR_SET_SECUREBITS: Final = 28
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _LINUX_CAPABILITY_VERSION_3: Final = 0x2008_0522
@@ -63,9 +63,12 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Take them from /proc/PID/task/TID/status, and from what the thread was told."""
+    """Read /proc/PID/task/TID/status and ask for the rest."""
     status = thread.status
-    death = thread.told.death_signal
+    raw = bytearray(4)
+    thread.remote.syscall("prctl", _PR_GET_PDEATHSIG, raw, 0, 0, 0)
+    death = struct.unpack("<i", raw)[0]
+    secure = thread.remote.syscall("prctl", _PR_GET_SECUREBITS, 0, 0, 0, 0)
     return State(
         users=_four(status["Uid"]),
         groups=_four(status["Gid"]),
@@ -75,7 +78,7 @@ def collect(thread: SubjectThread) -> State:
         effective=_capabilities(status["CapEff"]),
         bounding=_capabilities(status["CapBnd"]),
         ambient=_capabilities(status["CapAmb"]),
-        securebits=bit_names(thread.told.securebits, _SECUREBITS),
+        securebits=bit_names(secure, _SECUREBITS),
         no_new_privileges=status["NoNewPrivs"] == "1",
         death_signal=signal_name(death) if death else None,
     )

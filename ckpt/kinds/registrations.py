@@ -4,6 +4,8 @@ The kernel writes there when the thread exits or is preempted.
 """
 
 import ctypes
+import struct
+from typing import Final
 
 import msgspec
 
@@ -12,6 +14,8 @@ from ckpt.arch import x86_64 as arch
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 
 STAGE = Stage.SETTLE
+
+_PR_GET_TID_ADDRESS: Final = 40
 
 
 class RestartableSequences(msgspec.Struct, frozen=True):
@@ -32,7 +36,9 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Ask the kernel about the thread."""
+    """Ask the kernel about the thread, and the thread for the address that it only tells itself."""
+    raw = bytearray(8)
+    thread.remote.syscall("prctl", _PR_GET_TID_ADDRESS, raw, 0, 0, 0)
     head, size = ctypes.c_uint64(), ctypes.c_size_t()
     abi.syscall(
         "get_robust_list",
@@ -43,7 +49,7 @@ def collect(thread: SubjectThread) -> State:
     )
     address, length, signature = thread.tracee.rseq()
     return State(
-        thread.told.clear_child_tid,
+        struct.unpack("<Q", raw)[0],
         head.value,
         size.value,
         RestartableSequences(address, length, signature) if address else None,

@@ -2,11 +2,12 @@
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from ckpt import abi, procfs
+from ckpt import abi
 from ckpt.arch import x86_64 as arch
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 
@@ -24,7 +25,7 @@ _POLICIES: Final = {  # <linux/sched.h>
 _POLICY_NAMES: Final = {number: name for name, number in _POLICIES.items()}
 _RESET_ON_FORK: Final = 1
 _PR_SET_NAME: Final = 15
-_PR_SET_TIMERSLACK: Final = 29
+_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 _IOPRIO_WHO_PROCESS: Final = 1
 _MASK_BYTES: Final = 1024
 
@@ -56,14 +57,14 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Ask the kernel about the thread."""
+    """Ask the kernel about the thread; only the timer slack must be asked by itself."""
     tid, attr = thread.tracee.tid, abi.sched_attr()
     size = ctypes.sizeof(attr)
     number = arch.SYSCALLS["sched_getattr"]
     abi.syscall("sched_getattr", number, tid, ctypes.byref(attr), size, 0)
     cpus = os.sched_getaffinity(tid)
     return State(
-        name=procfs.read_bytes(tid, "comm").rstrip(b"\n"),
+        name=Path(f"/proc/{tid}/comm").read_bytes().rstrip(b"\n"),
         policy=_POLICY_NAMES[attr.sched_policy],
         reset_on_fork=bool(attr.sched_flags & _RESET_ON_FORK),
         nice=attr.sched_nice,
@@ -75,7 +76,7 @@ def collect(thread: SubjectThread) -> State:
         io_priority=abi.syscall(
             "ioprio_get", arch.SYSCALLS["ioprio_get"], _IOPRIO_WHO_PROCESS, tid
         ),
-        slack_ns=thread.told.slack_ns,
+        slack_ns=thread.remote.syscall("prctl", _PR_GET_TIMERSLACK, 0, 0, 0, 0),
     )
 
 

@@ -19,7 +19,6 @@ from ckpt.inject import Injection
 from ckpt.kinds.sysvsem import Semaphores
 from ckpt.model import Process
 from ckpt.remote import Remote
-from ckpt.told import Told
 from ckpt.tracee import Memory, Tracee
 
 
@@ -68,11 +67,11 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class SubjectThread(msgspec.Struct, frozen=True):
-    """A thread of a frozen process; the registers are the program's."""
+    """A thread of a frozen process: its remote is borrowed from it, registers are the program's."""
 
     subject: Subject
     tracee: Tracee
-    told: Told
+    remote: Remote
     registers: Any
     blocked: int
     status: dict[str, str]

@@ -31,8 +31,10 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Take what the thread was told; the mask was taken when it was stopped."""
-    address, flags, size = thread.told.stack
+    """Ask the thread; the mask was taken when it was stopped."""
+    raw = bytearray(_STACK.size)
+    thread.remote.syscall("sigaltstack", 0, raw)
+    address, flags, _, size = _STACK.unpack(raw)
     stack = None
     if not flags & _SS_DISABLE:
         stack = AlternateStack(address, size, bit_names(flags & ~1, _FLAGS))
