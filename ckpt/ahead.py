@@ -6,7 +6,6 @@ asked what was written (ckpt/watch.py); it is read while they run. What is writt
 stored anew in the next round, or when the pod stands still.
 """
 
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -39,7 +38,7 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         for watched in self._watched.values():
-            os.close(watched.fd)
+            watched.close()
         self._watched.clear()
 
     def copy(self, pass_on: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import array
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ckpt import abi
@@ -15,7 +15,11 @@ from ckpt.model import PAGE_SIZE
 
 _REGIONS: Final = 1024
 _PRESENT, _SWAPPED, _FILE = 1 << 63, 1 << 62, 1 << 61
+_SOFT_DIRTY: Final = 1 << 55
+_FRAME: Final = (1 << 55) - 1
 _CHUNK_PAGES: Final = 1 << 16
+_BLOCK_PAGES: Final = 512
+_EACH: Final = sum(1 << 64 * number for number in range(_BLOCK_PAGES))
 
 Range = tuple[int, int]
 """First address, and the one after the last."""
@@ -82,7 +86,31 @@ class PageMap:
 
     def is_full(self, start: int, end: int) -> bool:
         """Is each page of it in memory?"""
-        return all(entry & _PRESENT for _, entry in self._entries(start, end))
+        present = sum(
+            bool(entry & _PRESENT)
+            for _, block in self.blocks(start, end)
+            for entry in array.array("Q", block)
+        )
+        return present == (end - start) // PAGE_SIZE
+
+    def blocks(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries of up to 512 pages each as the kernel gives them, and their address.
+
+        Without those of pages that are not there at all: 512 in a row whose entries are 0.
+        """
+        for at in range(start, end, _CHUNK_PAGES * PAGE_SIZE):
+            count = min(_CHUNK_PAGES, (end - at) // PAGE_SIZE)
+            raw = os.pread(self._fd, 8 * count, at // PAGE_SIZE * 8)
+            if raw == bytes(len(raw)):
+                continue
+            for offset in range(0, len(raw), 8 * _BLOCK_PAGES):
+                block = raw[offset : offset + 8 * _BLOCK_PAGES]
+                if block != bytes(len(block)):
+                    yield at + offset // 8 * PAGE_SIZE, block
+
+    def entry(self, address: int) -> int:
+        """Return the entry of one page."""
+        return int.from_bytes(os.pread(self._fd, 8, address // PAGE_SIZE * 8), "little")
 
     def _scan_own(
         self, start: int, end: int, required: int = 0, flags: int = 0
@@ -126,18 +154,60 @@ class PageMap:
         return found
 
     def _read(self, start: int, end: int) -> list[Range]:
-        found: list[Range] = []
-        for address, entry in self._entries(start, end):
-            if entry & (_PRESENT | _SWAPPED) and not entry & _FILE:
-                _append(found, address, address + PAGE_SIZE)
-        return found
+        return join(
+            at + number * PAGE_SIZE
+            for at, block in self.blocks(start, end)
+            for number, entry in enumerate(array.array("Q", block))
+            if is_own(entry)
+        )
 
-    def _entries(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield address and entry of each page."""
-        for at in range(start, end, _CHUNK_PAGES * PAGE_SIZE):
-            count = min(_CHUNK_PAGES, (end - at) // PAGE_SIZE)
-            entries = array.array("Q", os.pread(self._fd, 8 * count, at // PAGE_SIZE * 8))
-            yield from zip(range(at, end, PAGE_SIZE), entries, strict=False)
+
+def is_own(entry: int) -> bool:
+    """Is a page that has this entry in memory or swap, and not one of a file?"""
+    return bool(entry & (_PRESENT | _SWAPPED)) and not entry & _FILE
+
+
+def is_marked(entry: int) -> bool:
+    """Was a page that has this entry written to since the marks were taken off?
+
+    Source: Documentation/admin-guide/mm/soft-dirty.rst.
+    """
+    return bool(entry & _SOFT_DIRTY)
+
+
+def frame(entry: int) -> int:
+    """Return where the page is, in memory or in swap; 0: nowhere, or the kernel does not say."""
+    return entry & _FRAME
+
+
+def differences(before: bytes, now: bytes) -> list[int]:
+    """Return the numbers of the entries of a block whose pages may have changed. Pure.
+
+    A page is what it was if it is where it was, and was not written to. Where it is must be asked,
+    too: memory that is moved as a whole table takes no mark along (mm/mremap.c, move_normal_pmd()),
+    and pages that were dropped leave none.
+
+    Args:
+        before: entries of the same pages when the marks were taken off; where it is shorter, the
+            pages were not looked at.
+        now: their entries as they are.
+    """
+    same = _EACH * (_PRESENT | _SWAPPED | _FILE | _FRAME)
+    old = int.from_bytes(before[: len(now)], "little")
+    new = int.from_bytes(now, "little")
+    found = (old ^ new) & same | new & _EACH * _SOFT_DIRTY
+    if not found:
+        return []
+    words = array.array("Q", found.to_bytes(len(now), "little"))
+    return [number for number, word in enumerate(words) if word]
+
+
+def join(addresses: Iterable[int]) -> list[Range]:
+    """Return the ranges of pages whose addresses, ascending, these are."""
+    found: list[Range] = []
+    for address in addresses:
+        _append(found, address, address + PAGE_SIZE)
+    return found
 
 
 def _append(found: list[Range], start: int, end: int) -> None:

@@ -1,41 +1,23 @@
-"""The memory of a running program, watched for what is written to it.
+"""The memory of a running program, watched for what is written to it, by what the kernel has."""
 
-userfaultfd(2) with UFFD_FEATURE_WP_ASYNC: pages are write-protected, the kernel lifts that by
-itself at the first write, and PAGEMAP_SCAN tells where it did. The program sees nothing of it but,
-for each such page, a fault that takes a microsecond. The descriptor is made in the program, because
-it belongs to its memory, and taken out of it; when this process ends, the kernel forgets it all.
+from typing import Protocol
 
-Source: Documentation/admin-guide/mm/userfaultfd.rst and pagemap.rst, since Linux v6.7.
-"""
-
-import contextlib
-import os
-
-from msgspec import Struct
-
-from ckpt import abi, procfs
+from ckpt import protected, softdirty
 from ckpt.copied import Copied
 from ckpt.freeze import FrozenProcess
-from ckpt.inject import Injection
-from ckpt.kinds import memory
-from ckpt.kinds.abi import pidfd_open
-from ckpt.pagemap import PageMap, Range
-
-_NOT_ITS_OWN = {*memory.KERNEL_MADE, memory.OUTSIDE}
+from ckpt.pagemap import Range
 
 
-class Watched(Struct):
-    """The memory of a process. The caller closes *fd*, which ends the watch.
+class Watched(Protocol):
+    """The memory of a process, which is watched until close().
 
     Attributes:
         view: a thread of the process that lives: see FrozenProcess.view.
-        fd: of userfaultfd(2).
         copied: what is stored, as far as it has not been written to since.
         written: what is to be stored, after take().
     """
 
     view: int
-    fd: int
     copied: Copied
     written: list[Range]
 
@@ -45,73 +27,18 @@ class Watched(Struct):
         Nobody writes to its memory meanwhile, not even a device: the calls of a thread that stands
         still are over, those that read past the page cache into its memory (O_DIRECT) among them.
         """
-        self.view, self.written = view, []
-        with PageMap(self.view) as pages:
-            for mapping in _private(self.view):
-                if not pages.is_watched(mapping.start):
-                    self._register(mapping.start, mapping.end - mapping.start)
-                self.written += pages.take_written(mapping.start, mapping.end)
 
     def settle(self, view: int) -> None:
         """Forget of what is stored all that was written to since; the process stands still."""
-        with PageMap(view) as pages:
-            for mapping in _private(view):
-                for start, end in pages.written(mapping.start, mapping.end):
-                    self.copied.cut(start, end)
 
-    def _register(self, start: int, length: int) -> None:
-        """Have a mapping watched, if the kernel does that with it.
-
-        It may have been watched before: who moves memory (mremap(2)) ends that for all of the
-        mapping it becomes a part of, but pages stay marked as not written to. No mark is believed
-        but those that are made from now on.
-        """
-        wanted = abi.uffdio_register(start, length, abi.UFFDIO_REGISTER_MODE_WP)
-        with contextlib.suppress(OSError):
-            abi.ioctl(self.fd, abi.UFFDIO_REGISTER, wanted)
-            try:
-                abi.ioctl(
-                    self.fd, abi.UFFDIO_WRITEPROTECT, abi.uffdio_writeprotect(start, length, 0)
-                )
-            except OSError:
-                abi.ioctl(self.fd, abi.UFFDIO_UNREGISTER, abi.uffdio_range(start, length))
-                raise
+    def close(self) -> None:
+        """End it."""
 
 
 def watch(process: FrozenProcess) -> Watched | None:
-    """Begin to watch a frozen process; None: the kernel cannot, or the process has no room.
+    """Begin to watch a frozen process; None: the kernel cannot.
 
     Raises:
         LookupError: no system call can be made in it.
     """
-    mappings = procfs.parse_smaps(procfs.read_bytes(process.view, "maps"))
-    flags = os.O_CLOEXEC | abi.UFFD_USER_MODE_ONLY
-    with Injection(process, mappings) as injection, injection.borrow(process.leader) as call:
-        try:
-            there = call.syscall("userfaultfd", flags)
-        except OSError:
-            return None
-        try:
-            fd = _take_out(process.view, there)
-        finally:
-            call.syscall("close", there)
-    features = abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED
-    try:
-        abi.ioctl(fd, abi.UFFDIO_API, abi.uffdio_api(abi.UFFD_API, features))
-    except OSError:
-        os.close(fd)
-        return None
-    return Watched(process.view, fd, Copied(), [])
-
-
-def _take_out(tid: int, there: int) -> int:
-    pidfd = pidfd_open(tid)
-    try:
-        return abi.pidfd_getfd(pidfd, there)
-    finally:
-        os.close(pidfd)
-
-
-def _private(view: int) -> list[procfs.Mapping]:
-    mappings = procfs.parse_smaps(procfs.read_bytes(view, "maps"))
-    return [m for m in mappings if not m.shared and m.name not in _NOT_ITS_OWN]
+    return protected.watch(process) or softdirty.watch(process)

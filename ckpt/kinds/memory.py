@@ -164,6 +164,13 @@ def collect(subject: Subject) -> State:
     )
 
 
+def private_mappings(view: int) -> list[procfs.Mapping]:
+    """Return the mappings, with pages of its own, of the process that has the thread *view*."""
+    mappings = procfs.parse_smaps(procfs.read_bytes(view, "maps"))
+    others = {*KERNEL_MADE, OUTSIDE}
+    return [m for m in mappings if not m.shared and m.name not in others]
+
+
 def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
     """Return what of a memory map cannot be carried over, and why."""
     for m in mappings:

@@ -4,6 +4,8 @@ Each journey is a list of kernels, as 6.1-6.18-6.1. The pods are made under the 
 restarted and checkpointed again under each further one, and check themselves under the last. What
 came of each workload is printed as a table; the exit status is 1 if one failed.
 
+With --tests, these tests are run under each of the kernels instead.
+
 The kernels are those of a lab of virtual machines (tests/kernels/lab.py says what it must do),
 whose program --lab or the environment variable AUTOPOD_LAB names.
 """
@@ -47,6 +49,9 @@ def main() -> int:
         return 2
     lab = Lab(program, share)
     try:
+        if options.tests:
+            kernels = sorted({kernel for route in routes for kernel in route})
+            return max(_test(lab, kernel, options.tests) for kernel in kernels)
         _compile(names, share / "programs")
         with ThreadPoolExecutor(AT_ONCE) as pool:
             taken = pool.map(lambda route: _travel(lab, share, route, trees, names), routes)
@@ -58,6 +63,17 @@ def main() -> int:
     by_name = {name: {column: rows[column][name] for column in columns} for name in names}
     print("\n".join(table(by_name, columns)))
     return 1 if count(by_name, columns)["failed"] else 0
+
+
+def _test(lab: Lab, kernel: str, tests: list[str]) -> int:
+    """Run *tests* under *kernel*; return the exit status."""
+    argv = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests]
+    try:
+        print(lab.run(kernel, argv, 3600), end="")
+    except LabError as e:
+        print(f"under {kernel}: {e}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _travel(
@@ -115,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LIST",
         default=DEFAULT,
         help="kernels in their order, journeys apart by blanks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tests", metavar="PATH", nargs="+", help="run these tests under each kernel, no workloads"
     )
     parser.add_argument(
         "workloads",
