@@ -1,7 +1,7 @@
 """`[[notify]]` of `/etc/autopod/autopod.toml`: who is told of what happens, and how. Pure."""
 
 import re
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -39,12 +39,21 @@ class Mail(Table, frozen=True, tag="mail", tag_field="by"):
         to: addresses.
         sender: address; None: root at this host.
         smtp: `HOST:PORT` that takes it; None: *program* does.
+        tls: "starttls", or "implicit" from the first byte on (RFC 8314), or "none". The server's
+            certificate must hold for HOST.
+        ca: of that certificate, a file; None: those that the system trusts.
+        user: of the server, and
+        password_file: where its password stands; nobody else may read that.
         program: takes a whole mail on its standard input, as sendmail(1) does.
     """
 
     to: list[str]
     sender: str | None = None
     smtp: str | None = None
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    ca: str | None = None
+    user: str | None = None
+    password_file: str | None = None
     program: list[str] = msgspec.field(default_factory=lambda: ["/usr/sbin/sendmail", "-t", "-oi"])
 
     def __post_init__(self) -> None:
@@ -59,6 +68,20 @@ class Mail(Table, frozen=True, tag="mail", tag_field="by"):
             host, _, port = self.smtp.rpartition(":")
             if not (host and port.isascii() and port.isdecimal() and int(port) < 65536):
                 reject("smtp", self.smtp, "use HOST:PORT")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        if self.tls != "none" and self.smtp is None:
+            reject("tls", self.tls, "it goes with smtp")
+        if self.tls == "none" and self.ca is not None:
+            reject("ca", self.ca, "without TLS no certificate is seen")
+        if (self.user is None) != (self.password_file is None):
+            reject("user", self.user, "it goes with password_file")
+        if self.user is not None:
+            if self.tls == "none":
+                reject("user", self.user, "a password goes over TLS only")
+            if not (self.user.isascii() and self.user.isprintable() and self.user):
+                reject("user", self.user, "use printable characters of ASCII")
 
     @property
     def name(self) -> str:

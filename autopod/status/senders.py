@@ -3,6 +3,8 @@
 import os
 import signal
 import smtplib
+import ssl
+import stat
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -104,12 +106,46 @@ def _mail(receiver: Mail, mail: EmailMessage) -> None:
     if receiver.smtp is None:
         _run(receiver.program, mail.as_bytes())
         return
-    host, _, port = receiver.smtp.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    with smtplib.SMTP(bare, int(port), timeout=_PATIENCE_S) as server:
+    password = None if receiver.password_file is None else _password(receiver.password_file)
+    with _connected(receiver.smtp, receiver.tls, receiver.ca) as server:
+        if receiver.user is not None and password is not None:
+            server.login(receiver.user, password)
         refused = server.send_message(mail)
     if refused:
         raise NotTold(f"refused for {' '.join(refused)}")
+
+
+@contextmanager
+def _connected(address: str, tls: str, ca: str | None) -> Iterator[smtplib.SMTP]:
+    """Give a session, which with *tls* is encrypted, with a server that is who it says."""
+    host, _, port = address.rpartition(":")
+    where = host.removeprefix("[").removesuffix("]"), int(port)
+    if tls == "implicit":
+        with smtplib.SMTP_SSL(*where, timeout=_PATIENCE_S, context=_trust(ca)) as server:
+            yield server
+        return
+    with smtplib.SMTP(*where, timeout=_PATIENCE_S) as server:
+        if tls == "starttls":
+            server.starttls(context=_trust(ca))  # raises where the server does not offer it
+        yield server
+
+
+def _trust(ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as e:
+        raise NotTold(f"{ca}: {e}") from e
+
+
+def _password(file: str) -> str:
+    """Return what *file* holds; no error shows any of it."""
+    with open(file, "rb") as stream:
+        if stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
+            raise NotTold(f"{file} can be read by others: chmod 600 {file}")
+        password = stream.read().removesuffix(b"\n").decode("latin-1")
+    if not (password.isascii() and password.isprintable() and password):
+        raise NotTold(f"{file} holds no password, a line of printable ASCII")
+    return password
 
 
 def _run(argv: list[str], words: bytes) -> None:

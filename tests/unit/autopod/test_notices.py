@@ -17,6 +17,7 @@ from launcher import toml
 from launcher.toml import ConfigError
 
 LATER = 1e12
+SMTP = 'by = "mail"\nto = ["root"]\nsmtp = "mail.example.org:587"\n'
 
 
 DRAIN = Drain("0123456789ab", "stopping", True, ["x"], "boot", [], None, [])
@@ -193,6 +194,13 @@ def test_the_file():
         ('by = "mail"\nto = []', "somebody"),
         ('by = "mail"\nto = ["a b@c"]', "no address"),
         ('by = "mail"\nto = ["root"]\nsmtp = "localhost"', "HOST:PORT"),
+        (SMTP + 'tls = "maybe"', "tls"),
+        (SMTP + 'tls = "starttls"\nuser = "u"', "password_file"),
+        (SMTP + 'tls = "starttls"\npassword_file = "/p"', "user"),
+        (SMTP + 'user = "u"\npassword_file = "/p"', "over TLS only"),
+        (SMTP + 'tls = "implicit"\nuser = "\u00fc"\npassword_file = "/p"', "ASCII"),
+        (SMTP + 'ca = "/ca.pem"', "no certificate"),
+        ('by = "mail"\nto = ["root"]\ntls = "starttls"', "goes with smtp"),
         ('by = "command"\nrun = []', "one word"),
         ('by = "pigeon"', "pigeon"),
     ],
