@@ -52,7 +52,8 @@ def decide(report: Report, act: Act, now: datetime, situation: Situation) -> Dec
             for update in report.updates
             if update.level == "reboot" and not update.kept
         ]
-    return Decision(wanted, [*_ignorance(report), *_policy(act, now), *_situation(act, situation)])
+    known = [*_ignorance(report), *_power(report)]
+    return Decision(wanted, [*known, *_policy(act, now), *_situation(act, situation)])
 
 
 def _ignorance(report: Report) -> list[str]:
@@ -64,6 +65,11 @@ def _ignorance(report: Report) -> list[str]:
     if report.removed:
         against.append(f"the updates would remove {' '.join(report.removed)}")
     return against
+
+
+def _power(report: Report) -> list[str]:
+    """Pods on their way to disk, or a package half installed, are not to meet the battery's end."""
+    return [f"{one.subject}: {one.text}" for one in report.faults if one.kind == "power"]
 
 
 def _policy(act: Act, now: datetime) -> list[str]:

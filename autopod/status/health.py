@@ -8,6 +8,7 @@ import msgspec
 
 _RECORD: Final = re.compile(r"(\d+),(\d+),(\d+),[^;]*;(.*)")
 _ESCAPE: Final = re.compile(r"\\x([0-9a-f]{2})")
+_UPS: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*")
 _PRESSURE: Final = re.compile(r"^(some|full) .*\bavg300=([0-9]+\.[0-9]+)", re.MULTILINE)
 
 # What the kernel prints, by the words that have stayed the same over its versions.
@@ -32,7 +33,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: "io-error", "machine-check", "out-of-memory", "lockup", "kernel-bug", "disk-full",
-            "pressure", "smart", "temperature" or "daemon".
+            "pressure", "smart", "temperature", "power" (soon there may be none), "battery" (of a
+            UPS) or "daemon".
         subject: what it is about.
         text: what is the case.
     """
@@ -107,6 +109,74 @@ def temperature_fault(zone: str, now: int, trips: Sequence[tuple[str, int]]) -> 
     if not limits or now < min(limits) - 5000:
         return None
     return Fault("temperature", zone, f"{now / 1000:.0f} °C, its limit is {min(limits) / 1000:.0f}")
+
+
+class Supply(msgspec.Struct, frozen=True):
+    """What feeds the host, a directory of /sys/class/power_supply.
+
+    Attributes:
+        name: of the directory.
+        kind: "Battery", "UPS", or what brings power from outside: "Mains", "USB", ….
+        online: does it bring it?
+        status: of a battery: "Charging", "Discharging", "Not charging", "Full" or "Unknown".
+        capacity: what is left in it, percent; empty: it does not say.
+
+    Source: Documentation/ABI/testing/sysfs-class-power.
+    """
+
+    name: str
+    kind: str
+    online: bool = False
+    status: str = ""
+    capacity: str = ""
+
+    @property
+    def stores(self) -> bool:
+        """Is it a battery?"""
+        return self.kind in {"Battery", "UPS"}
+
+
+def battery_fault(supplies: Sequence[Supply]) -> Fault | None:
+    """Return whether the host has nothing but a battery now.
+
+    Raises:
+        ValueError: that cannot be told; the text says of which.
+    """
+    if any(one.online for one in supplies if not one.stores):
+        return None
+    stores = [one for one in supplies if one.stores]
+    for one in stores:
+        if one.status == "Discharging":
+            left = f"; {one.capacity} % are left" if one.capacity else ""
+            return Fault("power", one.name, f"it discharges{left}")
+    for one in stores:
+        if one.status not in {"Charging", "Not charging", "Full"}:
+            raise ValueError(f"{one.name} does not say whether it discharges")
+    return None
+
+
+def upses(text: str) -> list[str]:
+    """Return the names that `upsc -l` prints."""
+    return [line for line in text.splitlines() if _UPS.fullmatch(line)]
+
+
+def ups_fault(name: str, status: str) -> Fault | None:
+    """Return what is wrong with the UPS *name* of NUT's, by its ups.status.
+
+    Raises:
+        ValueError: it says neither that it is on the mains nor that it is not.
+
+    Source: NUT's docs/new-drivers.txt, "Status data".
+    """
+    said = set(status.split())
+    if "FSD" in said:
+        return Fault("power", f"UPS {name}", "it turns off what it feeds")
+    if "OB" in said:
+        low = ", which is nearly empty" if "LB" in said else ""
+        return Fault("power", f"UPS {name}", f"it runs on its battery{low}")
+    if "OL" not in said:
+        raise ValueError(f"UPS {name} does not say whether it has the mains")
+    return Fault("battery", f"UPS {name}", "it is to be replaced") if "RB" in said else None
 
 
 class _Smart(msgspec.Struct):

@@ -4,8 +4,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from launcher.places import Places
 _KMSG: Final = Path("/dev/kmsg")
 _PRESSURE: Final = Path("/proc/pressure")
 _THERMAL: Final = Path("/sys/class/thermal")
+_SUPPLIES: Final = Path("/sys/class/power_supply")
 _SYSTEMD: Final = Path("/run/systemd/system")
 _UNITS: Final = ("autopod*", "pod@*", "pod-root@*")
 _TIMEOUT_S: Final = 60
@@ -29,7 +31,7 @@ def look(places: Places, limits: Faults) -> tuple[list[Fault], list[str]]:
     """Return what is wrong, and what of the host cannot be looked at."""
     faults: list[Fault] = []
     absent: list[str] = []
-    for sensor in (_kernel, _pressure, _temperature, _smart, _units):
+    for sensor in (_kernel, _pressure, _temperature, _battery, *_upses(), _smart, _units):
         try:
             faults += sensor(limits)
         except _Absent as e:
@@ -98,6 +100,53 @@ def _trips(zone: Path) -> list[tuple[str, int]]:
         with suppress(OSError, ValueError):
             trips.append((kind.read_text().strip(), int(limit.read_text())))
     return trips
+
+
+def _battery(_limits: Faults) -> list[Fault]:
+    supplies = [found for one in sorted(_SUPPLIES.glob("*")) if (found := _supply(one))]
+    if not any(one.stores for one in supplies):
+        raise _Absent("power: the kernel knows no battery")
+    try:
+        fault = health.battery_fault(supplies)
+    except ValueError as e:
+        raise _Absent(f"power: {e}") from e
+    return [fault] if fault else []
+
+
+def _supply(directory: Path) -> health.Supply | None:
+    """Return a supply of the host's; None: it is a mouse's or the like, or there is none in it."""
+    said = {}
+    for name in ("type", "scope", "present", "online", "status", "capacity"):
+        with suppress(OSError):  # each kind has its own; some fail while they have nothing to say
+            said[name] = (directory / name).read_text().strip()
+    if "type" not in said or said.get("scope") == "Device" or said.get("present") == "0":
+        return None
+    return health.Supply(
+        name=directory.name,
+        kind=said["type"],
+        online=said.get("online", "0") != "0",
+        status=said.get("status", ""),
+        capacity=said.get("capacity", ""),
+    )
+
+
+def _upses() -> list[Callable[[Faults], list[Fault]]]:
+    """Return a sensor for each UPS that NUT looks after here; without one, one that says so."""
+    names = health.upses(_output("upsc", "-l"))
+    return [partial(_ups, name) for name in names] or [_no_ups]
+
+
+def _ups(name: str, _limits: Faults) -> list[Fault]:
+    try:
+        fault = health.ups_fault(name, _output("upsc", name, "ups.status"))
+    except ValueError as e:
+        raise _Absent(f"power: {e}") from e
+    return [fault] if fault else []
+
+
+def _no_ups(_limits: Faults) -> list[Fault]:
+    has = "finds no UPS" if shutil.which("upsc") else "is not installed"
+    raise _Absent(f"power: upsc {has}")
 
 
 def _smart(_limits: Faults) -> list[Fault]:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from autopod.status import decide, policy, windows
 from autopod.status.decide import Situation
+from autopod.status.health import Fault
 from autopod.status.kernels import Kernel
 from autopod.status.policy import Act, Policy
 from autopod.status.report import Report, Update
@@ -36,6 +37,7 @@ def test_a_new_kernel():
         ({"unknown": "not signed"}, {}, {}, "unknown what is to be installed: not signed"),
         ({"kernel": None}, {}, {}, "which kernel runs"),
         ({"removed": ["exim4"]}, {}, {}, "would remove exim4"),
+        ({"faults": [Fault("power", "UPS rack", "no mains")]}, {}, {}, "UPS rack: no mains"),
         ({}, {"enabled": False}, {}, "report only"),
         ({}, {"hold": "audit"}, {}, "held: audit"),
         ({}, {"hold_pods": ["mail"]}, {}, "pod mail is held"),
@@ -51,6 +53,11 @@ def test_what_speaks_against_it(report, act, situation, says):
     )
     assert not found.act
     assert says in "; ".join(found.against)
+
+
+def test_a_fault_may_need_the_reboot():
+    broken = [Fault("smart", "/dev/sda", "it fails"), Fault("battery", "UPS rack", "it is old")]
+    assert decide.decide(replace(NEEDED, faults=broken), ACT, NOW, CALM).act
 
 
 def test_a_reboot_that_is_pending_does_not_follow_from_what_is_unknown_either():

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from autopod.status import health
-from autopod.status.health import Record
+from autopod.status.health import Record, Supply
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,66 @@ def test_temperature():
     assert health.temperature_fault("cpu", 96000, []) is None
 
 
+MAINS = Supply("AC", "Mains", online=True)
+OFF = Supply("AC", "Mains", online=False)
+CELL = Supply("BAT0", "Battery", status="Discharging", capacity="71")
+
+
+@pytest.mark.parametrize(
+    ("supplies", "says"),
+    [
+        ([OFF, CELL], "it discharges; 71 % are left"),
+        ([CELL], "71 %"),
+        ([Supply("ups", "UPS", status="Discharging")], "it discharges"),
+        ([OFF, Supply("ucsi", "USB", online=False), CELL], "71 %"),
+        ([OFF, replace(CELL, status="Full"), replace(CELL, name="BAT1")], "71 %"),
+        ([MAINS, OFF, CELL], None),
+        ([OFF, Supply("ucsi", "USB", online=True), CELL], None),
+        ([OFF, replace(CELL, status="Not charging")], None),
+        ([MAINS, replace(CELL, status="Unknown")], None),
+        ([OFF], None),
+        ([], None),
+    ],
+)
+def test_batteries(supplies, says):
+    """A battery discharges for a while beside the mains; a socket of USB's with no plug is off."""
+    found = health.battery_fault(supplies)
+    assert (found and (found.kind, says in found.text)) == (("power", True) if says else None)
+
+
+def test_a_battery_that_does_not_say():
+    for status in ("Unknown", "", "something new"):
+        with pytest.raises(ValueError, match="BAT0"):
+            health.battery_fault([OFF, replace(CELL, status=status)])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        ("OL", None, ""),
+        ("OL CHRG", None, ""),
+        ("OL TRIM", None, ""),
+        ("OL LB", None, ""),
+        ("OB DISCHRG", "power", "runs on its battery"),
+        ("OB DISCHRG LB", "power", "nearly empty"),
+        ("FSD OB LB", "power", "turns off"),
+        ("OL FSD", "power", "turns off"),
+        ("OL RB", "battery", "replaced"),
+        ("OB RB", "power", "runs on its battery"),
+    ],
+)
+def test_ups(status, kind, says):
+    found = health.ups_fault("rack", status)
+    assert (found and found.kind) == kind
+    assert not found or says in found.text
+
+
+@pytest.mark.parametrize("status", ["", "WAIT", "OFF", "BYPASS", "Error: Driver not connected"])
+def test_a_ups_that_does_not_say(status):
+    with pytest.raises(ValueError, match="rack"):
+        health.ups_fault("rack", status)
+
+
 def test_smart():
     scan = '{"devices": [{"name": "/dev/sda", "type": "scsi"}, {"name": "/dev/nvme0"}]}'
     assert health.smart_devices(scan) == ["/dev/sda", "/dev/nvme0"]
@@ -78,3 +139,4 @@ def test_nothing_that_is_printed_is_fatal(text, one, two):
     health.disk_fault(text, one, two, 95)
     assert health.smart_fault("x", text) is None
     assert health.smart_devices(text) == []
+    assert not any(name.startswith("-") for name in health.upses(text)), "no option of upsc's"
