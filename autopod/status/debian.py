@@ -22,8 +22,8 @@ _KEPT_LINE: Final = re.compile(rf"   ({_NAME})(?::\S+)? \((\S+) => (\S+)\)")
 _ADVISORY: Final = re.compile(r"\b(?:CVE-[0-9]{4}-[0-9]{4,7}|D[SL]A-[0-9]{2,5}-[0-9]{1,2})\b")
 _ENTRY: Final = re.compile(rf"^{_NAME} \(([^)\s]+)\) [^;]*;", re.MULTILINE)
 _PINS: Final = {"o": "Origin", "l": "Label", "n": "Codename", "a": "Suite", "v": "Version"}
-_INSTALLED: Final = frozenset({"installed", "half-configured", "triggers-awaited", "unpacked",
-                               "triggers-pending"})  # fmt: skip
+_CONFIGURED: Final = frozenset({"installed", "triggers-awaited", "triggers-pending"})
+_INSTALLED: Final = _CONFIGURED | {"half-configured", "unpacked"}
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -159,15 +159,27 @@ def staleness(found: Source, now: datetime, max_age_days: float) -> str | None:
     return None
 
 
-def parse_status(text: str) -> dict[tuple[str, str], str]:
-    """Return what is installed by dpkg's status file: (package, architecture) -> version."""
+def parse_status(text: str, *, configured: bool = False) -> dict[tuple[str, str], str]:
+    """Return what is installed by dpkg's status file: (package, architecture) -> version.
+
+    Args:
+        text: of the file.
+        configured: without what was unpacked only: its postinst has never run to the end.
+    """
     return {
         (found["Package"], found.get("Architecture", "")): found["Version"]
         for found in paragraphs(text)
         if found.get("Status", "").rpartition(" ")[2] in _INSTALLED
+        and not (configured and _is_new(found))
         and found.get("Version")
         and re.fullmatch(_NAME, found.get("Package", ""))
     }
+
+
+def _is_new(found: dict[str, str]) -> bool:
+    """Has no version of it been configured yet? `Config-Version` names the last that was."""
+    state = found["Status"].rpartition(" ")[2]
+    return state not in _CONFIGURED and "Config-Version" not in found
 
 
 def parse_packages(text: str) -> Iterator[tuple[tuple[str, str], str]]:

@@ -26,6 +26,7 @@ class Kernel(msgspec.Struct, frozen=True):
         newer: why another kernel than the running one is to be booted; None: it is not.
         reboot_required: the packages that have asked for a reboot; None: no one has.
         needrestart: what it has found; None where it is not installed.
+        broken_off: releases that are unpacked, and that the boot loader was never told of.
     """
 
     running: str
@@ -34,6 +35,7 @@ class Kernel(msgspec.Struct, frozen=True):
     newer: str | None
     reboot_required: list[str] | None
     needrestart: "NeedRestart | None"
+    broken_off: list[str] = []
 
     @property
     def pending(self) -> list[str]:
@@ -41,8 +43,9 @@ class Kernel(msgspec.Struct, frozen=True):
         reasons = [self.newer] if self.newer else []
         if self.reboot_required is not None:
             reasons.append(f"asked for by {' '.join(self.reboot_required) or 'a package'}")
-        if self.needrestart and self.needrestart.kernel in {2, 3} and not self.newer:
-            reasons.append(f"needrestart: {self.needrestart.expected} is installed")
+        found = self.needrestart
+        if found and found.kernel in {2, 3} and found.expected not in self.broken_off:
+            reasons += [] if self.newer else [f"needrestart: {found.expected} is installed"]
         return reasons
 
 
@@ -67,9 +70,10 @@ def look(host: Host) -> Kernel:
         OSError, ValueError: the running kernel cannot be told.
     """
     release, build = parse_running(ask(host.running_kernel))
-    status = Path(host.dpkg_status)
-    installed = debian.parse_status(status.read_text(errors="replace")) if status.exists() else {}
-    expected = expect(installed, release)
+    file = Path(host.dpkg_status)
+    status = file.read_text(errors="replace") if file.exists() else ""
+    images = _images(debian.parse_status(status, configured=True))
+    expected = expect(images, release)
     return Kernel(
         running=release,
         build=build,
@@ -77,6 +81,7 @@ def look(host: Host) -> Kernel:
         newer=newer(expected, release, build),
         reboot_required=_reboot_required(Path(host.reboot_required)),
         needrestart=_needrestart(),
+        broken_off=sorted(_images(debian.parse_status(status)).keys() - images.keys()),
     )
 
 
@@ -109,19 +114,24 @@ def parse_running(text: str) -> tuple[str, str | None]:
     return release, found[1] if found else None
 
 
-def expect(installed: dict[tuple[str, str], str], running: str) -> tuple[str, str] | None:
-    """Return release and version of the installed kernel that a boot loader begins with. Pure.
-
-    It is the newest one; where there are several flavours, of that which runs.
-    """
-    images = [
-        (found[1], version)
+def _images(installed: dict[tuple[str, str], str]) -> dict[str, str]:
+    """Return the kernels among packages: release -> version. Pure."""
+    return {
+        found[1]: version
         for (package, _), version in installed.items()
         if (found := _IMAGE.fullmatch(package)) and not package.endswith("-dbg")
-    ]
+    }
+
+
+def expect(images: dict[str, str], running: str) -> tuple[str, str] | None:
+    """Return release and version of the kernel that a boot loader begins with. Pure.
+
+    It is the newest one that it knows; where there are several flavours, of that which runs.
+    """
     flavour = _flavour(running)
-    same = [image for image in images if _flavour(image[0]) == flavour]
-    return max(same or images, key=lambda image: versions.key(image[0]), default=None)
+    same = [release for release in images if _flavour(release) == flavour]
+    newest = max(same or images, key=versions.key, default=None)
+    return None if newest is None else (newest, images[newest])
 
 
 def _flavour(release: str) -> str:

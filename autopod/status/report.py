@@ -158,7 +158,8 @@ def _kernel(report: Report) -> Iterator[str]:
         return
     expected = report.kernel.expected
     beside = "no kernel is installed as a package" if expected is None else f"next boot {expected}"
-    yield f"kernel: {report.kernel.running} runs; {beside}"
+    half = "".join(f"; {one} is half installed" for one in report.kernel.broken_off)
+    yield f"kernel: {report.kernel.running} runs; {beside}{half}"
     for reason in report.reboot_pending:
         yield f"reboot needed: {reason}"
     found = report.kernel.needrestart

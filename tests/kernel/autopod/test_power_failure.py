@@ -80,6 +80,7 @@ def test_the_installation_is_brought_to_its_end(host, archive, prefix):
     broken = {one["package"]: one for one in report["updates"]}[f"linux-image-{NEW}"]
     assert broken["level"] == "reboot"
     assert broken["reason"].endswith("its installation was broken off")
+    assert f"next boot {OLD}; {NEW} is half installed" in host.run("autopod", "status", expect=None)
 
     subprocess.run(cycle(), check=True)
     failed = last(prefix)

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from autopod.status import debian, kernels, rules, versions
+from autopod.status.policy import Host
 from launcher.places import Places
 from launcher.toml import ConfigError
 
@@ -136,8 +138,47 @@ IMAGES = {
 )
 def test_which_kernel_the_next_boot_brings(uname, says):
     running, build = kernels.parse_running(uname)
-    found = kernels.newer(kernels.expect(IMAGES, running), running, build)
+    found = kernels.newer(kernels.expect(kernels._images(IMAGES), running), running, build)
     assert found is None if says is None else says in found
+
+
+STATUS = """\
+Package: linux-image-6.1.0-40-amd64
+Status: install ok installed
+Version: 6.1.90-1
+
+Package: linux-image-6.1.0-41-amd64
+Status: install ok {}
+Version: 6.1.158-1
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "brings", "broken_off"),
+    [
+        ("installed", "6.1.0-41-amd64", []),
+        ("triggers-pending", "6.1.0-41-amd64", []),
+        ("unpacked", "6.1.0-40-amd64", ["6.1.0-41-amd64"]),
+        ("half-configured", "6.1.0-40-amd64", ["6.1.0-41-amd64"]),
+        ("half-configured\nConfig-Version: 6.1.150-1", "6.1.0-41-amd64", []),
+        ("half-installed", "6.1.0-40-amd64", []),
+    ],
+)
+def test_a_kernel_that_the_boot_loader_was_never_told_of(tmp_path, state, brings, broken_off):
+    """Its postinst tells it; once told, it has the kernel, whatever becomes of an upgrade."""
+    (tmp_path / "status").write_text(STATUS.format(state))
+    running = ["echo", "6.1.0-40-amd64 #1 SMP Debian 6.1.90-1 (2024-05-03)"]
+    host = Host(running, dpkg_status=f"{tmp_path}/status", reboot_required=f"{tmp_path}/required")
+    found = kernels.look(host)
+    assert (found.expected, found.broken_off) == (brings, broken_off)
+    assert (found.newer is None) == (brings == found.running)
+
+
+def test_what_needrestart_finds_in_boot_may_be_broken_off():
+    seen = kernels.NeedRestart(3, "6.1.0-41-amd64", [])
+    found = kernels.Kernel("6.1.0-40-amd64", None, "6.1.0-40-amd64", None, None, seen)
+    assert found.pending == ["needrestart: 6.1.0-41-amd64 is installed"]
+    assert replace(found, broken_off=["6.1.0-41-amd64"]).pending == []
 
 
 def test_needrestart():
