@@ -26,7 +26,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
     To "give" the master of terminal *index*, to "attach" to one (None: any), to give a
     "listener"; to have the service kept that is to be "start"ed or is there already ("keep"), as
-    long as the connection tells, or not any more ("leave").
+    long as the connection tells, or not any more ("leave"). "hello" asks only whether it serves;
+    another request may follow.
     """
 
     op: str
@@ -63,7 +64,11 @@ def connect(places: Places, pod_name: str) -> socket.socket:
     Raises:
         PodError: the pod is not running, or the holder cannot be started.
     """
-    return _connect(places, pod_name) or _start(places, pod_name)
+    connection = _connect(places, pod_name)
+    if connection is not None and not _serves(connection):  # one that is dying still has its door
+        connection.close()
+        connection = _connect(places, pod_name)
+    return connection or _start(places, pod_name)
 
 
 def give_listener(connection: socket.socket, listener_fd: int) -> None:
@@ -159,6 +164,13 @@ def attach(places: Places, pod_name: str, index: int | None) -> Attachment:
     except BaseException:
         connection.close()
         raise
+
+
+def _serves(connection: socket.socket) -> bool:
+    with contextlib.suppress(PodError, ConnectionError):
+        _ask(connection, Request("hello"), [])
+        return True
+    return False
 
 
 def _ask(connection: socket.socket, request: Request, fds: list[int]) -> tuple[Reply, list[int]]:

@@ -123,6 +123,10 @@ class _Holder:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             packet, fds = holder.receive(visitor)
             request = msgspec.json.decode(packet, type=Request)
+            if request.op == "hello":
+                visitor.send(msgspec.json.encode(Reply()))
+                self._visitors.append(visitor)
+                return
             if request.op == "give" and request.index is not None and fds:
                 self._take(request.index, fds.pop())
                 visitor.send(msgspec.json.encode(Reply()))

@@ -1,5 +1,6 @@
 """`run`, `exec` and `attach`: streams, terminals, signals, exit statuses; `logs`."""
 
+import contextlib
 import os
 import pty
 import select
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from launcher import enter, holder, pods, terminal
+from tests.kernel.launcher.test_serve import holder_of
 
 from .conftest import LAUNCHER, wait_until
 
@@ -229,6 +231,30 @@ def test_holder_ends_with_the_pod(pod):
 
     assert attachment.connection.recv(1) == b""
     attachment.connection.close()
+
+
+def test_a_holder_that_dies_when_it_is_reached(pod, monkeypatch):
+    """Whoever has connected, and was not answered yet, is served by another one."""
+    running = pod.create("a")
+    holder.connect(pod.places, "a").close()
+    old = holder_of(pod)
+    connect = holder._connect
+
+    def reach(places, name):
+        connection = connect(places, name)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(old, signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{old}"))
+        return connection
+
+    monkeypatch.setattr(holder, "_connect", reach)
+    master_fd, slave_fd, index = terminal.open_terminal(running)
+    holder.give_console(pod.places, "a", index, master_fd)
+    attachment = holder.attach(pod.places, "a", None)
+    attachment.close()
+    os.close(master_fd)
+    os.close(slave_fd)
+    assert holder_of(pod) not in (None, old)
 
 
 def test_attach_without_a_terminal(pod):
