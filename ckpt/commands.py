@@ -132,6 +132,20 @@ def restart(  # noqa: PLR0913
     _write_notes(pod, report.notes)
 
 
+def check_restart(places: Places, pod: str, file: Path) -> None:
+    """Look whether restart() of *file* would begin here; nothing is changed.
+
+    Raises:
+        ArchiveError, RestoreError, InstallError: it would not.
+    """
+    from ckpt import restore
+    from ckpt.archive import keys, recipients
+
+    trusted = keys.load_trusted(places.trust())
+    known = recipients.load_identities(places.keys(), None)
+    restore.check(places, pod, file, trusted=trusted, identities=known)
+
+
 def verify(places: Places, file: Path) -> "Archive":
     """Check every byte of the archive *file*, which is returned as it was: it is closed.
 

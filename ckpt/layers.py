@@ -209,7 +209,7 @@ def install(
         if mounting is not None:
             cleanup.callback(mounting.abandon)
         discard(places, pod)
-        mounted = _mounted_lowers(places, pod)
+        mounted = mounted_lowers(places, pod)
         here = _State.look(places.state(pod))
         reuse = here.is_exactly(wanted)
         given = None if lowers is None else [os.path.realpath(path) for path in lowers]
@@ -221,7 +221,7 @@ def install(
         if not (reuse or here.is_empty or replace):
             raise _other_state(pod, here)
         # What takes time, and changes nothing yet.
-        candidates = _candidates(archive, places, pod, paths or []) if given is None else given
+        candidates = likely_lowers(archive, places, pod, paths) if given is None else given
         with identities(places, [one for one in candidates if one not in known]) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
@@ -248,7 +248,7 @@ def discard(places: Places, pod: str) -> None:
     marker = places.restarting(pod)
     if not (marker.exists() and (places.state(pod) / "stack.json").exists()):
         return
-    mounted = _mounted_lowers(places, pod)
+    mounted = mounted_lowers(places, pod)
     if mounted is not None:
         stack.umount(places, pod)
     layers = _State.look(places.state(pod)).layers
@@ -303,7 +303,8 @@ def _other_state(pod: str, here: _State) -> InstallError:
     )
 
 
-def _mounted_lowers(places: Places, pod: str) -> list[Lower] | None:
+def mounted_lowers(places: Places, pod: str) -> list[Lower] | None:
+    """Return the lower layers of the pod's mount; None: it is not mounted."""
     try:
         return stack.status(places, pod).lower
     except stack.NotMounted:
@@ -320,10 +321,12 @@ def stands(mounted: Sequence[Lower], base: Sequence[Base], given: Sequence[str] 
     return [lower.identity for lower in mounted] == [lower.identity for lower in base]
 
 
-def _candidates(archive: "Archive", places: Places, pod: str, mounted: list[str]) -> list[str]:
+def likely_lowers(
+    archive: "Archive", places: Places, pod: str, mounted: Sequence[str] | None
+) -> list[str]:
     """Return the directories and images that may be lower layers, the likeliest first."""
     named = [base.path for base in archive.manifest.base]
-    paths = [*mounted, *config.load(places, pod).root.lower, *named]
+    paths = [*(mounted or []), *config.load(places, pod).root.lower, *named]
     return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
 

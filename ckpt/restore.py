@@ -122,6 +122,30 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
 
 
+def check(
+    places: Places,
+    pod: str,
+    path: Path,
+    *,
+    trusted: "Mapping[str, Ed25519PublicKey]",
+    identities: "Sequence[X25519PrivateKey]" = (),
+) -> None:
+    """Look whether *pod* can be restarted here, as far as that can be told without beginning.
+
+    Nothing is changed, and of pages and layers nothing is read. Arguments and errors are those of
+    restore().
+    """
+    with open_archive(path, trusted, identities) as archive:
+        _check(archive, pod)
+        settings = _config(places, pod, archive)
+        _check_addresses(settings, connections.apply(archive.model(), settings.network.tcp))
+        mounted = layers.mounted_lowers(places, pod) or []
+        likely = layers.likely_lowers(archive, places, pod, [lower.path for lower in mounted])
+        with layers.identities(places, likely) as running:
+            found = {directory: identity.result() for directory, identity in running.items()}
+        layers.match(archive.manifest.base, found)
+
+
 def _keep(places: Places, pod: str, settings: config.PodConfig) -> None:
     """See to what belongs to a pod that runs: its file, its keeper, its log."""
     if not places.config(pod).exists():

@@ -23,6 +23,9 @@ def restart(places, path, trusted=TRUSTED):
 
 
 def refused(places, path, kind, match, **named):
+    trusted = named.get("trusted", TRUSTED)
+    with pytest.raises(kind, match=match):
+        restore.check(places, "mail", path, trusted=trusted)
     with pytest.raises(kind, match=match):
         restart(places, path, **named)
     assert not stack.is_mounted(places, "mail")
