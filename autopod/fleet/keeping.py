@@ -3,6 +3,9 @@
 Pods that run here and are this host's are armed, those that do not run any more are disarmed. Of
 other hosts that have died they are claimed and restarted. So are this host's own, where the fleet
 was not to be reached and the fence has killed them, or where the host has died and is back first.
+
+A host looks whether it could restart a pod before it claims it: one that could not leaves it to the
+next, whose turn is half of a lease's time later.
 """
 
 import os
@@ -10,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +34,9 @@ from launcher.places import Places
 
 _SAID: Final = 300
 _TRIES: Final = 3
+_AGAIN_S: Final = 600.0
+"""After so long it is looked anew whether a pod can be restarted here."""
+
 _GLANCE_S: Final = 0.5
 _ANSWER_S: Final = 30
 _CLI: Final = "autopod.cli"
@@ -54,6 +61,9 @@ class Keeper:
         self._seen = set[str]()
         self._tries = Counter[str]()
         self._restarting = set[str]()
+        # Pods of others: from what each can be restarted here, if at all, and how long that counts.
+        self._fit: dict[str, tuple[float, tuple[int, str] | None]] = {}
+        self._hurry = False
 
     async def beat(self, store: Store) -> None:
         """Do what is to be done now. The caller has a lease that is good.
@@ -67,10 +77,16 @@ class Keeper:
                 await self._beat(store)
 
     async def news(self) -> None:
-        """Wait until a pod runs that did not at the last beat: it is not to wait to be armed."""
+        """Wait until a pod runs that did not at the last beat, which is not to wait to be armed.
+
+        Or until it is known that one of a host that has died can be restarted here.
+        """
         while True:
             await trio.sleep(_GLANCE_S)
             if self._fleet.recover and not self._seen.issuperset(drain.running(self._places)):
+                return
+            if self._hurry:
+                self._hurry = False
                 return
 
     async def disarm_all(self, store: Store) -> None:
@@ -118,30 +134,58 @@ class Keeper:
         again = charge.unborn and self._tries[pod] < _TRIES
         died = self._first or again or pod in self._fence.killed
         if died and not (waits or moves or self._fence.leaving):
-            await self._recover(store, charge)
+            newest = await self._newest(charge)
+            if newest is not None:
+                await self._claim(store, charge, newest)
         else:
             await self._disarm(store, pod)
 
     async def _recover_others(self, store: Store, found: Survey) -> None:
-        due = self._patience.due(found, boottime())
-        if not self._fence.leaving:
-            for charge in due:
-                await self._recover(store, charge)
+        """Recover pods of hosts that have died, those of which it is known that it can be done."""
+        due = {charge.pod: charge for charge in self._patience.due(found, boottime())}
+        self._fit = {pod: known for pod, known in self._fit.items() if pod in due}
+        for pod, charge in due.items():
+            until, fit = self._fit.get(pod, (0.0, None))
+            if self._fence.leaving:
+                return
+            if boottime() >= until:
+                self._fit[pod] = (inf, None)
+                self._nursery.start_soon(self._look, charge)
+            elif fit is not None:
+                del self._fit[pod]
+                if fit == await self._newest(charge):
+                    await self._claim(store, charge, fit)
 
-    async def _recover(self, store: Store, charge: Charge) -> None:
-        pod = charge.pod
-        if not self._share(pod):
+    async def _look(self, charge: Charge) -> None:
+        """Look whether a pod can be restarted here; that takes seconds."""
+        pod, newest = charge.pod, await self._newest(charge)
+        if newest is None:
+            self._fit.pop(pod, None)
             return
-        known = await self._known(pod)
+        file = await self._file(pod, newest[0])
+        done = await _ours("autopod.fleet.restart", pod, file, "--check") if file else None
+        fit = done is not None and done.returncode == 0
+        self._fit[pod] = (boottime() + _AGAIN_S, newest if fit else None)
+        self._hurry |= fit
+        if not fit:
+            said = done.stderr.decode(errors="replace").strip() if done else self._said
+            await self._tell(f"{pod} cannot be restarted at {self._name}: {said}")
+
+    async def _newest(self, charge: Charge) -> tuple[int, str] | None:
+        """Return number and name of the checkpoint that a pod is to be restarted from, if any."""
+        known = await self._known(charge.pod) if self._share(charge.pod) else []
         names = {one.number: checkpoints.name_of(one) for one in known}
         name = recovery.newest(names, charge.consumed)
-        if name is None:
-            return
+        return None if name is None else (max(names), name)
+
+    async def _claim(self, store: Store, charge: Charge, newest: tuple[int, str]) -> None:
+        """Claim a pod, and restart it from a checkpoint."""
+        pod, (number, name) = charge.pod, newest
         self._fence.disarm(pod)  # nor is it one that was killed
         self._fence.arm(pod)  # from the moment on at which it may stand
         if await recovery.claim(store, charge, self._name, name, self._fleet.ttl_s):
             self._restarting.add(pod)
-            self._nursery.start_soon(self._restart, pod, max(names))
+            self._nursery.start_soon(self._restart, pod, number)
         else:
             self._fence.disarm(pod)
 
@@ -169,7 +213,9 @@ class Keeper:
         well = done is not None and done.returncode == 0
         if well:
             del self._tries[pod]
-        text = f"{pod} runs at {self._name} again" if well else f"{pod}: {said}"
+        await self._tell(f"{pod} runs at {self._name} again" if well else f"{pod}: {said}")
+
+    async def _tell(self, text: str) -> None:
         sys.stderr.write(f"autopod: {text}\n")
         told = history.told(self._name, "recovery", text[:_SAID])
         with suppress(FleetError):

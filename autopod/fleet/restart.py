@@ -1,6 +1,7 @@
 """What restarts a pod that was claimed: a process of an agent, which it may outlive.
 
-    python -m autopod.fleet.restart POD FILE
+    python -m autopod.fleet.restart POD FILE           does it
+    python -m autopod.fleet.restart POD FILE --check   looks whether it would begin here
 
 The checkpoint is used up when the pod stands, and if that cannot be done, the pod is not let go.
 """
@@ -20,6 +21,9 @@ def main() -> int:
     places = Places.from_environment()
     try:
         pod, file = sys.argv[1], Path(sys.argv[2])
+        if "--check" in sys.argv[3:]:
+            commands.check_restart(places, pod, file)
+            return 0
         with Consumption(pod, file.name) as consumption:
 
             def gate() -> Sequence[bytes]:

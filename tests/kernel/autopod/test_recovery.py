@@ -95,6 +95,25 @@ def test_a_host_dies_and_its_pod_lives_on_elsewhere(protected, debian_root, tmp_
     a.run("autopod", "fleet", "claim", "pod", "--from", "b")
 
 
+def test_a_host_that_could_not_restart_a_pod_does_not_take_it(protected, debian_root):
+    a, b = protected
+    before = started(a, debian_root)
+    trusted = list(b.places.trust().glob("*.pem"))
+    for key in trusted:
+        key.rename(key.with_suffix(".away"))
+    die(a)
+    told = "pod cannot be restarted at b: "
+    wait_until(lambda: told in b.run("autopod", "fleet"), "b has looked", 120)
+    assert owner(b) == "a"
+    for key in trusted:
+        key.with_suffix(".away").rename(key)
+    b.stop_service()  # it does not look again for a while
+    b.serve()
+    wait_until(lambda: running(b), "the pod runs at b", 120)
+    goes_on(b, before)
+    assert owner(b) == "b"
+
+
 @pytest.mark.parametrize("protected", ["store"], indirect=True)
 def test_a_host_that_has_lost_its_fleet_ends_its_pods_in_time(protected, debian_root, tmp_path):
     a, b = protected

@@ -1,11 +1,13 @@
 """What an agent does for a pod that was claimed and does not run yet."""
 
+import subprocess
+
 import pytest
 import trio
 import trio.testing
 
 from autopod import hosts
-from autopod.fleet import keeping, members, owners, recovery, takeover
+from autopod.fleet import history, keeping, members, owners, recovery, takeover
 from autopod.fleet.fence import Fence
 from autopod.fleet.keeping import Keeper
 from autopod.fleet.owners import Claim
@@ -135,3 +137,94 @@ async def test_a_pod_that_comes_is_seen_at_once(places, fleet, store, restarted,
         monkeypatch.setattr(drain, "running", lambda _places: ["web"])
         with trio.fail_after(30):
             await agent.news()
+
+
+class Clock:
+    now = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(keeping, "boottime", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def fit(monkeypatch):
+    """Whatever is looked at can be restarted; tests of the looking are tests/kernel/ckpt's."""
+
+    async def ours(*words):
+        assert words[-1] == "--check"
+        return subprocess.CompletedProcess(words, 0, b"", b"")
+
+    monkeypatch.setattr(keeping, "_ours", ours)
+
+
+async def beat(agent, store):
+    """A beat, and what it begins."""
+    async with trio.open_nursery() as agent._nursery:
+        await agent.beat(store)
+
+
+@pytest.fixture
+async def due(places, fleet, store, restarted, clock):
+    """A keeper whose turn has come, and has looked; and its fence."""
+    agent, fence = keeper(places, fleet, None)
+    await beat(agent, store)
+    clock.now += 5
+    await beat(agent, store)
+    return agent, fence
+
+
+async def owner(store):
+    return (await owners.of_all(store))["mail"].host
+
+
+async def test_a_pod_that_cannot_be_restarted_here_is_left_to_others(due, store, restarted, clock):
+    """What is told for an archive: nothing is in it. Its former host still has the pod."""
+
+    async def said():
+        told = [one.text for one in await history.read(store)]
+        return len([text for text in told if "mail cannot be restarted at second: " in text])
+
+    agent, fence = due
+    for _ in range(3):
+        await beat(agent, store)
+        assert await said() == 1, "it is not looked at again and again"
+    clock.now += keeping._AGAIN_S
+    await beat(agent, store)
+    assert await said() == 2
+    assert await owner(store) == "first"
+    assert (restarted, fence.armed) == ([], set())
+
+
+async def test_one_that_can_be_is_claimed_at_the_next_beat(fit, due, store, restarted):
+    agent, fence = due
+    with trio.fail_after(30):
+        await agent.news()
+    assert await owner(store) == "first"
+    await beat(agent, store)
+    assert await owner(store) == "second"
+    assert (restarted, fence.armed) == ([("mail", 1)], {"mail"})
+
+
+async def test_what_was_seen_of_an_older_checkpoint_does_not_count(
+    fit, due, store, restarted, fleet
+):
+    agent, _ = due
+    (keeping.Path(fleet.recover) / "mail.checkpoints/000002-20261128T000001Z.pod").touch()
+    await beat(agent, store)
+    assert restarted == []
+    await beat(agent, store)
+    await beat(agent, store)
+    assert restarted == [("mail", 2)]
+
+
+async def test_a_host_that_is_back_keeps_its_pod(fit, due, store, restarted):
+    agent, _ = due
+    await members.announce(store, FIRST, (await store.grant(600)).id)
+    await beat(agent, store)
+    assert agent._fit == {}
+    assert await owner(store) == "first"
+    assert restarted == []
