@@ -132,8 +132,10 @@ def restart(  # noqa: PLR0913
     _write_notes(pod, report.notes)
 
 
-def check_restart(places: Places, pod: str, file: Path) -> None:
-    """Look whether restart() of *file* would begin here; nothing is changed.
+def check_restart(places: Places, pod: str, file: Path) -> int:
+    """Look whether restart() of *file* would begin here; return the bytes of memory that it takes.
+
+    Nothing is changed.
 
     Raises:
         ArchiveError, RestoreError, InstallError: it would not.
@@ -143,7 +145,7 @@ def check_restart(places: Places, pod: str, file: Path) -> None:
 
     trusted = keys.load_trusted(places.trust())
     known = recipients.load_identities(places.keys(), None)
-    restore.check(places, pod, file, trusted=trusted, identities=known)
+    return restore.check(places, pod, file, trusted=trusted, identities=known)
 
 
 def verify(places: Places, file: Path) -> "Archive":

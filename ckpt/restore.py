@@ -129,11 +129,14 @@ def check(
     *,
     trusted: "Mapping[str, Ed25519PublicKey]",
     identities: "Sequence[X25519PrivateKey]" = (),
-) -> None:
+) -> int:
     """Look whether *pod* can be restarted here, as far as that can be told without beginning.
 
     Nothing is changed, and of pages and layers nothing is read. Arguments and errors are those of
     restore().
+
+    Returns:
+        How many bytes of memory it had filled.
     """
     with open_archive(path, trusted, identities) as archive:
         _check(archive, pod)
@@ -144,6 +147,7 @@ def check(
         with layers.identities(places, likely) as running:
             found = {directory: identity.result() for directory, identity in running.items()}
         layers.match(archive.manifest.base, found)
+        return archive.pages.count * PAGE_SIZE
 
 
 def _keep(places: Places, pod: str, settings: config.PodConfig) -> None:

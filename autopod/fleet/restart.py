@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from autopod.errors import Refused
+from autopod.fleet import members
 from autopod.fleet.takeover import Consumption
 from ckpt import commands
 from launcher import commandline
@@ -22,7 +24,7 @@ def main() -> int:
     try:
         pod, file = sys.argv[1], Path(sys.argv[2])
         if "--check" in sys.argv[3:]:
-            commands.check_restart(places, pod, file)
+            _check_room(commands.check_restart(places, pod, file))
             return 0
         with Consumption(pod, file.name) as consumption:
 
@@ -36,6 +38,12 @@ def main() -> int:
         commandline.complain("autopod", e)
         return 1
     return 0
+
+
+def _check_room(need: int) -> None:
+    free = members.free_memory(Path("/proc/meminfo").read_text(encoding="ascii"))
+    if free < need:
+        raise Refused(f"{free >> 20} MiB are free, {need >> 20} MiB needed")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from ckpt import abi, layers, stack, stackcommand
+from ckpt import abi, layers, restore, stack, stackcommand
 from ckpt.archive.errors import FormatError
 from ckpt.archive.read import open_archive
 from ckpt.archive.schema import Base
@@ -79,6 +80,21 @@ def archive(places, pod, tmp_path):
     checkpoint(places, tmp_path / "mail.pod")
     stack.umount(places, POD)
     return tmp_path / "mail.pod"
+
+
+def test_whether_it_can_be_restarted_is_told_without_beginning(
+    places, pod, lower, tmp_path, monkeypatch
+):
+    empty = replace(archives.MODEL, processes=[], files=[], objects=[], parts=[])
+    monkeypatch.setattr(archives, "MODEL", empty)
+    checkpoint(places, tmp_path / "mail.pod")
+    stack.umount(places, POD)
+    before = sorted(places.state(POD).rglob("*"))
+    assert restore.check(places, POD, tmp_path / "mail.pod", trusted=TRUSTED) == 0, "bytes"
+    (lower / "etc/motd").write_text("tampered")
+    with pytest.raises(InstallError, match="lower layer 1 of 1 is not here"):
+        restore.check(places, POD, tmp_path / "mail.pod", trusted=TRUSTED)
+    assert sorted(places.state(POD).rglob("*")) == before
 
 
 def test_a_checkpoint_holds_layers_and_identities(places, pod, lower, tmp_path):

@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from autopod import hosts
-from autopod.fleet import history, keeping, members, owners, recovery, takeover
+from autopod.errors import Refused
+from autopod.fleet import history, keeping, members, owners, recovery, restart, takeover
 from autopod.fleet.fence import Fence
 from autopod.fleet.keeping import Keeper
 from autopod.fleet.owners import Claim
@@ -228,3 +229,9 @@ async def test_a_host_that_is_back_keeps_its_pod(fit, due, store, restarted):
     assert agent._fit == {}
     assert await owner(store) == "first"
     assert restarted == []
+
+
+def test_a_pod_needs_room():
+    restart._check_room(1 << 20)
+    with pytest.raises(Refused, match=r"\d+ MiB are free, 1073741824 MiB needed"):
+        restart._check_room(1 << 50)
