@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples import contents
+
 CACHE = Path("/var/cache/autopod/roots")
 PACKAGES = ("apache2", "exim4-daemon-light", "media-types", "procps", "python3")
 SERVERS = (
@@ -91,13 +93,14 @@ def reduced(
 
     def build(target: Path) -> None:
         _reduce(full, target, selection)
+        contents.record(full, target)
         for place, content in sources.items():
             (target / place).write_bytes(content)
         finish(target)
 
-    module = Path(inspect.getfile(finish)).read_text()
+    modules = [Path(inspect.getfile(one)).read_text() for one in (finish, contents)]
     digests = [f"{place} {hashlib.sha256(text).hexdigest()}" for place, text in sources.items()]
-    return _cached(name, [full.name, module, *digests], build)
+    return _cached(name, [full.name, *modules, *digests], build)
 
 
 def main(build: Callable[[], Path]) -> int:

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from autopod.status import debian
 from examples import roots
+from examples.exim import build as exim
 from examples.exim import mail
 
 pytestmark = pytest.mark.needs("root", "namespaces")
@@ -92,3 +94,14 @@ def test_the_smarthost_takes_a_message():
         mail.send("127.0.0.1", "a@pod.test", "b@elsewhere.test", "subject\u00e9")
     [message] = received
     assert "To: b@elsewhere.test" in message
+
+
+def test_a_reduced_tree_tells_which_packages_it_is_made_from():
+    tree = exim.build()
+    whole = debian.parse_status((roots.debian() / "var/lib/dpkg/status").read_text())
+    told = debian.parse_status((tree / "var/lib/dpkg/status").read_text())
+    names = {package for package, _ in told}
+    assert {"exim4-daemon-light", "libc6", "libgnutls30"} <= names
+    assert not {"apt", "dpkg", "bash", "python3"} & names
+    assert told.items() <= whole.items()
+    assert debian.codename((tree / "usr/lib/os-release").read_text()) == roots._release()
