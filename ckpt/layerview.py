@@ -60,7 +60,7 @@ class View(Struct):
             FormatError: it is not a tar.
         """
         try:
-            stream = io.BufferedReader(_Pieces(pieces))
+            stream = io.BufferedReader(Pieces(pieces))
             with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
                 for member in tar:
                     self._add(member)
@@ -104,7 +104,7 @@ def _entry(member: tarfile.TarInfo) -> Entry:
     return Entry(kind, size, about, moved)
 
 
-class _Pieces(io.RawIOBase):
+class Pieces(io.RawIOBase):
     """A stream of *pieces*."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

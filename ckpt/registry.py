@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from ckpt.archive import container, dsse, layout, schema
 from ckpt.archive.blobs import TarWriter
-from ckpt.archive.errors import ArchiveError, FormatError
+from ckpt.archive.errors import ArchiveError, FormatError, NoEarlier
 from ckpt.archive.newfile import NewFile
 from ckpt.archive.read import open_archive
 from ckpt.archive.schema import Descriptor
@@ -121,10 +121,13 @@ def push(file: Path, to: Reference, trusted: "Mapping[str, Ed25519PublicKey]") -
         The digest of its manifest.
 
     Raises:
-        ArchiveError: no trusted key has signed it.
+        ArchiveError: no trusted key has signed it, or it needs another one.
         RegistryError: it is not there.
     """
-    with open_archive(file, trusted, identities=None):
+    with open_archive(file, trusted, identities=None) as archive:
+        if archive.earlier:
+            hint = "push a whole one: ckpt whole FILE NEWFILE"
+            raise NoEarlier(f"{file} builds upon another archive, which would not be there", hint)
         manifest, envelope = _signed(file)
     with tempfile.TemporaryDirectory(prefix="autopod-push-") as made:
         signature = Path(made) / "signature"

@@ -62,13 +62,20 @@ def _everything(archive: Archive) -> dict[str, Any]:
         model = msgspec.msgpack.decode(msgspec.msgpack.encode(archive.model()), strict=False)
     except UNDECODABLE as e:
         raise FormatError(f"process model: {e}") from None
+    shared = _shared(archive)
     return {
         "file_bytes": archive.size,
         "signer": archive.signer,
         "manifest": msgspec.to_builtins(archive.manifest),
         "layers": [
-            {"id": layer.id, "digest": layer.digest, "bytes": layer.size, "tar_bytes": layer.length}
-            for layer in archive.layers
+            {
+                "id": layer.id,
+                "digest": layer.digest,
+                "bytes": layer.size,
+                "tar_bytes": layer.length,
+                **({"earlier": True} if number < shared else {}),
+            }
+            for number, layer in enumerate(archive.layers)
         ],
         "pages": {"count": archive.pages.count, "unique": archive.pages.unique},
         "config": archive.config().decode(errors="replace"),
@@ -86,9 +93,11 @@ def _summary(archive: Archive) -> Iterator[str]:
     yield f"file       {size(archive.size)}"
     if manifest.encryption:
         yield f"encrypted  recipients: {len(manifest.encryption.recipients)}"
+    if archive.earlier:
+        yield f"since      {archive.earlier.path} of {archive.earlier.manifest.created}"
+    which = "not in that one" if archive.earlier else "of them different"
     yield (
-        f"memory     {size(pages.count * PAGE_SIZE)} in {pages.count} pages, "
-        f"{pages.unique} of them different"
+        f"memory     {size(pages.count * PAGE_SIZE)} in {pages.count} pages, {pages.unique} {which}"
     )
     yield f"kinds      {' '.join(manifest.kinds)}"
 
@@ -96,10 +105,17 @@ def _summary(archive: Archive) -> Iterator[str]:
 def _layers(archive: Archive) -> Iterator[str]:
     yield ""
     yield "file system, topmost first"
-    for layer in reversed(archive.layers):
-        yield f"  layer {layer.id}  {size(layer.length)}, {size(layer.size)} in the archive"
+    shared = _shared(archive)
+    for number, layer in reversed(list(enumerate(archive.layers))):
+        where = "earlier archive" if number < shared else "archive"
+        yield f"  layer {layer.id}  {size(layer.length)}, {size(layer.size)} in the {where}"
     for base in archive.manifest.base:
         yield f"  lower {base.identity}  {base.path}"
+
+
+def _shared(archive: Archive) -> int:
+    """Return how many of the layers, from the bottom, the earlier archive has."""
+    return archive.manifest.earlier.layers if archive.manifest.earlier else 0
 
 
 def _tree(model: Mapping[str, Any]) -> Iterator[str]:

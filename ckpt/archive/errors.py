@@ -51,6 +51,14 @@ class NotARecipient(ArchiveError):  # noqa: N818
     hint = "give the private key of a recipient: --identity KEY"
 
 
+class NoEarlier(ArchiveError):  # noqa: N818
+    """The archive builds upon an earlier one, which is not there; or none can build upon that."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint or "put it beside this one, or say where it is: --since FILE"
+
+
 class KeyFileError(Exception):
     """A key file is missing, malformed, or open to others."""
 

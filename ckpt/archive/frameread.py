@@ -135,12 +135,25 @@ class PageReader:
 
     Attributes:
         count: pages in it.
-        unique: pages in it with different contents.
+        unique: pages with different contents that the archive has itself.
     """
 
-    def __init__(self, contents: FrameReader, page_map: PageMap) -> None:
-        self._contents, self._map = contents, page_map
-        self.count, self.unique = page_map.count, page_map.unique
+    def __init__(
+        self,
+        contents: FrameReader,
+        packed_map: bytes,
+        unique: int,
+        earlier: "PageReader | None" = None,
+    ) -> None:
+        """Read the *unique* unique pages of *contents*, and those of an *earlier* archive.
+
+        Raises:
+            FormatError: the map is not one of these pages.
+        """
+        self._contents, self._earlier, self.unique = contents, earlier, unique
+        self._below = earlier.unique if earlier else 0
+        self._map = PageMap(packed_map, unique, self._below)
+        self.count = self._map.count
 
     def read(self, first: int, count: int) -> bytes:
         """Return *count* pages from number *first* on.
@@ -161,10 +174,16 @@ class PageReader:
 
     def _pieces(self, first: int, count: int) -> Iterator[memoryview]:
         for unique, run in self._map.runs(first, count):
-            page, end = unique, unique + run
-            while page < end:
-                frame, start = divmod(page, _FRAME_PAGES)
-                stop = min(_FRAME_PAGES, start + end - page)
-                content = memoryview(self._contents.content(frame))
-                yield content[start * PAGE_SIZE : stop * PAGE_SIZE]
-                page += stop - start
+            own = max(unique, self._below)  # from here on they are this archive's
+            if self._earlier and unique < own:
+                yield from self._earlier.contents(unique, min(own, unique + run))
+            yield from self.contents(own - self._below, unique + run - self._below)
+
+    def contents(self, page: int, end: int) -> Iterator[memoryview]:
+        """Yield the contents of the archive's own unique pages from *page* to *end*, in pieces."""
+        while page < end:
+            frame, start = divmod(page, _FRAME_PAGES)
+            stop = min(_FRAME_PAGES, start + end - page)
+            content = memoryview(self._contents.content(frame))
+            yield content[start * PAGE_SIZE : stop * PAGE_SIZE]
+            page += stop - start

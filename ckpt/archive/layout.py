@@ -14,6 +14,8 @@ from ckpt.archive.schema import Descriptor
 ID: Final = re.compile(r"[0-9a-f]{32}")
 """Of a sealed layer."""
 
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
 
 def check_members(members: list[Member], image: schema.ImageManifest) -> None:
     """The tar holds the blobs of the manifest, in its order, each once, and no others."""
@@ -32,6 +34,23 @@ def check_features(manifest: schema.Manifest) -> None:
         raise FormatError(f"layers below, and feature {schema.LAYERS_BELOW!r} not required")
     if len(manifest.below) > schema.MAX_LAYERS or not all(map(ID.fullmatch, manifest.below)):
         raise FormatError("the layers below have no proper ids, or are too many")
+    if (manifest.earlier is not None) != (schema.EARLIER in manifest.requires):
+        raise FormatError(
+            f"an earlier archive, and feature {schema.EARLIER!r} not required, or no such archive"
+        )
+    if manifest.earlier:
+        _check_earlier(manifest.earlier, manifest.below)
+
+
+def _check_earlier(earlier: schema.Earlier, below: list[str]) -> None:
+    if below:
+        raise FormatError("layers below, and an earlier archive that has layers")
+    if not _DIGEST.fullmatch(earlier.manifest):
+        raise FormatError(f"an earlier archive with the digest {earlier.manifest!r}")
+    if not (0 <= earlier.pages <= schema.MAX_PAGES and 0 <= earlier.layers <= schema.MAX_LAYERS):
+        raise FormatError(
+            f"{earlier.pages} pages and {earlier.layers} layers in an earlier archive"
+        )
 
 
 def by_type(image: schema.ImageManifest, suffix: str) -> dict[str, Descriptor]:

@@ -4,11 +4,15 @@ Pages are numbered in the order in which they were added (the page sequence). Ea
 once, as a *unique page*; the map is a list of runs, each saying that the next `count` pages of the
 sequence are the unique pages from `first` on. Runs are as long as they can be, so that a map has
 one encoding, and reading a range of pages is mostly one copy.
+
+An archive that builds upon an earlier one counts that one's unique pages first, then its own.
 """
 
+import hashlib
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from ckpt.archive.errors import FormatError
@@ -21,11 +25,30 @@ _RUN: Final = struct.Struct(
 )
 
 
-class Deduplicator:
-    """Gives each page of the sequence its unique page, by the SHA-256 of its content."""
+_HASH: Final = hashlib.sha256().digest_size
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
+
+class Deduplicator:
+    """Gives each page of the sequence its unique page, by the SHA-256 of its content.
+
+    Attributes:
+        below: how many unique pages the earlier archive has.
+    """
+
+    def __init__(self, earlier: bytes = b"") -> None:
+        """Begin with no page.
+
+        Args:
+            earlier: the hashes of an earlier archive's unique pages, one after another.
+
+        Raises:
+            FormatError: two of them are the same.
+        """
+        starts = range(0, len(earlier), _HASH)
+        self._known = {earlier[at : at + _HASH]: number for number, at in enumerate(starts)}
+        self.below = len(starts)
+        if len(self._known) != self.below:
+            raise FormatError("the earlier archive has a unique page twice")
         self._runs: list[tuple[int, int]] = []
         self._first = self._count = 0  # the run that is still growing
 
@@ -55,12 +78,12 @@ class Deduplicator:
 
     @property
     def unique(self) -> int:
-        """How many unique pages there are."""
-        return len(self._known)
+        """How many unique pages there are that the earlier archive does not have."""
+        return len(self._known) - self.below
 
     def hashes(self) -> bytes:
-        """Return the SHA-256 digests of the unique pages, one after another."""
-        return b"".join(self._known)
+        """Return the SHA-256 digests of these, one after another."""
+        return b"".join(islice(self._known, self.below, None))
 
 
 class PageMap:
@@ -68,11 +91,10 @@ class PageMap:
 
     Attributes:
         count: pages in the sequence.
-        unique: unique pages.
     """
 
-    def __init__(self, packed: bytes, unique: int) -> None:
-        """Decode *packed*, which maps onto *unique* unique pages.
+    def __init__(self, packed: bytes, unique: int, below: int = 0) -> None:
+        """Decode *packed*, which maps onto *unique* unique pages, behind *below* earlier ones.
 
         Raises:
             FormatError: it is not a map that Deduplicator makes.
@@ -81,8 +103,7 @@ class PageMap:
             raise FormatError(f"a page map of {len(packed)} bytes")
         self._firsts: list[int] = []
         self._starts: list[int] = []  # number in the sequence of each run's first page
-        self.unique = unique
-        self.count = seen = 0
+        self.count, seen = 0, below
         expected = 0  # a run that begins here would belong to the run before
         for first, count in _RUN.iter_unpack(packed):
             if not count or first > seen or (first == expected and self._firsts):
@@ -92,8 +113,10 @@ class PageMap:
             self.count += count
             expected = first + count
             seen = max(seen, expected)
-        if seen != unique or self.count > MAX_PAGES:
-            raise FormatError(f"the page map knows {seen} unique pages, the archive has {unique}")
+        if seen != below + unique or max(seen, self.count) > MAX_PAGES:
+            raise FormatError(
+                f"the page map knows {seen - below} unique pages, the archive has {unique}"
+            )
 
     def runs(self, first: int, count: int) -> Iterator[tuple[int, int]]:
         """Yield what pages *first* to *first* + *count* are: first unique page, number of pages.

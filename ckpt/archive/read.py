@@ -11,7 +11,7 @@ Not for several threads at once. A forked child can go on reading.
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import msgspec
 
 from ckpt import states
-from ckpt.archive import container, crypt, dsse, frames, layout, schema
+from ckpt.archive import container, crypt, dsse, earlier, frames, layout, schema
 from ckpt.archive.container import Member, read_exactly
 from ckpt.archive.errors import (
     ArchiveError,
@@ -30,7 +30,6 @@ from ckpt.archive.errors import (
     UnsupportedVersion,
 )
 from ckpt.archive.frameread import FrameReader, PageReader, Workers
-from ckpt.archive.pages import PageMap
 from ckpt.archive.schema import Descriptor
 from ckpt.model import MODEL_VERSION, PAGE_SIZE, Pod
 from ckpt.progress import Progress
@@ -70,13 +69,17 @@ def open_archive(
     path: Path,
     trusted_keys: "Mapping[str, Ed25519PublicKey]",
     identities: "Iterable[X25519PrivateKey] | None" = (),
+    since: Path | None = None,
 ) -> "Archive":
     """Open an archive and verify its signature; the rest is checked when it is read.
+
+    One that builds upon an earlier archive opens that, too, in the same way.
 
     Args:
         path: the file.
         trusted_keys: by fingerprint, as keys.load_trusted() returns them.
         identities: private keys that it may be encrypted to; None: it is only to be verified.
+        since: the earlier archive, if it builds upon one; None: look beside it.
 
     Returns:
         The archive, a context manager.
@@ -85,23 +88,48 @@ def open_archive(
         OSError: the file cannot be opened or read.
         ArchiveError: it is refused; the class says why.
     """
+    identities = identities if identities is None else list(identities)
+    with ExitStack() as stack:
+
+        def open_earlier(digest: str) -> Archive:
+            found = earlier.find(path, digest, since)
+            return stack.enter_context(_opened(found, trusted_keys, identities, _refuse))
+
+        archive = _opened(path, trusted_keys, identities, open_earlier)
+        stack.pop_all()
+        return archive
+
+
+def _opened(
+    path: Path,
+    trusted_keys: "Mapping[str, Ed25519PublicKey]",
+    identities: "list[X25519PrivateKey] | None",
+    open_earlier: "Callable[[str], Archive]",
+) -> "Archive":
     with ExitStack() as stack:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         stack.callback(os.close, fd)
-        archive = Archive(fd, path, trusted_keys, identities)
+        archive = Archive(fd, path, trusted_keys, identities, open_earlier)
         stack.pop_all()
         return archive
+
+
+def _refuse(_digest: str) -> "Archive":
+    raise FormatError("another archive builds upon it, and so it may not itself")
 
 
 class Archive:
     """An archive whose signature holds.
 
     Attributes:
+        path: the file.
+        digest: of the image manifest.
         manifest: the pod manifest.
         signer: fingerprint of the key that signed.
         size: bytes of the file.
+        earlier: the archive that it builds upon, if it does.
         is_locked: is it encrypted, and opened to be verified only? Then nothing else is here.
-        layers: sealed file-system layers, bottommost first.
+        layers: sealed file-system layers, bottommost first; those of the earlier archive, too.
         pages: the page sequence.
     """
 
@@ -111,16 +139,19 @@ class Archive:
         path: Path,
         trusted_keys: "Mapping[str, Ed25519PublicKey]",
         identities: "Iterable[X25519PrivateKey] | None",
+        open_earlier: "Callable[[str], Archive]",
     ) -> None:
-        """Take *fd*, unless this raises; see open_archive()."""
-        self._fd, self._path, self._workers = fd, path, Workers()
+        """Take *fd* and what *open_earlier* opens, unless this raises; see open_archive()."""
+        self._fd, self.path, self._workers = fd, path, Workers()
+        self.earlier: Archive | None = None
         with _naming(path):
-            self._open(trusted_keys, identities)
+            self._open(trusted_keys, identities, open_earlier)
 
     def _open(
         self,
         trusted_keys: "Mapping[str, Ed25519PublicKey]",
         identities: "Iterable[X25519PrivateKey] | None",
+        open_earlier: "Callable[[str], Archive]",
     ) -> None:
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
@@ -132,6 +163,9 @@ class Archive:
         self.manifest = self._read_manifest(image)
         layout.check_members(members, image)
         layout.check_features(self.manifest)
+        if wanted := self.manifest.earlier:
+            self.earlier = open_earlier(wanted.manifest)
+            earlier.check(self.earlier, self.manifest, wanted)
         self._ciphers = self._decrypt(image, identities)
         self._image = image
         if not self.is_locked:
@@ -142,7 +176,10 @@ class Archive:
         index = _decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
         self._framed = index.frames
         layer_type = schema.LAYER_TYPE + self._suffix
-        self.layers = [self._layer(d) for d in image.layers if d.media_type == layer_type]
+        own = [self._layer(d) for d in image.layers if d.media_type == layer_type]
+        self.layers = [*self._shared(), *own]
+        if len(self.layers) > schema.MAX_LAYERS:
+            raise FormatError(f"more than {schema.MAX_LAYERS} layers")
         self._model = self._frames(self._blobs[schema.MODEL_TYPE].digest, "process model")
         if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
             raise FormatError("the process model is too large")
@@ -173,9 +210,11 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and that of the earlier archive."""
         self._workers.close()
         os.close(self._fd)
+        if self.earlier:
+            self.earlier.close()
 
     def model(self) -> Pod:
         """Return the process model.
@@ -183,7 +222,7 @@ class Archive:
         Raises:
             FormatError: it is not the signed one, or not one of this version.
         """
-        with _naming(self._path):
+        with _naming(self.path):
             encoded = b"".join(self._model)
             version = _decode(encoded, _ModelVersion, "process model").version
             if version != MODEL_VERSION:
@@ -192,32 +231,43 @@ class Archive:
 
     def config(self) -> bytes:
         """Return the pod's configuration file, as it was at the checkpoint."""
-        with _naming(self._path):
+        with _naming(self.path):
             return self._small(schema.POD_CONFIG_TYPE)
 
     def page_hashes(self) -> bytes:
-        """Return the SHA-256 digests of the unique pages, one after another."""
-        with _naming(self._path):
-            return self._small(schema.HASHES_TYPE)
+        """Return the SHA-256 digests of the unique pages, those of the earlier archive first."""
+        with _naming(self.path):
+            hashes = self._small(schema.HASHES_TYPE)
+        return self.earlier.page_hashes() + hashes if self.earlier else hashes
 
     def layer_tar(self, layer: Layer) -> Iterator[bytes]:
         """Yield the OCI layer tar of *layer* in pieces."""
+        if self.earlier and layer in self._shared():
+            return self.earlier.layer_tar(layer)
         return iter(self._frames(layer.digest, f"layer {layer.id}"))
 
-    def verify(self, progress: Progress) -> None:
-        """Check every byte that opening has not checked.
+    def verify(self, progress: Progress, good: Collection[Path] = ()) -> None:
+        """Check every byte that opening has not checked; of the earlier archive, too.
+
+        Args:
+            progress: is told.
+            good: earlier archives that were verified already.
 
         Raises:
             FormatError: something is not what was signed.
         """
-        with progress.step("verify", self.size), _naming(self._path):
+        if self.earlier and self.earlier.path not in good:
+            with _naming(self.path):
+                self.earlier.verify(progress)
+        with progress.step("verify", self.size), _naming(self.path):
             if self.is_locked:
                 for blob in self._image.layers:
                     self._check_digest(blob)
                     progress.advance(blob.size)
                 return
             self._verify_pages(progress)
-            framed = [(layer.digest, f"layer {layer.id}") for layer in self.layers]
+            own = self.layers[len(self._shared()) :]
+            framed = [(layer.digest, f"layer {layer.id}") for layer in own]
             framed.append((self._blobs[schema.MODEL_TYPE].digest, "process model"))
             for digest, name in framed:
                 for _ in self._verify_frames(digest, name, progress):
@@ -236,6 +286,7 @@ class Archive:
         manifest = self._read(members[-3], schema.MAX_SMALL)
         envelope = self._read(members[-2], _MAX_ENVELOPE)
         self.signer = dsse.verify(manifest, envelope, trusted_keys)
+        self.digest = schema.digest(manifest)
         names = [layout.blob_name(schema.digest(data)) for data in (manifest, envelope)]
         index = schema.index_json(manifest, envelope)
         if names != [member.name for member in members[-3:-1]] or index != self._read(
@@ -259,6 +310,11 @@ class Archive:
                 raise UnsupportedFeature(f"needs feature {feature!r}, which is not known here")
         return _decode_json(data, schema.Manifest, "pod manifest")
 
+    def _shared(self) -> list[Layer]:
+        """Return the layers that the earlier archive has."""
+        wanted = self.manifest.earlier
+        return self.earlier.layers[: wanted.layers] if self.earlier and wanted else []
+
     def _layer(self, descriptor: Descriptor) -> Layer:
         layer_id = descriptor.annotations.get(schema.LAYER_ID, "")
         if not layout.ID.fullmatch(layer_id):
@@ -274,14 +330,15 @@ class Archive:
         size = unique * hashlib.sha256().digest_size
         if rest or hashes.size != (crypt.sealed_size(size) if self._suffix else size):
             raise FormatError("pages and page hashes do not agree")
-        return PageReader(reader, PageMap(index.page_runs, unique))
+        below = self.earlier.pages if self.earlier else None
+        return PageReader(reader, index.page_runs, unique, below)
 
     def _frames(self, digest: str, name: str) -> FrameReader:
         framed, member = self._framed.get(digest), self._members[layout.blob_name(digest)]
         if framed is None:
             raise FormatError(f"{name}: not in the index")
         cut = frames.table(framed.length, member.size, framed.table)
-        where, cipher = f"{self._path}: {name}", self._ciphers.get(digest)
+        where, cipher = f"{self.path}: {name}", self._ciphers.get(digest)
         return FrameReader(self._fd, member.offset, cut, where, self._workers, cipher)
 
     def _verify_pages(self, progress: Progress) -> None:

@@ -20,7 +20,10 @@ LAYERS_BELOW: Final = "layers-below"
 ENCRYPTED: Final = "encrypted"
 """All blobs but the pod manifest are encrypted; see crypt.py."""
 
-FEATURES: Final = frozenset({LAYERS_BELOW, ENCRYPTED})
+EARLIER: Final = "earlier-archive"
+"""The archive builds upon another one, which has pages and layers that it does not contain."""
+
+FEATURES: Final = frozenset({LAYERS_BELOW, ENCRYPTED, EARLIER})
 """Features that an archive can require and this version has; an archive on its own needs none."""
 
 ARTIFACT_TYPE: Final = "application/vnd.autopod.pod.v1"
@@ -131,6 +134,20 @@ class Encryption(msgspec.Struct, frozen=True):
     recipients: list[str]
 
 
+class Earlier(msgspec.Struct, frozen=True):
+    """The archive that an incremental one builds upon, which is whole itself.
+
+    Attributes:
+        manifest: digest of its image manifest.
+        pages: how many unique pages it has; the incremental archive's own are numbered from there.
+        layers: how many of its layers, from the bottom, lie below the incremental archive's own.
+    """
+
+    manifest: str
+    pages: int
+    layers: int
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The pod manifest.
 
@@ -147,6 +164,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         below: ids of the sealed layers that are not in the archive and lie below those that are,
             bottommost first; LAYERS_BELOW is required if there are any.
         encryption: ENCRYPTED is required if it is there.
+        earlier: EARLIER is required if it is there.
     """
 
     format: int
@@ -159,6 +177,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     base: list[Base]
     below: list[str] = []
     encryption: Encryption | None = None
+    earlier: Earlier | None = None
 
 
 class Framed(msgspec.Struct, frozen=True):

@@ -1,14 +1,12 @@
 """Writing an archive: the pages, then the layers, then what describes them, and one rename.
 
-Hashing and compressing run in worker threads; deduplication and writing run in the thread that
-calls, in the order of its calls, so that the same input gives the same bytes.
+Compressing runs in worker threads; writing runs in the thread that calls, in the order of its
+calls, so that the same input gives the same bytes.
 """
 
-import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 import msgspec
 
 from ckpt.archive import container, crypt, dsse, host, keys, schema
-from ckpt.archive.blobs import AHEAD, FrameWriter, TarWriter
+from ckpt.archive.blobs import FrameWriter, TarWriter
 from ckpt.archive.frames import FRAME_CONTENT
 from ckpt.archive.newfile import NewFile
-from ckpt.archive.pages import Deduplicator
-from ckpt.archive.schema import Base, Descriptor, Framed
+from ckpt.archive.pagewrite import PageWriter
+from ckpt.archive.schema import Base, Descriptor, Earlier, Framed, Host
 from ckpt.model import PAGE_SIZE, Part, Pod
 from ckpt.progress import Progress
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
+    from ckpt.archive.read import Archive, Layer
 
 HEAD: Final = 3 * container.BLOCK
 """Bytes before the pages: a member, and the header of the pages."""
@@ -39,10 +38,10 @@ class Summary(msgspec.Struct, frozen=True):
 
     Attributes:
         bytes: size of the file.
-        raw_bytes: size of everything in it before deduplication and compression.
+        raw_bytes: size of all that it stands for, before deduplication and compression.
         pages: pages of the pod's memory, and of what else was put among them.
-        unique_pages: pages with different contents.
-        layers: sealed file-system layers.
+        unique_pages: pages with different contents that are stored in it.
+        layers: sealed file-system layers in it.
     """
 
     bytes: int
@@ -61,7 +60,7 @@ class ArchiveWriter:
         pages: takes the pages.
     """
 
-    pages: "PageWriter"
+    pages: PageWriter
 
     def __init__(
         self,
@@ -70,6 +69,7 @@ class ArchiveWriter:
         *,
         progress: Progress,
         recipients: "Sequence[X25519PublicKey]" = (),
+        earlier: "Archive | None" = None,
     ) -> None:
         """Prepare to write *path*, signed with *key*; `with` opens it.
 
@@ -78,9 +78,11 @@ class ArchiveWriter:
             key: the host's private key.
             progress: is told of pages and layers as they are taken.
             recipients: whom it is encrypted to; none: it is not.
+            earlier: whose pages and layers it shall not contain; see earlier.check_usable().
 
         Raises:
             ValueError: as crypt.encrypt().
+            FormatError: *earlier* is not as it was signed.
         """
         self._encryption, self._cipher = None, None
         if recipients:
@@ -91,10 +93,14 @@ class ArchiveWriter:
         self._stack = ExitStack()
         self._page_blobs: list[Descriptor] = []
         self._layers: list[Descriptor] = []
+        self._earlier = earlier
+        self._hashes = earlier.page_hashes() if earlier else b""
+        self._shared: list[Layer] = []
         self._framed: dict[str, Framed] = {}
         self._base: list[Base] = []
         self._below: list[str] = []
         self._pod: Pod | None = None
+        self._created: str | None = None
         self._config = b""
 
     def __enter__(self) -> Self:
@@ -105,7 +111,7 @@ class ArchiveWriter:
             stack.callback(self._pool.shutdown, cancel_futures=True)
             self._tar = TarWriter(self._file.fd, self._path)
             self._tar.add_member("oci-layout", schema.OCI_LAYOUT)
-            self.pages = PageWriter(self._begin(), self._pool, self._progress)
+            self.pages = PageWriter(self._begin(), self._pool, self._progress, self._hashes)
             self._tool, self._host = _tool(), host.describe()  # now: the pod still runs
             self._stack = stack.pop_all()
         return self
@@ -138,6 +144,23 @@ class ArchiveWriter:
         """Name the sealed layers that are to be found elsewhere, bottommost first."""
         self._below = layer_ids
 
+    def set_origin(self, machine: Host, created: str) -> None:
+        """Say where and when the checkpoint was taken, if it is not here and now."""
+        self._host, self._created = machine, created
+
+    def share_layers(self, layer_ids: Sequence[str]) -> int:
+        """Leave the layers to the earlier archive that it has, and return how many these are.
+
+        Args:
+            layer_ids: of all sealed layers, bottommost first; the first ones of them are left.
+        """
+        there = self._earlier.layers if self._earlier else []
+        for layer, layer_id in zip(there, layer_ids, strict=False):
+            if layer.id != layer_id:
+                break
+            self._shared.append(layer)
+        return len(self._shared)
+
     def add_layer(self, layer_id: str, stream: BinaryIO) -> None:
         """Add a sealed layer, the bottommost first; it ends the pages.
 
@@ -148,7 +171,7 @@ class ArchiveWriter:
         Raises:
             ValueError: there are schema.MAX_LAYERS already.
         """
-        if len(self._layers) == schema.MAX_LAYERS:
+        if len(self._shared) + len(self._layers) == schema.MAX_LAYERS:
             raise ValueError(f"more than {schema.MAX_LAYERS} layers")
         self._end_pages()
         blob = self._begin()
@@ -174,6 +197,7 @@ class ArchiveWriter:
         size = self._tar.end()
         self._file.commit(durable=durable)
         raw = sum(self._framed[d.digest].length for d in [*self._layers, model])
+        raw += sum(layer.length for layer in self._shared)
         return Summary(
             bytes=size,
             raw_bytes=raw + self.pages.count * PAGE_SIZE,
@@ -234,16 +258,26 @@ class ArchiveWriter:
             requires=self._requires(),
             tool=self._tool,
             pod=pod.name,
-            created=_now(),
+            created=self._created or _now(),
             host=self._host,
             kinds=sorted({part.kind for part in _parts(pod)}),
             base=self._base,
             below=self._below,
             encryption=self._encryption,
+            earlier=self._named_earlier(),
         )
 
+    def _named_earlier(self) -> Earlier | None:
+        if self._earlier is None:
+            return None
+        return Earlier(self._earlier.digest, self.pages.below, len(self._shared))
+
     def _requires(self) -> list[str]:
-        needed = {schema.LAYERS_BELOW: self._below, schema.ENCRYPTED: self._encryption}
+        needed = {
+            schema.LAYERS_BELOW: self._below,
+            schema.ENCRYPTED: self._encryption,
+            schema.EARLIER: self._earlier,
+        }
         return sorted(feature for feature, reason in needed.items() if reason)
 
     def _sign(self, blobs: list[Descriptor], manifest: schema.Manifest) -> None:
@@ -253,111 +287,6 @@ class ArchiveWriter:
         self._tar.add_blob(schema.IMAGE_MANIFEST_TYPE, image)
         self._tar.add_blob(schema.ENVELOPE_TYPE, envelope)
         self._tar.add_member("index.json", schema.index_json(image, envelope))
-
-
-class PageWriter:
-    """The page sequence being written. Two stages: hash and deduplicate, then compress.
-
-    Attributes:
-        count: pages so far.
-        runs: the encoded page map, after finish().
-    """
-
-    def __init__(self, blob: FrameWriter, pool: ThreadPoolExecutor, progress: Progress) -> None:
-        self._blob, self._pool, self._progress = blob, pool, progress
-        self._dedup = Deduplicator()
-        self._batch = bytearray()
-        self._hashing: deque[tuple[bytearray, Future[list[bytes]]]] = deque()
-        self._unique = bytearray()
-        self._finished = False
-        self.count = 0
-        self.runs = b""
-
-    def add(self, data: bytes | bytearray | memoryview) -> int:
-        """Append *data*, whole pages, to the sequence; return the number of its first page.
-
-        Copies *data*; waits while the workers are far behind.
-
-        Raises:
-            ValueError: not whole pages.
-            RuntimeError: the pages have ended.
-            OSError: the archive cannot be written.
-        """
-        if self._finished:
-            raise RuntimeError("a page after the first layer")
-        view = memoryview(data).cast("B")
-        if len(view) % PAGE_SIZE:
-            raise ValueError(f"{len(view)} bytes are not whole pages")
-        first, self.count = self.count, self.count + len(view) // PAGE_SIZE
-        if self.count > schema.MAX_PAGES:
-            raise ValueError(f"more than {schema.MAX_PAGES} pages")
-        self._progress.advance(len(view))
-        while view:
-            room = FRAME_CONTENT - len(self._batch)
-            self._batch += view[:room]
-            view = view[room:]
-            if len(self._batch) == FRAME_CONTENT:
-                self._hash_batch()
-        return first
-
-    def finish(self) -> FrameWriter:
-        """End the sequence; return its blob, complete but for its end."""
-        self._finished = True
-        if self._batch:
-            self._hash_batch()
-        while self._hashing:
-            self._deduplicate()
-        if self._unique:
-            self._blob.put(self._unique)
-        self.runs = self._dedup.finish()
-        return self._blob
-
-    @property
-    def unique(self) -> int:
-        """Unique pages so far."""
-        return self._dedup.unique
-
-    def hashes(self) -> bytes:
-        """Return the digests of the unique pages, one after another."""
-        return self._dedup.hashes()
-
-    def _hash_batch(self) -> None:
-        batch, self._batch = self._batch, bytearray()
-        self._hashing.append((batch, self._pool.submit(_page_digests, batch)))
-        if len(self._hashing) > AHEAD:
-            self._deduplicate()
-
-    def _deduplicate(self) -> None:
-        batch, hashing = self._hashing.popleft()
-        new = self._dedup.add(hashing.result())
-        if not self._unique and len(new) * PAGE_SIZE == FRAME_CONTENT:
-            return self._blob.put(batch)  # the usual case: nothing to copy
-        with memoryview(batch) as view:
-            for start, end in _ranges(new):
-                self._unique += view[start * PAGE_SIZE : end * PAGE_SIZE]
-        if len(self._unique) >= FRAME_CONTENT:
-            self._blob.put(self._unique[:FRAME_CONTENT])
-            del self._unique[:FRAME_CONTENT]
-        return None
-
-
-def _page_digests(batch: bytearray) -> list[bytes]:
-    view = memoryview(batch)
-    starts = range(0, len(view), PAGE_SIZE)
-    return [hashlib.sha256(view[start : start + PAGE_SIZE]).digest() for start in starts]
-
-
-def _ranges(positions: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the runs of consecutive numbers in ascending *positions*, as start and end."""
-    start = end = -1
-    for position in positions:
-        if position != end:
-            if end > start:
-                yield start, end
-            start = position
-        end = position + 1
-    if end > start:
-        yield start, end
 
 
 def _read_full(stream: BinaryIO, size: int) -> bytes:

@@ -75,16 +75,34 @@ def page(number):
 PAGES = page(1) + page(2) + page(1)
 
 
-def make(path, *, key=KEY, pages=PAGES, layers=((LAYER_ID, LAYER),), model=MODEL, recipients=()):
+def make(
+    path,
+    *,
+    key=KEY,
+    pages=PAGES,
+    layers=((LAYER_ID, LAYER),),
+    model=MODEL,
+    recipients=(),
+    earlier=None,
+):
     """Write an archive to *path* as the program does; return its summary."""
-    with ArchiveWriter(path, key, progress=Silent(), recipients=recipients) as writer:
+    with ArchiveWriter(
+        path, key, progress=Silent(), recipients=recipients, earlier=earlier
+    ) as writer:
         writer.pages.add(pages)
-        for layer_id, content in layers:
+        there = writer.share_layers([layer_id for layer_id, _ in layers])
+        for layer_id, content in layers[there:]:
             writer.add_layer(layer_id, io.BytesIO(content))
         writer.set_model(model)
         writer.set_config(CONFIG)
         writer.set_base(BASE)
         return writer.commit()
+
+
+def make_since(path, earlier, *, trusted=TRUSTED, identities=(), **more):
+    """Write an archive that builds upon the archive *earlier*."""
+    with open_archive(earlier, trusted, identities) as archive:
+        return make(path, earlier=archive, **more)
 
 
 def make_canonical(path, monkeypatch, **more):
@@ -95,9 +113,9 @@ def make_canonical(path, monkeypatch, **more):
     return make(path, **more)
 
 
-def read_all(path, trusted=TRUSTED):
+def read_all(path, trusted=TRUSTED, since=None):
     """Do everything with an archive that can be done with one."""
-    with open_archive(path, trusted) as archive:
+    with open_archive(path, trusted, since=since) as archive:
         archive.verify(Silent())
         archive.pages.read(0, archive.pages.count)
         for layer in archive.layers:

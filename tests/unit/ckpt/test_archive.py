@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import threading
+from contextlib import ExitStack
 
 import pytest
 import zstandard
@@ -85,26 +86,37 @@ def test_same_input_same_bytes(tmp_path, monkeypatch):
     adds=st.lists(st.lists(st.integers(0, 40), max_size=60), max_size=30),
     reads=st.lists(st.tuples(st.integers(0, 1800), st.integers(0, 1800)), max_size=8),
     frame_pages=st.sampled_from([1, 2, 7, 64]),
+    before=st.none() | st.lists(st.integers(0, 60), max_size=80),
 )
-def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages):
-    """Whatever is added in whatever pieces, with frames of whatever size, reads as one list."""
+def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages, before):
+    """Whatever is added in whatever pieces, with frames of whatever size, reads as one list.
+
+    So it does where an earlier archive has some of it, in whatever order.
+    """
     path = tmp_path_factory.mktemp("pages") / "x.pod"
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("frames", "write", "frameread"):
+        for module in ("frames", "write", "pagewrite", "frameread"):
             target = f"ckpt.archive.{module}"
             if module == "frameread":
                 patch.setattr(f"{target}._FRAME_PAGES", frame_pages)
             else:
                 patch.setattr(f"{target}.FRAME_CONTENT", frame_pages * PAGE_SIZE)
         expected = []
-        with ArchiveWriter(path, KEY, progress=Silent()) as writer:
+        with ExitStack() as stack:
+            earlier = None
+            if before is not None:
+                archives.make(path.with_name("before.pod"), pages=b"".join(map(page, before)))
+                earlier = stack.enter_context(open_archive(path.with_name("before.pod"), TRUSTED))
+            writer = stack.enter_context(
+                ArchiveWriter(path, KEY, progress=Silent(), earlier=earlier)
+            )
             for numbers in adds:
                 first = writer.pages.add(b"".join(map(page, numbers)))
                 assert first == len(expected)
                 expected += numbers
             writer.set_model(MODEL)
             summary = writer.commit()
-        assert summary.unique_pages == len(set(expected))
+        assert summary.unique_pages == len(set(expected) - set(before or ()))
         with open_archive(path, TRUSTED) as archive:
             assert archive.pages.read(0, archive.pages.count) == b"".join(map(page, expected))
             for first, count in reads:

@@ -47,7 +47,11 @@ def test_media_types():
 
 @pytest.mark.parametrize(
     ("title", "struct"),
-    [("Pod manifest", schema.Manifest), ("Index blob", schema.Index)],
+    [
+        ("Pod manifest", schema.Manifest),
+        ("Index blob", schema.Index),
+        ("Incremental archives", schema.Earlier),
+    ],
 )
 def test_fields(title, struct):
     assert first_column(title) == list(struct.__struct_fields__)
@@ -116,6 +120,30 @@ def test_the_golden_archive_is_written(tmp_path, monkeypatch):
         assert ours.manifest == golden.manifest
         assert ours.model() == golden.model()
         assert ours.config() == golden.config()
+
+
+def make_since(path, monkeypatch):
+    with open_archive(VECTORS / "tiny.pod", trusted()) as tiny:
+        pages = b"".join(map(archives.page, (2, 3, 1, 3)))
+        layers = ((archives.LAYER_ID, archives.LAYER), ("f" * 32, b"what came later"))
+        archives.make_canonical(path, monkeypatch, pages=pages, layers=layers, earlier=tiny)
+
+
+def test_the_golden_incremental_archive(tmp_path, monkeypatch):
+    """It is read, with the one beside it, and written."""
+    with open_archive(VECTORS / "since.pod", trusted()) as golden:
+        assert golden.earlier.path == VECTORS / "tiny.pod"
+        assert golden.pages.read(0, 4) == b"".join(map(archives.page, (2, 3, 1, 3)))
+        tars = [b"".join(golden.layer_tar(layer)) for layer in golden.layers]
+        assert tars == [archives.LAYER, b"what came later"]
+        manifest = golden.manifest
+    archives.read_all(VECTORS / "since.pod", trusted())
+    make_since(tmp_path / "since.pod", monkeypatch)
+    recorded = (VECTORS / "since.sha256").read_text().split()
+    if tuple(map(int, recorded[2].split("."))) == zstandard.ZSTD_VERSION:
+        assert hashlib.sha256((tmp_path / "since.pod").read_bytes()).hexdigest() == recorded[0]
+    with open_archive(tmp_path / "since.pod", archives.TRUSTED, since=VECTORS / "tiny.pod") as ours:
+        assert ours.manifest == manifest
 
 
 def test_the_signature_is_what_openssl_verifies(tmp_path):

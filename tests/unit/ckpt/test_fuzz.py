@@ -5,6 +5,7 @@ What is changed is signed again by a trusted key, so that what comes after the s
 
 import contextlib
 import hashlib
+import shutil
 import struct
 
 import msgspec
@@ -153,6 +154,27 @@ def test_what_a_trusted_key_signed(good, tmp_path, what, data):
     use(tmp_path / "x.pod", TRUSTED)
 
 
+@pytest.mark.parametrize("what", ["pod manifest", "index", "index bytes", "model"])
+@fuzz(25)
+@given(data=st.data())
+def test_what_builds_upon_another(good, tmp_path, what, data):
+    """What it says of the other one, and which pages of that it names."""
+    shutil.copyfile(good, tmp_path / "earlier.pod")
+    layers = [("1" * 32, TAR), ("2" * 32, TAR)]
+    archives.make_since(
+        tmp_path / "x.pod",
+        good,
+        pages=archives.page(3) + archives.PAGES,
+        layers=layers,
+        model=MODEL,
+    )
+    assert use(tmp_path / "x.pod", TRUSTED) is None
+    loose = Loose(tmp_path / "x.pod")
+    CHANGES[what](data.draw, loose)
+    loose.write(tmp_path / "x.pod", keep_index=what.startswith("index"))
+    use(tmp_path / "x.pod", TRUSTED)
+
+
 def test_each_part_of_an_archive(good, tmp_path):
     """A byte here and there; test_archive_hostile.py has them all, of a smaller one."""
     assert use(good, TRUSTED) is None
@@ -202,15 +224,16 @@ def test_the_envelope(data, manifest):
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8),
     st.integers(0, 12),
+    st.integers(0, 4),
     st.binary(max_size=12),
 )
-def test_the_page_map(runs, unique, more):
+def test_the_page_map(runs, unique, below, more):
     packed = b"".join(struct.pack("<II", *run) for run in runs) + more
 
     def decode():
-        found = PageMap(packed, unique)
+        found = PageMap(packed, unique, below)
         for first, count in found.runs(0, found.count):
-            assert 0 <= first < first + count <= unique
+            assert 0 <= first < first + count <= below + unique
 
     refuses(decode)
 
