@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     dump.add_argument("--leave-running", action="store_true", help="let the pod go on afterwards")
     commandline.add_tcp(dump)
     commandline.add_recipient(dump)
+    commandline.add_since(dump, new=True)
 
     restore = verbs.add_parser("restore", help="restart a pod from an archive")
     restore.set_defaults(run=_restore)
@@ -65,23 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commandline.add_tcp(restore)
     commandline.add_identity(restore)
+    commandline.add_since(restore)
 
-    verify = verbs.add_parser("verify", help="check signature and every byte of an archive")
-    verify.set_defaults(run=_verify)
-    verify.add_argument("file", metavar="FILE", type=Path)
-
-    show = verbs.add_parser("show", help="tell what is in an archive")
-    show.set_defaults(run=_show)
-    show.add_argument("file", metavar="FILE", type=Path)
-    show.add_argument("--json", action="store_true", help="everything, as one JSON object")
-    commandline.add_identity(show)
-
-    diff = verbs.add_parser("diff", help="tell what changed between two archives of a pod")
-    diff.set_defaults(run=_diff)
-    diff.add_argument("first", metavar="A", type=Path, help="the older one")
-    diff.add_argument("second", metavar="B", type=Path)
-    diff.add_argument("--json", action="store_true", help="as one JSON object")
-    commandline.add_identity(diff)
+    _add_reading(verbs)
 
     check = verbs.add_parser("check", help="tell what of a running pod cannot be checkpointed")
     check.set_defaults(run=_check)
@@ -91,6 +78,41 @@ def _parser() -> argparse.ArgumentParser:
     _add_registry(verbs)
     _add_keys(verbs)
     return parser
+
+
+def _add_reading(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
+    verify = verbs.add_parser("verify", help="check signature and every byte of an archive")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("file", metavar="FILE", type=Path)
+    commandline.add_since(verify)
+
+    show = verbs.add_parser("show", help="tell what is in an archive")
+    show.set_defaults(run=_show)
+    show.add_argument("file", metavar="FILE", type=Path)
+    show.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    commandline.add_identity(show)
+    commandline.add_since(show)
+
+    diff = verbs.add_parser("diff", help="tell what changed between two archives of a pod")
+    diff.set_defaults(run=_diff)
+    diff.add_argument("first", metavar="A", type=Path, help="the older one")
+    diff.add_argument("second", metavar="B", type=Path)
+    diff.add_argument("--json", action="store_true", help="as one JSON object")
+    commandline.add_identity(diff)
+    commandline.add_since(diff)
+
+    whole = verbs.add_parser(
+        "whole",
+        help="write an archive that needs no other",
+        description="Write what FILE and the archive that it builds upon have together to NEWFILE, "
+        "signed with this host's key.",
+    )
+    whole.set_defaults(run=_whole)
+    whole.add_argument("file", metavar="FILE", type=Path)
+    whole.add_argument("new", metavar="NEWFILE", type=Path)
+    commandline.add_recipient(whole)
+    commandline.add_identity(whole)
+    commandline.add_since(whole)
 
 
 def _add_registry(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -147,6 +169,7 @@ def _dump(places: Places, arguments: argparse.Namespace) -> int:
         leave_running=arguments.leave_running,
         tcp=arguments.tcp,
         recipients=arguments.recipient,
+        since=arguments.since,
     )
     return 0
 
@@ -162,6 +185,7 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
         replace=arguments.replace,
         tcp=arguments.tcp,
         identity=arguments.identity,
+        since=arguments.since,
     )
     return 0
 
@@ -169,10 +193,11 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
 def _verify(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
 
-    archive = commands.verify(places, arguments.file)
+    archive = commands.verify(places, arguments.file, since=arguments.since)
+    more = f", and so is {archive.earlier.path}, which it builds upon" if archive.earlier else ""
     print(
         f"{arguments.file}: good: pod {archive.manifest.pod} of {archive.manifest.created}, "
-        f"signed by {archive.signer}"
+        f"signed by {archive.signer}{more}"
     )
     return 0
 
@@ -180,7 +205,7 @@ def _verify(places: Places, arguments: argparse.Namespace) -> int:
 def _show(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import show
 
-    with _open(places, arguments.file, arguments.identity) as archive:
+    with _open(places, arguments.file, arguments) as archive:
         print(show.as_json(archive) if arguments.json else show.as_text(archive), end="")
     return 0
 
@@ -191,14 +216,22 @@ def _diff(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import diff, difftext
 
     with (
-        _open(places, arguments.first, arguments.identity) as first,
-        _open(places, arguments.second, arguments.identity) as second,
+        _open(places, arguments.first, arguments) as first,
+        _open(places, arguments.second, arguments) as second,
     ):
         found = diff.compare(first, second)
         if arguments.json:
             print(msgspec.json.encode(found).decode())
         else:
             print(difftext.as_text(found, first, second), end="")
+    return 0
+
+
+def _whole(places: Places, arguments: argparse.Namespace) -> int:
+    from ckpt import commands
+
+    with _open(places, arguments.file, arguments) as archive:
+        commands.make_whole(places, archive, arguments.new, recipients=arguments.recipient)
     return 0
 
 
@@ -286,12 +319,12 @@ def _recipient(places: Places, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _open(places: Places, path: Path, identity: Path | None) -> "Archive":
+def _open(places: Places, path: Path, arguments: argparse.Namespace) -> "Archive":
     from ckpt.archive import keys, recipients
     from ckpt.archive.read import open_archive
 
-    identities = recipients.load_identities(places.keys(), identity)
-    return open_archive(path, keys.load_trusted(places.trust()), identities)
+    identities = recipients.load_identities(places.keys(), arguments.identity)
+    return open_archive(path, keys.load_trusted(places.trust()), identities, arguments.since)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
+    from ckpt.archive.read import Archive
+
 _MORE_LOOKS: Final = 3
 _PAUSE_S: Final = 0.02
 
@@ -112,6 +114,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     handover: Handover | None = None,
     tcp: str | None = None,
     recipients: "Sequence[X25519PublicKey]" = (),
+    earlier: "Archive | None" = None,
 ) -> DumpReport:
     """Checkpoint a running pod into the archive *path*.
 
@@ -125,6 +128,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         handover: takes the pod over when it ends here.
         tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
         recipients: whom the archive is encrypted to; none: it is not.
+        earlier: the archive that it builds upon; not with *handover*.
 
     Raises:
         NotCheckpointable: the pod holds what cannot be carried over; nothing was changed.
@@ -140,7 +144,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         packing = _packing(places, stack)  # it takes long to start: while the pod runs
         _raise_any(_check(places, running, root_fd, policy))
         writer = stack.enter_context(
-            ArchiveWriter(path, key, progress=progress, recipients=recipients)
+            ArchiveWriter(path, key, progress=progress, recipients=recipients, earlier=earlier)
         )
         ahead = stack.enter_context(Ahead(running, writer.pages.add))
         _copy_ahead(ahead, writer, handover, progress)

@@ -106,6 +106,7 @@ def write_layers(
     if [layer.id for layer in upwards[: len(below)]] != list(below):
         raise ValueError(f"the layers of pod {sealed.pod!r} are not what they were: try again")
     writer.set_below(list(below))
+    there = len(below) or writer.share_layers([layer.id for layer in upwards])
     with stack.identify(sealed.places, sealed.pod) as identified, ExitStack() as undo:
 
         def begin(layer: SealedLayer) -> tuple[str, Packing]:
@@ -115,7 +116,7 @@ def write_layers(
             return layer.id, packer
 
         ready = [packing]
-        waiting = deque(upwards[len(below) :])
+        waiting = deque(upwards[there:])
         begun = deque(begin(waiting.popleft()) for _ in range(min(2, len(waiting))))
         if durable:
             make_durable(sealed.places.state(sealed.pod))

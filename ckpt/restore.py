@@ -58,6 +58,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     prepared: layers.Prepared | None = None,
     gate: Callable[[], Sequence[bytes]] = lambda: (),
     identities: "Sequence[X25519PrivateKey]" = (),
+    since: Path | None = None,
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
 
@@ -75,6 +76,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             it over the network since it stood still (launcher.held). If it raises, the restart has
             failed.
         identities: private keys that the archive may be encrypted to.
+        since: the earlier archive, if it builds upon one; None: look beside it.
 
     Raises:
         RestoreError: the archive cannot be restarted here.
@@ -87,7 +89,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     with ExitStack() as undo:
         if prepared and prepared.mounting:
             undo.enter_context(prepared.mounting)
-        archive = undo.enter_context(open_archive(path, trusted, identities))
+        archive = undo.enter_context(open_archive(path, trusted, identities, since))
         _make_room(places, pod)
         _check(archive, pod)
         settings = _config(places, pod, archive)

@@ -52,6 +52,19 @@ def add_recipient(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_since(parser: argparse.ArgumentParser, *, new: bool = False) -> None:
+    """Add the option that names an earlier archive: for a *new* archive to build upon, or not."""
+    parser.add_argument(
+        "--since",
+        metavar="FILE",
+        type=Path,
+        help="an earlier, whole archive of the pod: what is in that is not written again, and who "
+        "restarts needs both"
+        if new
+        else "the archive that it builds upon, if it does (default: found beside it)",
+    )
+
+
 def add_identity(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what an archive is decrypted with."""
     parser.add_argument(

@@ -207,3 +207,26 @@ def test_a_reader_that_goes_away(archive, public, tmp_path):
 def test_debug_shows_the_traceback(ckpt, tmp_path):
     with pytest.raises(FileNotFoundError):
         ckpt("--debug", "verify", tmp_path / "none")
+
+
+def test_what_builds_upon_another(ckpt, archive, public, tmp_path):
+    ckpt("keygen")
+    ckpt("trust", public)
+    since, away, whole = tmp_path / "since.pod", tmp_path / "away", tmp_path / "whole.pod"
+    archives.make_since(since, archive, pages=archives.page(5))
+    assert f", and so is {archive}, which it builds upon\n" in ckpt("verify", since)[1]
+    archive.rename(away)
+    for verb, *more in (("verify",), ("show",), ("whole", whole)):
+        status, out, err = ckpt(verb, since, *more)
+        assert (status, out) == (1, "")
+        assert "the archive that it builds upon is not beside it" in err
+        assert "hint: put it beside this one, or say where it is: --since FILE" in err
+        status, out, err = ckpt(verb, since, *more, "--since", away)
+        assert (status, err) == (0, "")
+    assert ckpt("diff", since, whole, "--since", away)[0] == 1  # its layer is none
+    assert f"of key {KEYID}" not in ckpt("verify", whole)[1]
+    assert "pod mail of" in ckpt("verify", whole)[1]
+    assert "whole already" in ckpt("whole", whole, tmp_path / "x")[2]
+    for made_of in (since, away):
+        said = ckpt("whole", since, made_of, "--since", away)[2]
+        assert "it would replace what it is made of" in said
