@@ -42,9 +42,17 @@ def _add_checkpoint(verbs: "argparse._SubParsersAction[commandline.Parser]") -> 
         type=_span,
         help="with --keep: now and then every 90s, 10m, 2h, 1d, until this command is ended",
     )
+    checkpoint.add_argument(
+        "--whole-every",
+        metavar="N",
+        type=_count,
+        help="with --keep: one in N is whole; those between have only what is not in it, and need "
+        "it, which stays for them (default: 1)",
+    )
     checkpoint.add_argument("--pin", action="store_true", help="with --keep: it stays for good")
     commandline.add_tcp(checkpoint)
     commandline.add_recipient(checkpoint)
+    commandline.add_since(checkpoint, new=True)
 
 
 def _add_checkpoints(verbs: "argparse._SubParsersAction[commandline.Parser]") -> None:
@@ -111,6 +119,7 @@ def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> Non
     )
     commandline.add_tcp(restart)
     commandline.add_identity(restart)
+    commandline.add_since(restart)
 
 
 def _count(text: str) -> int:
@@ -153,12 +162,7 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
     from ckpt import commands
     from ckpt.archive import keys
 
-    if arguments.keep is None and (arguments.every or arguments.pin or arguments.end):
-        arguments.usage("--every, --pin and --end go with --keep")
-    if arguments.end and (arguments.every or arguments.leave_running):
-        arguments.usage("--end: not with --every or --leave-running")
-    if arguments.every and arguments.pin:
-        arguments.usage("--pin would keep them all: not with --every")
+    _check_usage(arguments)
     new_key = None
     if not (places.keys() / keys.PRIVATE).exists():
         new_key, _ = keys.ensure(places.keys(), places.trust())
@@ -175,6 +179,7 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
             end=arguments.end,
             tcp=arguments.tcp,
             recipients=arguments.recipient,
+            whole_every=arguments.whole_every or 1,
         )
     else:
         commands.checkpoint(
@@ -184,16 +189,31 @@ def _checkpoint(places: Places, arguments: argparse.Namespace) -> int:
             leave_running=arguments.leave_running,
             tcp=arguments.tcp,
             recipients=arguments.recipient,
+            since=arguments.since,
         )
     if new_key:
         _say(f"signed with this host's new key pair, {new_key[:16]}…, in {places.keys()}")
     return 0
 
 
+def _check_usage(arguments: argparse.Namespace) -> None:
+    kept = arguments.every or arguments.pin or arguments.end or arguments.whole_every
+    if arguments.keep is None and kept:
+        arguments.usage("--every, --whole-every, --pin and --end go with --keep")
+    if arguments.keep and arguments.since:
+        arguments.usage("--since is for a file: with --keep use --whole-every N")
+    if arguments.end and (arguments.every or arguments.leave_running):
+        arguments.usage("--end: not with --every or --leave-running")
+    if arguments.every and arguments.pin:
+        arguments.usage("--pin would keep them all: not with --every")
+
+
 def _repeat(arguments: argparse.Namespace) -> NoReturn:
     from autopod import periodic
 
     more = ["--keep", str(arguments.keep)]
+    if arguments.whole_every:
+        more += ["--whole-every", str(arguments.whole_every)]
     if arguments.tcp:
         more += ["--tcp", arguments.tcp]
     for recipient in arguments.recipient:
@@ -262,6 +282,7 @@ def _restart(places: Places, arguments: argparse.Namespace) -> int:
             replace=replace,
             tcp=arguments.tcp,
             identity=arguments.identity,
+            since=arguments.since,
         )
     return 0
 

@@ -1,9 +1,10 @@
 """The kept checkpoints of a pod: `/var/lib/autopod/POD.checkpoints/NUMBER-TIME.pod`.
 
-Each is a whole archive, which needs no other. It has its name when it is whole and durable, so a
-listing of the directory is the truth, whatever was killed when. `NUMBER-TIME.pod.pin` beside one
-pins it. Two locks (flock(2), which die with their holders): on the directory, for whoever deletes,
-pins, or begins to read; on an archive, shared, for who reads it.
+Each is an archive that needs no other, or, as `NUMBER-TIME-since-NUMBER.pod`, just that one. It has
+its name when it is complete and durable, so a listing of the directory is the truth, whatever was
+killed when. `….pod.pin` beside one pins it. Two locks (flock(2), which die with their holders):
+on the directory, for whoever deletes, pins, or begins to read; on an archive, shared, for its
+readers.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ PIN: Final = ".pin"
 """What the name of a pin ends with; the rest is the archive's."""
 
 _TIME: Final = "%Y%m%dT%H%M%SZ"
-_NAME: Final = re.compile(r"([0-9]{6,})-([0-9]{8}T[0-9]{6}Z)\.pod")
+_NAME: Final = re.compile(r"([0-9]{6,})-([0-9]{8}T[0-9]{6}Z)(?:-since-([0-9]{6,}))?\.pod")
 
 
 def directory(places: Places, pod: str) -> Path:
@@ -52,8 +53,10 @@ def path_of(places: Places, pod: str, one: Taken) -> Path:
     return directory(places, pod) / name_of(one)
 
 
-def next_path(places: Places, pod: str) -> Path:
+def next_path(places: Places, pod: str, since: Taken | None = None) -> Path:
     """Return where the next checkpoint of *pod* goes; its time is now.
+
+    It builds upon the whole one *since*, if that is given.
 
     The caller holds the pod's lock: two would get the same number.
     """
@@ -63,7 +66,8 @@ def next_path(places: Places, pod: str) -> Path:
         if name.startswith("."):
             (own / name).unlink(missing_ok=True)
     number = max((one.number for one in known(places, pod)), default=0) + 1
-    return own / name_of(Taken(number, int(time.time())))
+    base = None if since is None else since.number
+    return own / name_of(Taken(number, int(time.time()), since=base))
 
 
 def pin(places: Places, pod: str, number: int, *, pinned: bool = True) -> None:
@@ -212,7 +216,8 @@ def _names(path: Path) -> list[str]:
 
 def name_of(one: Taken) -> str:
     """Return the name of the archive. Pure."""
-    return f"{one.number:06d}-{datetime.fromtimestamp(one.at, UTC).strftime(_TIME)}.pod"
+    since = "" if one.since is None else f"-since-{one.since:06d}"
+    return f"{one.number:06d}-{datetime.fromtimestamp(one.at, UTC).strftime(_TIME)}{since}.pod"
 
 
 def _taken(name: str, *, pinned: bool) -> Taken | None:
@@ -223,7 +228,8 @@ def _taken(name: str, *, pinned: bool) -> Taken | None:
         at = datetime.strptime(found[2], _TIME).replace(tzinfo=UTC)
     except ValueError:  # month 13
         return None
-    return Taken(int(found[1]), int(at.timestamp()), pinned)
+    since = None if found[3] is None else int(found[3])
+    return Taken(int(found[1]), int(at.timestamp()), pinned, since)
 
 
 def _none(pod: str, which: str, hint: str = "") -> Refused:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -11,7 +11,9 @@ import msgspec
 
 from autopod import checkpoints, retention
 from autopod.errors import Refused
+from autopod.retention import Taken
 from ckpt import commands, show, stack
+from ckpt.archive.errors import ArchiveError
 from ckpt.progress import for_terminal
 from launcher import pods
 from launcher.lock import locked
@@ -30,6 +32,7 @@ class Row(msgspec.Struct, frozen=True):
         bytes: of the archive.
         pinned: is it to stay?
         file: the archive, or its URL.
+        since: the whole one that it builds upon, if it does.
     """
 
     checkpoint: int
@@ -37,6 +40,7 @@ class Row(msgspec.Struct, frozen=True):
     bytes: int
     pinned: bool
     file: str
+    since: int | None = None
 
 
 def take(  # noqa: PLR0913
@@ -48,30 +52,80 @@ def take(  # noqa: PLR0913
     end: bool,
     tcp: str | None,
     recipients: Sequence[Path],
+    whole_every: int = 1,
 ) -> None:
     """Checkpoint *pod*, which goes on unless *end*, and then delete what need not be kept.
 
     If it cannot be taken, nothing is deleted, and the pod goes on. At the end it is copied to the
-    store, where one is configured (autopod/stored.py).
+    store, where one is configured (autopod/stored.py), if it is whole. One in *whole_every* is, and
+    with *end* it is: somebody else may be to go on from it.
 
     Raises:
-        Refused: there is no such pod.
+        Refused: there is no such pod, or the fleet restarts pods from the store only.
         NotCheckpointable, OSError, …: as ckpt.dump.dump().
         StoreFailed: it was taken, but not copied.
     """
     if pod not in pods.names(places):
         raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
+    if whole_every > 1:
+        _refuse_where_copies_count(places)
+    check = _Check(places)
     with locked(places, pod):
-        path = checkpoints.next_path(places, pod)
-        commands.write(places, pod, path, leave_running=not end, tcp=tcp, recipients=recipients)
+
+        def write(base: Taken | None) -> None:
+            commands.write(
+                places,
+                pod,
+                checkpoints.next_path(places, pod, base),
+                leave_running=not end,
+                tcp=tcp,
+                recipients=recipients,
+                since=None if base is None else checkpoints.path_of(places, pod, base),
+            )
+
+        known = checkpoints.known(places, pod)
+        base = None if end else retention.to_build_upon(known, whole_every)
+        if base is None or not _build_upon(places, pod, base, check, write):
+            write(None)
         if pin:
             checkpoints.pin(places, pod, checkpoints.known(places, pod)[-1].number)
-    check = _Check(places)
     _collect(places, pod, keep, check)
     with locked(places, pod):
         if len(stack.status(places, pod).layers) >= _MANY_LAYERS:
             stack.flatten(places, pod)
     _copy(places, pod, keep, check)  # nothing comes after: it has threads
+
+
+def _build_upon(
+    places: Places,
+    pod: str,
+    base: Taken,
+    check: "_Check",
+    write: Callable[[Taken], None],
+) -> bool:
+    """Take a checkpoint that builds upon *base*, if that can be; then nobody deletes it meanwhile.
+
+    A damaged one, or one that this host cannot decrypt, is no reason to take none.
+    """
+    try:
+        with checkpoints.reading(places, pod, base) as path:
+            check(path)
+            write(base)
+    except ArchiveError as e:
+        sys.stdout.write(f"pod {pod}: note: this checkpoint is whole: {e}\n")
+        return False
+    return True
+
+
+def _refuse_where_copies_count(places: Places) -> None:
+    from autopod.status import policy
+
+    fleet = policy.load(places).fleet
+    if fleet and fleet.from_store:
+        raise Refused(
+            "fleet.recover = 'store' restarts pods from copies, and only whole ones are copied",
+            "leave --whole-every away, or use a directory that the hosts share",
+        )
 
 
 def collect(places: Places, pod: str, keep: int) -> None:
@@ -91,8 +145,8 @@ def _collect(places: Places, pod: str, keep: int, check: "_Check") -> None:
     for problem in check.damaged:
         sys.stdout.write(f"pod {pod}: note: a kept checkpoint is not good: {problem}\n")
     if gone:
-        many = f"s {gone[0].number} to {gone[-1].number}" if len(gone) > 1 else f" {gone[0].number}"
-        sys.stdout.write(f"pod {pod}: deleted checkpoint{many}\n")
+        numbers = retention.spans(one.number for one in gone)
+        sys.stdout.write(f"pod {pod}: deleted checkpoint{'s' * (len(gone) > 1)} {numbers}\n")
 
 
 def _copy(places: Places, pod: str, keep: int, check: "_Check") -> None:
@@ -124,11 +178,11 @@ class _Check:
         if path in self._good:
             return
         try:
-            commands.verify(self._places, path)
+            archive = commands.verify(self._places, path, good=self._good)
         except Exception as e:
             self.damaged.append(str(e))
             raise
-        self._good.add(path)
+        self._good.update(one.path for one in (archive, archive.earlier) if one)
 
 
 def repeat(pod: str, interval_s: int, arguments: Sequence[str]) -> NoReturn:
@@ -159,7 +213,8 @@ def rows(places: Places, pod: str) -> list[Row]:
             size = path.stat().st_size
         except FileNotFoundError:  # deleted meanwhile
             continue
-        found.append(Row(one.number, checkpoints.spelled(one), size, one.pinned, str(path)))
+        taken = checkpoints.spelled(one)
+        found.append(Row(one.number, taken, size, one.pinned, str(path), one.since))
     return found
 
 
@@ -187,8 +242,9 @@ def stored_rows(places: Places, pod: str, where: str) -> list[Row]:
 
 def table(found: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return *found* as lines of cells for a person. Pure."""
-    lines: list[tuple[str, ...]] = [("CHECKPOINT", "TAKEN", "SIZE", "PINNED", "FILE")]
+    lines: list[tuple[str, ...]] = [("CHECKPOINT", "TAKEN", "SIZE", "SINCE", "PINNED", "FILE")]
     for row in found:
-        pinned = "yes" if row.pinned else "-"
-        lines.append((str(row.checkpoint), row.taken, show.size(row.bytes), pinned, row.file))
+        since, pinned = str(row.since or "-"), "yes" if row.pinned else "-"
+        size = show.size(row.bytes)
+        lines.append((str(row.checkpoint), row.taken, size, since, pinned, row.file))
     return lines

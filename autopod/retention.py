@@ -22,11 +22,13 @@ class Taken(Struct, frozen=True):
         number: 1, 2, 3, …: in which order they were taken.
         at: when, in seconds since the epoch, as the clock was then.
         pinned: it is to stay.
+        since: number of the whole one that it builds upon; None: it is whole itself.
     """
 
     number: int
     at: int
     pinned: bool = False
+    since: int | None = None
 
 
 def newest_at(known: Iterable[Taken], moment: float) -> Taken | None:
@@ -47,14 +49,15 @@ def expendable(
     """Return those of *known* that may be deleted, the oldest first.
 
     The *keep* newest that are not pinned stay, and all that are pinned or in use. The newest good
-    one stays, too; as long as none is known to be good, all do.
+    one stays, too; as long as none is known to be good, all do. What one that stays builds upon
+    stays with it.
 
     Args:
         known: all there are.
         keep: 1 or more.
         in_use: their numbers.
-        is_good: reads one from end to end; asked from the newest on, until one is, and only if
-            there is something to delete.
+        is_good: reads one from end to end, and what it builds upon; asked from the newest on,
+            until one is, and only if there is something to delete.
     """
     newest_first = sorted(known, key=_which, reverse=True)
     surplus = [one for one in newest_first if not one.pinned][keep:]
@@ -64,16 +67,30 @@ def expendable(
     good = next(filter(is_good, newest_first), None)
     if good is None:
         return []
-    return [one for one in reversed(surplus) if one != good]
+    gone = [one for one in reversed(surplus) if one != good]
+    needed = {one.since for one in newest_first if one not in gone}
+    return [one for one in gone if one.number not in needed]
+
+
+def to_build_upon(known: Collection[Taken], whole_every: int) -> Taken | None:
+    """Return what the next one is to build upon: the newest whole one; None: it is to be whole.
+
+    Args:
+        known: all there are.
+        whole_every: one in so many is whole, or more.
+    """
+    whole = max((one for one in known if one.since is None), key=_which, default=None)
+    number = 1 + max((one.number for one in known), default=0)
+    return whole if whole and number - whole.number < whole_every else None
 
 
 def missing(own: Iterable[Taken], stored: Collection[Taken], keep: int) -> list[Taken]:
     """Return those of *own* that are to be copied to where *stored* are, the oldest first.
 
-    Those that would be expendable there are not.
+    Those that would be expendable there are not, nor those that need another.
     """
     there = {_which(one) for one in stored}
-    pending = [one for one in own if _which(one) not in there]
+    pending = [one for one in own if _which(one) not in there and one.since is None]
     both = sorted([*stored, *pending], key=_which, reverse=True)
     newest = [_which(one) for one in both if not one.pinned][:keep]
     wanted = [one for one in pending if one.pinned or _which(one) in newest]
@@ -106,7 +123,8 @@ def renumbered(
             given[one.number] = None
             continue
         if number != one.number:
-            settled = [other.number for other in own if _which(other) in map(_which, stored)]
+            there = set(map(_which, stored))
+            settled = [o.number for o in own if _which(o) in there or o.since is not None]
             movable = one.number > max(settled, default=0)
             given[one.number] = number if movable else None
         last = number
@@ -115,6 +133,17 @@ def renumbered(
 
 def _which(one: Taken) -> tuple[int, int]:
     return one.number, one.at
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Return ascending *numbers* in words: 1, 3 to 6."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    return ", ".join(" to ".join(map(str, span)) for span in found)
 
 
 def next_due(due: float, interval: float, now: float) -> float:

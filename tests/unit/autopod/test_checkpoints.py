@@ -65,6 +65,43 @@ def test_what_is_needed_stays(places):
     assert os.listdir(checkpoints.directory(places, "mail")) == [path_of(places, 7).name]
 
 
+def take_since(places, number):
+    [base] = [one for one in checkpoints.known(places, "mail") if one.number == number]
+    path = checkpoints.next_path(places, "mail", base)
+    archives.make_since(path, checkpoints.path_of(places, "mail", base))
+
+
+def test_what_another_one_needs_stays(places):
+    """As long as that one does, for whatever reason; then it goes as any other."""
+    take(places)
+    take_since(places, 1)
+    take_since(places, 1)
+    assert path_of(places, 3).name.endswith("-since-000001.pod")
+    assert [one.since for one in checkpoints.known(places, "mail")] == [None, 1, 1]
+    assert collect(places, 1) == [2]
+    checkpoints.pin(places, "mail", 3)
+    take(places)
+    assert collect(places, 1) == []
+    checkpoints.pin(places, "mail", 3, pinned=False)
+    with checkpoints.reading(places, "mail", checkpoints.known(places, "mail")[1]) as path:
+        assert collect(places, 1) == []
+        check(path)
+    assert collect(places, 1) == [1, 3]
+    assert numbers(places) == [4]
+
+
+def test_good_with_what_it_needs(places):
+    """The newest counts as good only with the one that it builds upon."""
+    take(places)
+    archives.make(checkpoints.next_path(places, "mail"), pages=archives.page(5))
+    take_since(places, 2)
+    data = bytearray(path_of(places, 2).read_bytes())
+    data[1541] ^= 1
+    path_of(places, 2).write_bytes(data)
+    assert collect(places, 1) == []
+    assert numbers(places) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("step", ["fsync", "link", "rename", "unlink"])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_killed_at_any_step(places, step, nth):

@@ -8,15 +8,29 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from autopod import checkpointing, retention
 from autopod.retention import Taken
 
 TIMES = st.integers(0, 10)  # so few that many are the same, and in no order: clocks are set
-KNOWN = st.lists(st.builds(Taken, st.integers(1, 30), TIMES, st.booleans()), max_size=15).map(
-    lambda found: list({one.number: one for one in found}.values())
-)
 NUMBERS = st.sets(st.integers(1, 30))
+
+
+def sound(found):
+    """Each number once; what others build upon is there, whole, and has a lower number."""
+    known = {one.number: replace(one, since=None) for one in found}
+    for one in sorted(found, key=lambda one: one.number):
+        base = known.get(one.since)
+        if base and base.since is None and base.number < one.number:
+            known[one.number] = replace(known[one.number], since=base.number)
+    return list(known.values())
+
+
+KNOWN = st.lists(
+    st.builds(Taken, st.integers(1, 30), TIMES, st.booleans(), st.none() | st.integers(1, 30)),
+    max_size=15,
+).map(sound)
 
 
 @settings(deadline=None)
@@ -33,9 +47,11 @@ def test_what_may_go(known, keep, in_use, good):
         assert max(the_good) in {one.number for one in stay}
     else:
         assert gone == []
-    # Nothing else stays, and a second look finds nothing more.
+    # What one that stays builds upon stays, and nothing else; a second look finds nothing more.
+    needed = {one.since for one in stay if one.since}
+    assert needed <= {one.number for one in stay}
     for one in stay:
-        kept = one.pinned or one.number in in_use or one.number in newest
+        kept = one.pinned or one.number in in_use or one.number in newest or one.number in needed
         assert kept or not the_good or one.number == max(the_good)
     assert retention.expendable(stay, keep, in_use, lambda one: one.number in good) == []
 
@@ -45,6 +61,7 @@ def test_what_may_go(known, keep, in_use, good):
 def test_what_is_copied_is_not_deleted_at_once(own, stored, keep):
     pending = retention.missing(own, stored, keep)
     assert set(pending) <= set(own)
+    assert all(one.since is None for one in pending)  # others are of no use there
     there = {(one.number, one.at) for one in stored}
     assert not there & {(one.number, one.at) for one in pending}
     after = [*stored, *pending]
@@ -64,7 +81,10 @@ def test_what_is_taken_later_has_the_higher_number(own, stored):
         if number is None:  # stays where it is
             continue
         numbers.append(number)
+        assert one.since is None
         assert number >= one.number
+        passed = range(one.number + 1, number + 1) if number > one.number else ()
+        assert not any(other.since and other.number in passed for other in own)
         for other in others:
             assert other.at > one.at or other.number < number
     assert numbers == sorted(set(numbers))
@@ -77,6 +97,36 @@ def test_no_more_is_read_than_need_be(known):
     retention.expendable(known, 3, (), lambda one: not asked.append(one.number))
     unpinned = [one for one in known if not one.pinned]
     assert asked == ([max(one.number for one in known)] if len(unpinned) > 3 else [])
+
+
+@settings(deadline=None)
+@given(KNOWN, st.integers(1, 9))
+def test_what_the_next_one_builds_upon(known, whole_every):
+    base = retention.to_build_upon(known, whole_every)
+    number = 1 + max((one.number for one in known), default=0)
+    whole = [one.number for one in known if one.since is None]
+    if base is None:
+        assert not whole or number - max(whole) >= whole_every
+    else:
+        assert base.since is None
+        assert base.number == max(whole)
+        assert number - base.number < whole_every
+
+
+def test_one_in_so_many_is_whole():
+    known = []
+    for number in range(1, 9):
+        base = retention.to_build_upon(known, 3)
+        known.append(Taken(number, 0, since=base and base.number))
+    assert [one.since for one in known] == [None, 1, 1, None, 4, 4, None, 7]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([4], "4"), ([4, 5], "4 to 5"), ([1, 3, 4, 5, 9], "1, 3 to 5, 9")],
+)
+def test_numbers_in_words(numbers, text):
+    assert retention.spans(numbers) == text
 
 
 @settings(deadline=None)

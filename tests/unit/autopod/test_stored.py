@@ -81,6 +81,16 @@ def hosts(shell, server, tmp_path, request):
     return Host(shell, tmp_path / "a", url, server), Host(shell, tmp_path / "b", url, server)
 
 
+def test_what_needs_another_one_is_not_copied(hosts):
+    a, _ = hosts
+    base = a.take()
+    [one] = checkpoints.known(a.places, "mail")
+    archives.make_since(checkpoints.next_path(a.places, "mail", one), base)
+    assert "copied checkpoint 1" in a.copy()
+    assert a.copy(keep=1) == ""
+    assert (a.numbers(), a.there()) == ([1, 2], [1])
+
+
 def test_another_host_has_what_was_kept(hosts):
     a, b = hosts
     a.take(pages=LARGE)
