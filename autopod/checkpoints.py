@@ -168,7 +168,7 @@ def collect(places: Places, pod: str, keep: int, check: Callable[[Path], None]) 
         found = known(places, pod)
         in_use = {one.number for one in found if _is_used(path_of(places, pod, one))}
         gone = retention.expendable(found, keep, in_use, is_good)
-        for one in gone:
+        for one in sorted(gone, key=lambda one: one.since is None):  # first what needs another
             path_of(places, pod, one).unlink()
         if gone:
             os.fsync(fd)

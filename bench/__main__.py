@@ -1,6 +1,7 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files`, and with snapshots, checkpoints or fleet in its place, measures one.
+`make bench BENCH_ARGS=files`, and with snapshots, checkpoints, incremental or fleet in its place,
+measures one.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from bench import (
     checkpoints,
     files,
     fleet,
+    incremental,
     peers,
     picture,
     slow,
@@ -27,6 +29,7 @@ from bench.host import host
 from bench.measure import RUNS, aligned, table
 
 ROUNDS = 5
+WHATS = ("files", "snapshots", "checkpoints", "incremental", "fleet")
 RESULTS = Path(__file__).parent.parent / "build/results.md"
 PICTURE = RESULTS.with_name("files.png")
 FLEET_PICTURE = RESULTS.with_name("fleet.png")
@@ -40,7 +43,7 @@ def main() -> int:
         say("root trees")
         debian = here.build("from examples import roots; print(roots.debian())")
         say("checkpoint and restart")
-        parts = [heading(), checkpoint_table(here)]
+        parts = [heading(), checkpoint_table(here), incremental_table(here)]
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
@@ -67,7 +70,7 @@ def main() -> int:
 def only_one(argv: list[str]) -> int:
     """Compare file systems, in both ways or one; or measure something else."""
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("what", choices=["files", "snapshots", "checkpoints", "fleet"])
+    parser.add_argument("what", choices=list(WHATS))
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of files and checkpoints")
     parser.add_argument("--pod", default="", help="checkpoints of one program only")
     parser.add_argument(
@@ -84,6 +87,8 @@ def only_one(argv: list[str]) -> int:
         elif args.what == "checkpoints":
             os.nice(-15)  # so that what else runs comes between less
             text = checkpoint_table(here, args.pod, args.rounds)
+        elif args.what == "incremental":
+            text = incremental_table(here, args.rounds)
         elif args.what == "fleet":
             text = fleet_tables(here, tuple(args.hosts or fleet.HOSTS))
         else:
@@ -163,6 +168,18 @@ def checkpoint_table(here, only: str = "", rounds: int = checkpoints.ROUNDS) -> 
     )
     lines = aligned(checkpoints.measure(here, trees, only, rounds))
     return f"## Checkpoint and restart\n\n{caption}\n\n{lines}"
+
+
+def incremental_table(here, rounds: int = incremental.ROUNDS) -> str:
+    debian = here.build("from examples import roots; print(roots.debian())")
+    caption = (
+        f"Medians of {rounds} rounds. A pod of Python with {incremental.MIB} MiB of memory and "
+        f"{incremental.FILE_MIB} MiB in a file goes on; so much of its memory is rewritten "
+        "before each round, at the same places. Total: the whole command. Restart: with all files "
+        "from the archives, in place of what is there."
+    )
+    lines = aligned(incremental.measure(here, debian, rounds))
+    return f"## Incremental checkpoints\n\n{caption}\n\n{lines}"
 
 
 def section(title: str, caption: str, columns: tuple[str, str, str, str], rows) -> str:

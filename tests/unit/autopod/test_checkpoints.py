@@ -90,6 +90,32 @@ def test_what_another_one_needs_stays(places):
     assert numbers(places) == [4]
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_killed_while_it_deletes(places, nth):
+    """Nothing is left that needs what is not there."""
+    take(places)
+    take_since(places, 1)
+    take_since(places, 1)
+    take(places)
+    pid = os.fork()
+    if pid == 0:
+        count, unlink = [0], os.unlink
+
+        def killed(*args, **kwargs):
+            unlink(*args, **kwargs)
+            count[0] += 1
+            if count[0] == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.unlink = killed
+        collect(places, 1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert len(numbers(places)) == 4 - nth
+    there = {one.number for one in checkpoints.known(places, "mail")}
+    assert {one.since for one in checkpoints.known(places, "mail")} <= {None, *there}
+
+
 def test_good_with_what_it_needs(places):
     """The newest counts as good only with the one that it builds upon."""
     take(places)
