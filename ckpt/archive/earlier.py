@@ -55,6 +55,8 @@ def check(archive: "Archive", manifest: schema.Manifest, wanted: schema.Earlier)
         raise NoEarlier(f"the archive that it builds upon is not there any more: {wanted.manifest}")
     if archive.manifest.pod != manifest.pod:
         raise FormatError(f"it builds upon an archive of pod {archive.manifest.pod!r}")
+    if archive.manifest.below:
+        raise FormatError("it builds upon an archive that is not whole")
     if (archive.manifest.encryption is None) != (manifest.encryption is None):
         raise FormatError("of it and the archive that it builds upon one is encrypted")
     if archive.is_locked:

@@ -70,8 +70,11 @@ def die(machine):
 
 def test_a_host_dies_and_its_pod_lives_on_elsewhere(protected, debian_root, tmp_path):
     a, b = protected
-    before = started(a, debian_root)
-    [checkpoint] = (tmp_path / "shared/pod.checkpoints").iterdir()
+    started(a, debian_root)
+    before = count(a)
+    a.run("autopod", "checkpoint", "pod", "--keep", "3", "--whole-every", "3")
+    _, checkpoint = sorted((tmp_path / "shared/pod.checkpoints").iterdir())
+    assert checkpoint.name.endswith("-since-000001.pod")
     die(a)
     wait_until(lambda: running(b), "the pod runs at b", 120)
     goes_on(b, before)
@@ -83,7 +86,7 @@ def test_a_host_dies_and_its_pod_lives_on_elsewhere(protected, debian_root, tmp_
     assert "host b has it" in said
     assert not running(a)
 
-    die(b)  # and the only checkpoint has been used
+    die(b)  # and the newest checkpoint has been used
     with contextlib.closing(sqlite3.connect(tmp_path / "fleet.db")) as fleet:
         gone = "SELECT count(*) FROM entry WHERE key = '/members/b'"
         wait_until(lambda: fleet.execute(gone).fetchone() == (0,), "b has gone", 120)

@@ -208,6 +208,15 @@ def test_a_chain(full, since, tmp_path):
     refused(third, FormatError, "third.pod: .*since.pod: another archive builds upon it")
 
 
+def test_not_whole_otherwise(full, since):
+    """It names layers that are in no archive."""
+    loose = Loose(full)
+    loose.manifest |= {"below": ["0" * 32], "requires": [schema.LAYERS_BELOW]}
+    loose.write(full)
+    archives.make_since(since, full)
+    refused(since, FormatError, "it builds upon an archive that is not whole")
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
