@@ -182,6 +182,23 @@ def test_each_part_of_an_archive(good, tmp_path):
     assert sweep(good.read_bytes(), tmp_path / "x.pod", TRUSTED, step=step) == []
 
 
+def test_each_part_of_one_that_builds_upon_another(good, tmp_path):
+    """And each part of that other one."""
+    full, path = tmp_path / "full.pod", tmp_path / "x.pod"
+    shutil.copyfile(good, full)
+    archives.make_since(path, full, pages=archives.page(3) + archives.PAGES, layers=[], model=MODEL)
+    assert use(path, TRUSTED) is None
+    step = max(1, 307 // TIMES)
+    assert sweep(path.read_bytes(), path, TRUSTED, step=step) == []
+    archives.make_since(path, good, pages=archives.page(3) + archives.PAGES, layers=[], model=MODEL)
+    data, accepted = full.read_bytes(), []
+    for at in range(0, len(data), step):
+        full.write_bytes(data[:at] + bytes([data[at] ^ 1 << at // step % 8]) + data[at + 1 :])
+        if use(path, TRUSTED) is None:
+            accepted.append(at)
+    assert accepted == []
+
+
 def test_each_part_of_an_encrypted_archive(tmp_path):
     path = tmp_path / "sealed.pod"
     archives.make(path, recipients=[ALICE.public_key()], layers=[("1" * 32, TAR)], model=MODEL)
