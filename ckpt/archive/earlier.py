@@ -58,7 +58,7 @@ def check(archive: "Archive", manifest: schema.Manifest, wanted: schema.Earlier)
     if archive.manifest.below:
         raise FormatError("it builds upon an archive that is not whole")
     if (archive.manifest.encryption is None) != (manifest.encryption is None):
-        raise FormatError("of it and the archive that it builds upon one is encrypted")
+        raise FormatError("only one of it and the archive that it builds upon is encrypted")
     if archive.is_locked:
         return
     pages, layers = archive.pages.unique, len(archive.layers)
@@ -82,7 +82,7 @@ def check_usable(archive: "Archive", pod: str, *, encrypted: bool) -> None:
     elif manifest.pod != pod:
         why = f"it is one of pod {manifest.pod!r}"
     elif (manifest.encryption is not None) != encrypted:
-        why = "of it and the new one one is encrypted"
+        why = "only one of it and the new one is encrypted"
     if why:
         raise NoEarlier(f"{archive.path}: no archive of pod {pod!r} can build upon it: {why}", hint)
 

@@ -181,7 +181,7 @@ def test_kept_and_encrypted(busy):
     host, take = busy.host, ("autopod", "checkpoint", "busy", "--keep", "9", "--whole-every", "9")
     host.run(*take)
     host.run("ckpt", "keygen", "--encryption")
-    assert "one is encrypted" in host.run(*take)
+    assert "only one of it and the new one is encrypted" in host.run(*take)
     busy.step(to=1)
     host.run(*take)
     assert [row["since"] for row in busy.kept()] == [None, None, 2]

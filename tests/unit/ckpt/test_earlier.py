@@ -296,7 +296,7 @@ def test_what_can_be_built_upon(full, since, tmp_path):
     for call, match in (
         (lambda: usable(since), "since.pod: no archive of pod 'mail' can build upon it: it is not"),
         (lambda: usable(full, "web"), "it is one of pod 'mail'"),
-        (lambda: usable(full, encrypted=True), "one is encrypted"),
+        (lambda: usable(full, encrypted=True), "only one of it and the new one is encrypted"),
     ):
         with pytest.raises(NoEarlier, match=match):
             call()
@@ -332,7 +332,7 @@ def test_encrypted(tmp_path):
         archive.verify(Silent())
     plain = tmp_path / "plain.pod"
     archives.make_since(plain, tmp_path / "copy", identities=[ALICE])
-    with pytest.raises(FormatError, match="one is encrypted"):
+    with pytest.raises(FormatError, match="only one of it and the archive"):
         open_archive(plain, TRUSTED, [ALICE], since=tmp_path / "copy")
 
 
