@@ -113,15 +113,15 @@ def test_what_is_stored_is_what_is_there(places, debian_root, build):
         assert any(most) or not kernel_protects()
 
 
-@pytest.mark.parametrize("program", ["moves_back.c", "moves_tables.c"])
-def test_memory_that_is_moved_is_watched_anew(places, debian_root, build, program):
+@pytest.mark.parametrize("what", ["back", "tables"])
+def test_memory_that_is_moved_is_watched_anew(places, debian_root, build, what):
     """The kernel takes the watch from all of a mapping into which what was moved is merged again.
 
     Source: mm/mremap.c, and fs/userfaultfd.c, mremap_userfaultfd_prep().
     """
     with harness.Pod(places, debian_root) as pod:
-        pod.put("/tmp/moves", build(Path(__file__).with_name(program)).read_bytes())
-        pod.start("/tmp/moves")
+        pod.put("/tmp/moves", build(Path(__file__).with_name("moves.c")).read_bytes())
+        pod.start("/tmp/moves", what)
         pod.wait_for("ready\n")
         pid = min(pod.host_pids())
         store = Store()
