@@ -23,7 +23,7 @@ from tests.fleet.lan import Lan
 from tests.fleet.load import Mails, delivered
 from tests.fleet.witness import Witness
 from tests.kernel.autopod import repository
-from tests.kernel.autopod.repository import NEW, Keys, install, new_kernel
+from tests.kernel.autopod.repository import ACT, NEW, Keys, install, new_kernel
 
 BROWSERS, DOWNLOADS, WRITERS = 10, 2, 3
 ADDRESSES = {"exim": "10.98.0.10", "apache": apache.ADDRESS}
@@ -32,13 +32,6 @@ PROGRAMS = {"exim": "/usr/sbin/exim4", "apache": "/usr/sbin/apache2"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONTENT = bytes(range(256)) * 20_000
 EVERY_S = 5
-ACT = """
-[act]
-enabled = true
-blocked_by_users = false
-install = ["{0}/install", "{{packages}}"]
-reboot = ["{0}/reboot"]
-"""
 INSTALL = "#!/bin/sh\ncp {0}/status.new {0}/status\n"
 REBOOT = "#!/bin/sh\ntouch {0}/told-to-reboot\n"
 _LONG_S = 900

@@ -9,6 +9,15 @@ from examples.exim.mail import wait_until
 
 SUITE = "bookworm-security"
 OLD, NEW = "6.1.0-40-amd64", "6.1.0-41-amd64"
+ACT = """
+[act]
+enabled = true
+blocked_by_users = false
+install = ["{0}/install", "{{packages}}"]
+reboot = ["{0}/reboot"]
+"""
+"""What a policy says of a host that installs and reboots by programs of the test's, in {0}."""
+
 POLICY = """\
 [apt]
 changelogs_s = 0

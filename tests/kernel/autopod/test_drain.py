@@ -14,19 +14,12 @@ from autopod.status import store
 from examples.exim.mail import wait_until
 from launcher.places import Places
 from tests.kernel.autopod.conftest import BIN
-from tests.kernel.autopod.repository import NEW, OLD, install, new_kernel
+from tests.kernel.autopod.repository import ACT, NEW, OLD, install, new_kernel
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i; read -t 0.05 line <>/tmp/wait; done"
 
-ACT = """
-[act]
-enabled = true
-blocked_by_users = false
-install = ["{0}/install", "{{packages}}"]
-reboot = ["{0}/reboot"]
-"""
 INSTALL = """\
 #!/bin/sh
 echo $$ >{0}/installing.new

@@ -11,8 +11,8 @@ from autopod.status import store
 from examples.exim.mail import wait_until
 from launcher.places import Places
 from tests.kernel.autopod.conftest import BIN
-from tests.kernel.autopod.repository import NEW, install, new_kernel
-from tests.kernel.autopod.test_drain import ACT, INSTALL, REBOOT, cycle, last, script, service
+from tests.kernel.autopod.repository import ACT, NEW, install, new_kernel
+from tests.kernel.autopod.test_drain import INSTALL, REBOOT, cycle, last, script, service
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 
