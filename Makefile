@@ -38,8 +38,8 @@ export TEST_REQUIRE
 TEST_JOBS ?= 2
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
-# As pip builds it, from the same source, with seven lines changed. Without that all works, too.
-PATCH := patches/pyfuse3-by-inode.patch
+# As pip builds it, from the same source, with some lines changed. Without that all works, too.
+PATCH := patches/pyfuse3.patch
 define PATCHED_PYFUSE3
 rm -rf build/pyfuse3 && mkdir -p build/pyfuse3 \
 && $(PIP) download --no-deps --no-binary pyfuse3 -d build pyfuse3==3.5.0 \

@@ -92,18 +92,6 @@ def clear_set_group_id(tree: Tree, node: Node) -> None:
         change(tree, node, Change(mode=mode & ~stat.S_ISGID))
 
 
-def get_xattr(tree: Tree, node: Node, name: str) -> bytes:
-    """Return an extended attribute.
-
-    Raises:
-        OSError: ENODATA, the inode has none of that name.
-    """
-    value = tree.xattrs(node).get(name)
-    if value is None:
-        raise OSError(errno.ENODATA, "no such attribute")
-    return value
-
-
 def set_xattr(tree: Tree, node: Node, name: str, value: bytes) -> None:
     """Set an extended attribute.
 

@@ -7,8 +7,9 @@ wait_readable every request costs two passes through the scheduler and three sys
 
 pyfuse3 finds trio in a module global. `install` puts a namespace there with a lock that its
 holder may take again at once, and a wait_readable that looks with poll(2) first and gives other
-tasks a turn after 64 requests. A handler that awaits anything calls `yield_reader` first, so that
-another worker reads on meanwhile; a worker that ends wakes another one.
+tasks a turn after 64 requests. A pyfuse3 with our patch reads up to 64 requests without even that.
+A handler that awaits anything calls `yield_reader` first, so that another worker reads on
+meanwhile; a worker that ends wakes another one.
 
 Source: pyfuse3 3.5.0, src/pyfuse3/internal.pxi, _wait_fuse_readable() and _session_loop().
 """
@@ -26,6 +27,9 @@ WORKERS = 32
 """At most so many requests are under way at once: one that runs, the others waiting for a copy."""
 
 _TURN = 64
+_READS_ON = hasattr(pyfuse3, "before_read")
+"""Whether pyfuse3 waits only where nothing is to be read, or its turn is over (patches/)."""
+
 _GONE = select.POLLERR | select.POLLHUP
 
 
@@ -113,10 +117,11 @@ async def wait_readable(fd: int) -> None:
     before, settle = _hooks[-1]
     if before():
         return
+    pyfuse3.before_read = settle  # type: ignore[attr-defined]  # from now on it is the kernel's
     _poll.register(fd, select.POLLIN)
     _turn -= 1
     ready = _poll.poll(0)
-    if not ready or _turn <= 0:
+    if not ready or _turn <= 0 or _READS_ON:
         _turn = _TURN
         await trio.lowlevel.wait_readable(fd)
         ready = _poll.poll(0)

@@ -52,7 +52,7 @@ def mkdir(tree: Tree, parent: Directory, name: bytes, mode: int, owner: Owner) -
 
 
 def mknod(tree: Tree, parent: Directory, name: bytes, mode: int, rdev: int, owner: Owner) -> Node:
-    """Make a regular file, fifo, socket or device.
+    """Make a fifo, socket or device.
 
     Raises:
         PermissionError: the device is one that would be a whiteout.
@@ -229,8 +229,8 @@ def prepare_loss(tree: Tree, node: Node, parent: Directory, name: bytes) -> None
 
 def _gone(tree: Tree, node: Node, parent: Directory, name: bytes) -> None:
     """Note that a name has been removed."""
-    if tree.entries(parent).pop(name).directory:
-        parent.subdirectories = None
+    if tree.entries(parent).pop(name).directory and parent.subdirectories is not None:
+        parent.subdirectories -= 1
     parent.stale = True
     lost(tree, node)
 

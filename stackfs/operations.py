@@ -191,22 +191,7 @@ class Operations(pyfuse3.Operations):
         """
         if not _OPENS:
             raise OSError(errno.ENOSYS, "not needed: the kernel stops asking")
-        return _opened(inode, ctx)
-
-    @replies
-    async def create(
-        self,
-        parent_inode: InodeT,
-        name: FileNameT,
-        mode: ModeT,
-        flags: FlagT,
-        ctx: RequestContext,
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        parent = self._directory(parent_inode)
-        note_new(self.tree, requests.CREATE, ctx.pid, parent, name)
-        node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
-        self._contents.hold(node, fd)
-        return _opened(node.attr.st_ino, ctx), self._refer(node)
+        return pyfuse3.FileInfo(fh=FileHandleT(inode | (_BY_USER if ctx.uid else 0)))
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
@@ -289,9 +274,19 @@ class Operations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        """Make a file; a regular one stays open, since it is mostly written to next.
+
+        There is no create(): the kernel then opens as if the file had been there before, and does
+        not ask for that either, nor for releasing (fs/fuse/dir.c, fuse_atomic_open(), v6.12).
+        """
         parent = self._directory(parent_inode)
         note_new(self.tree, requests.MKNOD, ctx.pid, parent, name)
-        return self._refer(names.mknod(self.tree, parent, name, mode, rdev, _owner(ctx)))
+        if stat.S_ISREG(mode):
+            node, fd = names.create(self.tree, parent, name, mode, _owner(ctx))
+            self._contents.hold(node, fd)
+        else:
+            node = names.mknod(self.tree, parent, name, mode, rdev, _owner(ctx))
+        return self._refer(node)
 
     @replies
     async def mkdir(
@@ -354,9 +349,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if inode == BARRIER:
-            raise OSError(errno.ENODATA, "no such attribute")
-        return attributes.get_xattr(self.tree, self._node(inode), os.fsdecode(name))
+        xattrs = {} if inode == BARRIER else self.tree.xattrs(self._node(inode))
+        value = xattrs.get(os.fsdecode(name))
+        if value is None:  # mostly so: the kernel asks for capabilities before a first write
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return value
 
     @replies
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
@@ -387,12 +384,6 @@ def _is_in_group(ctx: RequestContext, node: Node) -> bool:
     """Tell whether a caller is in a file's group, or root."""
     gid = node.attr.st_gid
     return ctx.uid == 0 or gid == ctx.gid or gid in callers.groups(ctx.pid)
-
-
-def _opened(inode: InodeT, ctx: RequestContext) -> pyfuse3.FileInfo:
-    """Return what was opened: nothing but its number, where the kernel asks for that at all."""
-    handle = inode | (_BY_USER if ctx.uid else 0)
-    return pyfuse3.FileInfo(fh=FileHandleT(handle if _OPENS else 0))
 
 
 def _owner(ctx: RequestContext) -> names.Owner:

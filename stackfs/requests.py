@@ -21,13 +21,9 @@ RENAME: Final = 12
 LINK: Final = 13
 SETXATTR: Final = 21
 REMOVEXATTR: Final = 24
-CREATE: Final = 35
 INTERRUPT: Final = 36
 BATCH_FORGET: Final = 42
 RENAME2: Final = 45
-
-MAKING: Final = (SYMLINK, MKNOD, MKDIR, CREATE)
-"""Those that make a file."""
 
 UNORDERED: Final = (FORGET, INTERRUPT, BATCH_FORGET)
 """Those that the kernel may put before older ones."""

@@ -220,8 +220,8 @@ class Tree:
             node.entries = {}
         self.inodes.add(node)
         self.entries(parent)[name] = entry
-        if is_directory:
-            parent.subdirectories = None
+        if is_directory and parent.subdirectories is not None:
+            parent.subdirectories += 1
         parent.stale = True
         return node
 

@@ -273,9 +273,9 @@ def race_of_renames():
             os.rename("/r/a/b", "/r/x/y/z/b")
             os.rename("/r/x/y/z/b", "/r/a/b")
 
+    at = os.open("/r/a/b/c", os.O_PATH)
     mover = threading.Thread(target=move)
     mover.start()
-    at = os.open("/r/a/b/c", os.O_PATH)
     os.mkdir("/r/hole")
     os.chroot("/r/hole")
     found, refused = [], 0

@@ -89,21 +89,21 @@ def mount(tmp_path):
     mount.close()
 
 
-def create(name):
-    return request(requests.CREATE, ROOT, bytes(16) + name + b"\0")
+def mknod(name):
+    return request(requests.MKNOD, ROOT, bytes(16) + name + b"\0")
 
 
 async def test_a_made_file_is_made_again(mount):
-    await mount.operations.create(ROOT, b"new", 0o640, os.O_RDWR, CALLER)
-    replies, left = mount.take_over(create(b"new"))
+    await mount.operations.mknod(ROOT, b"new", stat.S_IFREG | 0o640, 0, CALLER)
+    replies, left = mount.take_over(mknod(b"new"))
     assert replies == []
-    assert left == [create(b"new").data]
+    assert left == [mknod(b"new").data]
     assert mount.seen(b"new") is None
 
 
 async def test_a_made_file_that_the_caller_knows_of_stays(mount):
-    await mount.operations.create(ROOT, b"new", 0o640, os.O_RDWR, CALLER)
-    mount.take_over(create(b"other"), request(requests.LOOKUP, ROOT, b"new\0"))
+    await mount.operations.mknod(ROOT, b"new", stat.S_IFREG | 0o640, 0, CALLER)
+    mount.take_over(mknod(b"other"), request(requests.LOOKUP, ROOT, b"new\0"))
     assert mount.seen(b"new").st_uid == 5
 
 

@@ -104,6 +104,25 @@ def test_directory_descriptors_are_limited(stacked):
             assert descriptors() - before <= 24
 
 
+def test_the_directories_in_a_merged_directory_are_counted(stacked):
+    for name in ("a", "b"):
+        (stacked.lower / "d" / name).mkdir(parents=True)
+    tree = stacked.open()
+    top = stacked.at("d")
+    changes = [
+        lambda: names.mkdir(tree, top, b"c", 0o755, ROOT_USER),
+        lambda: names.mkdir(tree, top, b"e", 0o755, ROOT_USER),
+        lambda: names.rmdir(tree, top, b"a"),
+        lambda: rename(tree, top, b"c", tree.root, b"c", 0),
+        lambda: rename(tree, tree.root, b"c", top, b"a", 0),
+    ]
+    links = []
+    for change in changes:
+        change()
+        links.append(tree.attributes(top).st_nlink)
+    assert links == [5, 6, 5, 4, 5]
+
+
 def test_descriptors_of_files_are_limited(stacked):
     for number in range(20):
         (stacked.lower / str(number)).write_text(str(number))
