@@ -54,13 +54,19 @@ def change(tree: Tree, node: Node, wanted: Change) -> None:
     node.stale = True
 
 
-def is_moot(node: Node, wanted: Change) -> bool:
-    """Tell whether nobody can see the change: the last time of change of a file that has gone.
+def is_moot(tree: Tree, node: Node, wanted: Change) -> bool:
+    """Tell whether nobody can see the change: a file has this time already, or has gone.
 
-    The kernel, which has the say over it, tells it after each unlink(2), and a file of a read-only
-    layer would be copied. It is remembered for who has the file open and writes on.
+    The kernel, which has the say over it, tells it after each rename(2), and after each unlink(2):
+    a file of a read-only layer would be copied. It is remembered for who has the file open and
+    writes on.
     """
-    return not node.linked and wanted == Change(mtime_ns=wanted.mtime_ns)
+    if wanted.mtime_ns is None or wanted != Change(mtime_ns=wanted.mtime_ns):
+        return False
+    if not node.linked:
+        return True
+    attr = tree.attributes(node)
+    return stat.S_ISREG(attr.st_mode) and attr.st_mtime_ns == wanted.mtime_ns
 
 
 def remember(tree: Tree, node: Node, wanted: Change) -> None:

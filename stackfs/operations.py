@@ -256,7 +256,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if attributes.is_moot(node, wanted):
+        if attributes.is_moot(self.tree, node, wanted):
             attributes.remember(self.tree, node, wanted)
         elif wanted != attributes.NOTHING:
             await self._copier.copy_up(node, contents=wanted.size != 0)

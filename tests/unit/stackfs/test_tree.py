@@ -123,6 +123,19 @@ def test_the_directories_in_a_merged_directory_are_counted(stacked):
     assert links == [5, 6, 5, 4, 5]
 
 
+def test_a_time_of_change_that_a_file_has_already_is_no_change(stacked):
+    (stacked.lower / "f").write_text("")
+    (stacked.lower / "d").mkdir()
+    tree = stacked.open()
+    node, directory = stacked.at("f"), stacked.at("d")
+    same = attributes.Change(mtime_ns=node.attr.st_mtime_ns)
+    assert attributes.is_moot(tree, node, same)
+    assert not attributes.is_moot(tree, node, same._replace(atime_ns=0))
+    assert not attributes.is_moot(tree, node, attributes.Change(mtime_ns=0))
+    there = tree.attributes(directory).st_mtime_ns
+    assert not attributes.is_moot(tree, directory, attributes.Change(mtime_ns=there))
+
+
 def test_descriptors_of_files_are_limited(stacked):
     for number in range(20):
         (stacked.lower / str(number)).write_text(str(number))
