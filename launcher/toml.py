@@ -1,8 +1,9 @@
 """What configuration files have in common: tables, and errors that name file, key and value."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, get_args
 
 import msgspec
 
@@ -50,10 +51,10 @@ def decode(text: bytes, path: Path, kind: type[_T], **more: object) -> _T:
     try:
         return msgspec.convert({**content, **more}, kind)
     except msgspec.ValidationError as e:
-        raise ConfigError(f"{path}: {_explain(str(e), content)}") from e
+        raise ConfigError(f"{path}: {_explain(str(e), content, kind, *more)}") from e
 
 
-def _explain(message: str, content: dict[str, object]) -> str:
+def _explain(message: str, content: dict[str, object], kind: type[Table], *not_there: str) -> str:
     """Turn msgspec's "REASON - at `$.KEY`" into "KEY = VALUE: reason"."""
     reason, _, at = message.partition(" - at `$")
     key = at.rstrip("`").removeprefix(".")
@@ -61,7 +62,9 @@ def _explain(message: str, content: dict[str, object]) -> str:
         return f"{key}.{reason}" if key else reason
     unknown = _UNKNOWN.fullmatch(reason)
     if unknown:
-        key, reason = f"{key}.{unknown[1]}".removeprefix("."), "there is no such key"
+        there = [one for one in _keys(kind, key) if key or one not in not_there]
+        reason = f"there is no such key{', but ' if there else ''}{', '.join(there)}"
+        key = f"{key}.{unknown[1]}".removeprefix(".")
     reason = re.sub(r"`(.*?)(?: \| null)?`", r"\1", reason[:1].lower() + reason[1:])
     value = _value(content, key)
     return (
@@ -69,6 +72,26 @@ def _explain(message: str, content: dict[str, object]) -> str:
         if key and value is not None
         else f"{key or 'file'}: {reason}"
     )
+
+
+def _keys(kind: type[Table], key: str) -> list[str]:
+    """Return what the table at *key* ("limits", "act.window[0]") may have, or nothing."""
+    kinds = [kind]
+    for part in re.findall(r"[^.\[\]]+", key):
+        if not part.isdecimal():
+            there = {field.name: field.type for field in msgspec.structs.fields(kinds[0])}
+            kinds = list(_tables(there[part]))
+            if len(kinds) != 1:
+                return []
+    return [field.encode_name for field in msgspec.structs.fields(kinds[0])]
+
+
+def _tables(kind: object) -> Iterator[type[Table]]:
+    """Yield the tables in a type: `Service`, `Service | None`, `list[Receiver]`."""
+    if isinstance(kind, type) and issubclass(kind, Table):
+        yield kind
+    for part in get_args(kind):
+        yield from _tables(part)
 
 
 def _value(content: object, key: str) -> object:

@@ -85,7 +85,11 @@ def test_file_there_and_back(tmp_path):
     ("text", "error"),
     [
         ("x = 1", "x = 1: there is no such key"),
-        ("[limits]\npid = 1", "limits.pid = 1: there is no such key"),
+        (
+            "[limits]\npid = 1",
+            "limits.pid = 1: there is no such key, but memory, pids, cpus, io_read, io_write",
+        ),
+        ("service.x = 1", "service.x = 1: there is no such key, but program, restart, stop_t"),
         ("[limits]\npids = 'a'", "limits.pids = 'a': expected int, got str"),
         ("[limits]\npids = 1", "limits.pids = 1: must be 2 or more: the pod's init is one"),
         ("[limits]\nmemory = '3X'", "limits.memory = '3X': must be like 512M"),
