@@ -1,6 +1,7 @@
 """What is mounted, and who uses it, as /proc tells; no mounted file system is touched."""
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackfs import abi
+
+log = logging.getLogger(__name__)
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 FSTYPE = "fuse.stackfs"
@@ -123,9 +126,12 @@ def tune(mount: Mount) -> None:
         f"/sys/fs/fuse/connections/{minor}/max_background": "64",
         f"/sys/fs/fuse/connections/{minor}/congestion_threshold": "48",
     }
-    for path, value in settings.items():
-        if os.path.exists(path):
-            Path(path).write_text(value)
+    try:
+        for path, value in settings.items():
+            if os.path.exists(path):
+                Path(path).write_text(value)
+    except OSError as e:  # in a container sysfs is read-only
+        log.info("going on with the kernel's own settings: %s", e)
 
 
 def drop_unused(point: Path) -> None:

@@ -47,6 +47,14 @@ def test_daemon_holds_nothing_of_its_caller(host):
 
 
 @pytest.mark.slow
+def test_where_sysfs_is_read_only(host):
+    """As in a container: the kernel keeps FUSE's own settings."""
+    host.run("mount", "-o", "remount,bind,ro", "/sys")
+    root = host.mount()
+    (root / "file").write_text("works")
+    assert "going on with the kernel's own settings" in host.log()
+
+
 def test_errors_say_what_to_do(host):
     fill(host.lower)
 
