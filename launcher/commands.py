@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 _KILLED = 128 + signal.SIGKILL
+_AGAIN_S = 1.0
 
 
 def describe(places: Places, name: str) -> list[str]:
@@ -119,7 +120,24 @@ def serve(places: Places, name: str) -> None:
             return holder.keep(places, name, start=not enter.pids(_found(places, name)))
 
     if serving.serve(places, name, begin):
-        stop(places, name, None)
+        _stop_in_turn(places, name)
+
+
+def _stop_in_turn(places: Places, name: str) -> None:
+    """End the pod, unless whoever works on it does, as a checkpoint may."""
+    while True:
+        try:
+            stop(places, name, None)
+        except Locked:
+            pod = pods.find(places, name)
+            if pod is None:
+                return
+            with suppress(PodError):  # it has ended meanwhile
+                pidfd = enter.pidfd(pod)
+                select.select([pidfd], [], [], _AGAIN_S)
+                os.close(pidfd)
+        else:
+            return
 
 
 def _service(config: PodConfig) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import enter, pods
+from launcher import enter, holder, pods
+from launcher.lock import locked
 
 from .conftest import LAUNCHER, wait_until
 
@@ -85,6 +86,18 @@ def test_a_service_that_ends(pod, tmp_path):
     with served(pod, tmp_path) as process:
         assert process.wait(60) == 0
     assert pods.find(pod.places, "a") is None
+
+
+def test_a_pod_that_somebody_else_ends(pod, tmp_path):
+    """As a checkpoint does, which holds the pod's lock until the pod has ended."""
+    configure(pod, WAITS)
+    with served(pod, tmp_path) as process:
+        with locked(pod.places, "a"):
+            holder.leave(pod.places, "a")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            pods.destroy(pod.places, "a")
+        assert process.wait(60) == 0, process.stderr.read()
 
 
 def test_the_pod_outlives_who_serves_it(pod, tmp_path):
