@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "--ip", metavar="A.B.C.D/N", type=_address, help="the pod's address (default: a free one)"
     )
 
+    add.add_argument("--if-needed", action="store_true", help="do nothing if it is added already")
+
     addproc = verbs.add_parser("addproc", help="start a program in a pod")
     addproc.set_defaults(run=_addproc)
     _add_pod(addproc)
@@ -138,9 +140,13 @@ def _address(text: str) -> str:
 
 def _add(places: Places, arguments: argparse.Namespace) -> int:
     from autopod.add import add
+    from ckpt import stack
     from launcher.lock import locked
 
     with locked(places, arguments.pod):
+        if arguments.if_needed and stack.is_mounted(places, arguments.pod):
+            print(f"pod {arguments.pod} is added already")
+            return 0
         own = add(places, arguments.pod, arguments.base, arguments.ip)
     at = f" at {' and '.join(address for address, _ in own.pairs)}" if own else ""
     print(f"pod {arguments.pod}{at}, root {places.root(arguments.pod)}")

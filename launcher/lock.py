@@ -43,6 +43,13 @@ def locked(places: Places, name: str) -> Iterator[None]:
         os.close(fd)
 
 
+def wait_until_free(places: Places, name: str, seconds: float) -> None:
+    """Return when nobody works on pod *name*, or after *seconds*."""
+    deadline = time.monotonic() + seconds
+    while is_locked(places, name) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
+
+
 def is_locked(places: Places, name: str) -> bool:
     """Does somebody work on pod *name* at this moment?"""
     try:

@@ -34,9 +34,11 @@ from autopod.status.store import ENDED, Drain, PodRecord, Store
 from ckpt import dump
 from ckpt.archive import recipients
 from launcher import enter, pods
+from launcher.lock import wait_until_free
 from launcher.places import Places
 
 _TRIES: Final = 3
+_PATIENCE_S: Final = 60
 _DOING: Final = {
     "stopping": "its pods were stopped",
     "installing": "the updates were installed",
@@ -314,6 +316,7 @@ class Runner:
         self._places.waiting(pod.pod).unlink(missing_ok=True)
         if _runs(self._places, pod.pod):  # done, and killed before it was written down
             return replace(pod, place="back")
+        wait_until_free(self._places, pod.pod, _PATIENCE_S)  # a boot may just add it
         why = self._verb("restart", pod.pod, "-i", os.fspath(file))
         if why:
             self._store.add_event("alert", f"pod {pod.pod}: {why}; its archive is {file}")

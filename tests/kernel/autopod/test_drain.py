@@ -12,6 +12,7 @@ import pytest
 
 from autopod.status import store
 from examples.exim.mail import wait_until
+from launcher.lock import locked
 from launcher.places import Places
 from tests.kernel.autopod.conftest import BIN
 from tests.kernel.autopod.repository import ACT, NEW, OLD, install, new_kernel
@@ -108,6 +109,18 @@ def service(prefix, monkeypatch):
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(300) == 0
     os.unlink(address)
+
+
+def test_pods_come_back_though_somebody_works_on_them(counter, prefix):
+    """As a boot does, which adds them."""
+    host = counter
+    host.run("autopod", "drain", "--no-install")
+    with locked(Places(prefix), "count"):
+        process = subprocess.Popen([BIN / "autopod", "drain", "--undo"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+    assert process.wait(60) == 0
+    goes_on(host)
 
 
 def test_by_hand_and_back_and_then_by_itself_to_the_next_boot(
