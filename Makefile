@@ -29,9 +29,9 @@
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
-PACKAGES := acl apt-utils attr catatonit debootstrap erofs-utils fuse3 gcc gpg gpg-agent iproute2 kmod \
+PACKAGES := acl apt-utils attr catatonit dbus debootstrap erofs-utils fuse3 gcc gpg gpg-agent iproute2 kmod \
     libc6-dev libfuse3-dev libseccomp2 make mmdebstrap nftables patch pkg-config procps python3-dev python3-seccomp python3-venv \
-    squashfs-tools systemd tzdata umoci
+    squashfs-tools systemd systemd-sysv tzdata umoci
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE

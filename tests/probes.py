@@ -48,8 +48,10 @@ def cc() -> str | None:
 
 
 def systemd() -> str | None:
-    """Not a running one: its program that reads units."""
-    return None if shutil.which("systemd-analyze") else "no systemd-analyze"
+    """Not a running one: its programs, and the message bus."""
+    needed = ("systemd-analyze", "systemctl", "/sbin/init", "dbus-daemon")
+    missing = [name for name in needed if not shutil.which(name)]
+    return f"no {' '.join(missing)}" if missing else None
 
 
 def browser() -> str | None:
