@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from autopod import joining, journal, leaving, receive, wire
+from autopod import joining, journal, leaving, overlay, receive, wire
 from autopod.errors import Refused
 from launcher import commandline, pods
 from launcher.errors import Locked
@@ -50,6 +50,7 @@ def _answer(places: Places, link: wire.Link) -> None:
     request = link.receive(wire.Join, wire.Offer, wire.Ask)
     if isinstance(request, wire.Join):
         link.send(joining.answer(places, request))
+        _try(partial(overlay.follow, places))
     elif not link.peer:
         raise Refused("a host that is not known here asks for more than to join")
     elif isinstance(request, wire.Offer):
@@ -65,7 +66,7 @@ def _settle(places: Places, pod: str) -> None:
             leaving.leave(places, pod)
 
 
-def _try(act: Callable[[], None]) -> None:
+def _try(act: Callable[[], object]) -> None:
     try:
         act()
     except Locked:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from autopod import checkpointing
+from autopod import checkpointing, overlaying
 from autopod.fleet import cli as fleet
 from autopod.status import cli as service
 from launcher import commandline
@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     service.add_verbs(verbs)
     fleet.add_verbs(verbs)
     _add_host(verbs.add_parser("host", help="the hosts that pods can move between"))
+
+    overlaying.add_verbs(verbs)
 
     listing = verbs.add_parser("list", help="show the pods of this host")
     listing.set_defaults(run=_list)
@@ -220,7 +222,7 @@ def _host_join(places: Places, arguments: argparse.Namespace) -> int:
 
     name = joining.join(places, arguments.address, arguments.invitation)
     print(f"this host and {name} know each other")
-    return 0
+    return overlaying.follow(places)
 
 
 def _host_list(places: Places, arguments: argparse.Namespace) -> int:
@@ -236,7 +238,7 @@ def _host_remove(places: Places, arguments: argparse.Namespace) -> int:
     from autopod import hosts
 
     hosts.remove(places, arguments.host)
-    return 0
+    return overlaying.follow(places)
 
 
 if __name__ == "__main__":

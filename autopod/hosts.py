@@ -149,6 +149,11 @@ def own_certificate(places: Places) -> Path:
     return places.keys() / _CERTIFICATE
 
 
+def own_fingerprint(places: Places) -> str:
+    """Return the fingerprint of this host's certificate, as Host.fingerprint."""
+    return Host("", own_certificate(places).read_text()).fingerprint
+
+
 def known(places: Places) -> dict[str, Host]:
     """Return the hosts that this one knows, by name.
 

@@ -54,7 +54,8 @@ def settle(places: Places, pod: str) -> wire.Living | None:
 def leave(places: Places, pod: str) -> None:
     """Take away what is here of a pod that runs elsewhere; its layers stay, for when it returns.
 
-    What the journal has of it goes last: broken off, this is done again.
+    On the overlay it is still reached through this host (launcher.network.withdraw_network). What
+    the journal has of it goes last: broken off, this is done again.
     """
     pods.destroy(places, pod)
     if stack.is_mounted(places, pod):
@@ -65,7 +66,8 @@ def leave(places: Places, pod: str) -> None:
         for layer in sealed:
             if not (kept / layer.id).exists():
                 os.rename(layer.path, kept / layer.id)
-    network.remove_network(places, pod)
+    departure = journal.departure(places, pod)
+    network.withdraw_network(places, pod, departure.host if departure else "")
     places.config(pod).unlink(missing_ok=True)
     rest = [path for path in places.state(pod).iterdir() if path.name not in journal.RECORDS]
     subprocess.run(["rm", "-rf", "--one-file-system", "--", *rest], check=True)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from autopod import hosts, journal, leaving, wire
+from autopod import hosts, journal, leaving, overlay, wire
 from autopod.errors import Refused
 from autopod.fleet.takeover import Handover, are_kept
 from autopod.journal import Arrival
@@ -182,8 +182,11 @@ def _look_at_address(places: Places, settings: config.PodConfig) -> None:
     """Refuse a pod whose identity in the network another one has here."""
     book, name = addresses.read(places), settings.name
     kept = book.pods.get(name)
-    others = {pod: own for pod, own in book.identities.items() if pod != name}
-    identity(places, settings, netconfig.pools(places), kept.identity if kept else None, others)
+    others = {pod: own for pod, own in book.reached.items() if pod != name}
+    pools = netconfig.pools(places)
+    own = identity(places, settings, pools, kept.identity if kept else None, others)
+    if own is not None:
+        overlay.look(places, name, own, keeps=settings.network.tcp == "keep")
 
 
 def _keys(places: Places, link: Link) -> "Mapping[str, Ed25519PublicKey]":

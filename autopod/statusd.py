@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from autopod import hosts, journal
+from autopod import hosts, journal, overlay
 from autopod.notify import notify, watchdog_s
 from autopod.status import policy, store
 from launcher import pods
@@ -27,6 +27,7 @@ _ANSWER: Final = (sys.executable, "-m", "autopod.answer")
 _AGENT: Final = (sys.executable, "-m", "autopod.fleet.agent")
 _CYCLE: Final = (sys.executable, "-m", "autopod.status.cycle")
 _INHIBIT: Final = (sys.executable, "-m", "autopod.status.inhibit")
+_OVERLAY: Final = (sys.executable, "-m", "autopod.cli", "overlay", "sync")
 _NOTICES: Final = (sys.executable, "-m", "autopod.status.notices")
 _WEB: Final = (sys.executable, "-m", "autopod.web")
 _PAUSE_S: Final = 1.0
@@ -73,6 +74,8 @@ async def _serve(places: Places, listen: str, every_s: float, nursery: trio.Nurs
         await _run_cycle("resume")
     if hosts.has_name(places):
         host, port = hosts.split(listen)
+        if overlay.is_wanted(places):
+            nursery.start_soon(_have_overlay)
         limit = trio.CapacityLimiter(_AT_ONCE)
         for listener in await trio.open_tcp_listeners(port, host=host):
             nursery.start_soon(_accept, listener, limit)
@@ -80,6 +83,14 @@ async def _serve(places: Places, listen: str, every_s: float, nursery: trio.Nurs
     if every_s:
         nursery.start_soon(_keep_looking, every_s)
     notify("READY=1")
+
+
+async def _have_overlay() -> None:
+    """Make the overlay what it is to be: the host may have just booted, without a network yet."""
+    pause = _PAUSE_S
+    while (await trio.run_process(_OVERLAY, stdin=b"", check=False)).returncode:
+        await trio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_S)
 
 
 async def _accept(listener: trio.SocketListener, limit: trio.CapacityLimiter) -> None:

@@ -28,7 +28,7 @@ from ckpt.progress import Progress
 from ckpt.snapshot import Snapshot, collect_all, model_of
 from ckpt.stackcommand import Packing
 from ckpt.wire import Wire
-from launcher import config, enter, holder, network, pods
+from launcher import config, enter, holder, network, overlay, pods
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -283,6 +283,7 @@ def _collector(
         log_path=os.fspath(places.log(running.name)),
         store=store,
         tcp=tcp,
+        mark=overlay.own_mark(places),
         hold_network=wire.hold_for if wire else lambda _fd: None,
     )
 

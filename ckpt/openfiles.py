@@ -53,10 +53,10 @@ class FileCollector:
         init_host_pid: the pod's init.
         log_path: the launcher's log of the pod.
         store: puts bulk data into the archive and returns its first page; None only looks.
-        tcp, hold_network: see protocol.Dump.
+        tcp, mark, hold_network: see protocol.Dump.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all by name)
         self,
         *,
         pod_root_fd: int,
@@ -64,9 +64,11 @@ class FileCollector:
         log_path: str,
         store: Callable[[bytes | memoryview], int] | None,
         tcp: str = "keep",
+        mark: int = 0,
         hold_network: Callable[[int], None] = lambda _fd: None,
     ) -> None:
         self.tcp = tcp
+        self.mark = mark
         self.hold_network = hold_network
         self.pod_root_fd = pod_root_fd
         self.init_host_pid = init_host_pid

@@ -25,9 +25,9 @@ GRACE_S = 20
 class Machine:
     """A host: a network namespace with an address on the wire, a prefix, and its service."""
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, network: str = "192.0.2") -> None:
         """Make host *name* with the address 192.0.2.*number*; end() takes it away."""
-        self.name, self.address = name, f"192.0.2.{number}"
+        self.name, self.address = name, f"{network}.{number}"
         self.prefix = Path(tempfile.mkdtemp(prefix=f"autopod-{name}-"))
         self.places = Places(self.prefix)
         self.holder = self.hold()
@@ -149,14 +149,71 @@ def pair(make: type[Machine] = Machine) -> Iterator[tuple[Machine, Machine]]:
             machine.run("ip", "link", "set", "lo", "up")
             machine.run("ip", "addr", "add", f"{machine.address}/24", "dev", "wire")
             machine.run("ip", "link", "set", "wire", "up")
-            identity = ("--name", machine.name, "--address", machine.address)
-            machine.run("autopod", "host", "init", *identity)
-            machine.serve()
-        *_, join = a.run("autopod", "host", "invite").split(maxsplit=3)
-        b.run("autopod", "host", "join", *join.split())
+            introduce(machine)
+        join(a, b)
         yield a, b
     if left:
         raise Failed("left behind:\n" + "\n".join(left))
+
+
+def introduce(machine: Machine) -> None:
+    """Give a host its name and key, and start its service."""
+    identity = ("--name", machine.name, "--address", machine.address)
+    machine.run("autopod", "host", "init", *identity)
+    machine.serve()
+
+
+def join(one: Machine, other: Machine) -> None:
+    """Make two hosts known to each other."""
+    *_, words = one.run("autopod", "host", "invite").split(maxsplit=3)
+    other.run("autopod", "host", "join", *words.split())
+
+
+@contextlib.contextmanager
+def routed(*names: str, make: type[Machine] = Machine) -> Iterator[tuple[tuple[Machine, ...], str]]:
+    """Hosts that know each other, each on a network of its own, 10.7.N.0/24, and a router.
+
+    Yields:
+        The hosts, and the path of the network namespace of a client, 10.7.0.1.
+
+    Raises:
+        Failed: their commands have left something behind.
+    """
+    left: list[str] = []
+    with contextlib.ExitStack() as undo:
+        router, client = apart(), apart()
+        for holder in (router, client):
+            undo.callback(holder.wait)
+            undo.callback(holder.kill)
+        _inside(router.pid, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        _plug(router.pid, "client", "10.7.0", client.pid)
+        machines = []
+        for number, name in enumerate(names, 1):
+            machines.append(machine := make(name, 1, f"10.7.{number}"))
+            undo.callback(lambda machine=machine: left.extend(machine.end()))
+            _plug(router.pid, f"to-{name}", f"10.7.{number}", machine.holder.pid)
+            introduce(machine)
+        for number, machine in enumerate(machines):
+            for other in machines[:number]:
+                join(other, machine)
+        yield tuple(machines), f"/proc/{client.pid}/ns/net"
+    if left:
+        raise Failed("left behind:\n" + "\n".join(left))
+
+
+def _plug(router: int, port: str, network: str, host: int) -> None:
+    """Connect two network namespaces, by processes in them: *network*.254 and *network*.1."""
+    peer = ("peer", "name", "wire", "netns", str(host))
+    _inside(router, "ip", "link", "add", port, "type", "veth", *peer)
+    for pid, name, number in ((router, port, 254), (host, "wire", 1)):
+        _inside(pid, "ip", "link", "set", "lo", "up")
+        _inside(pid, "ip", "addr", "add", f"{network}.{number}/24", "dev", name)
+        _inside(pid, "ip", "link", "set", name, "up")
+    _inside(host, "ip", "route", "add", "default", "via", f"{network}.254")
+
+
+def _inside(pid: int, *argv: str) -> None:
+    subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv], check=True)
 
 
 @contextlib.contextmanager

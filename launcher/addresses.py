@@ -25,16 +25,40 @@ class Entry(msgspec.Struct, frozen=True):
     identity: Identity | None
 
 
+class Relay(msgspec.Struct, frozen=True):
+    """A pod that has moved to another host of the overlay, and is still reached through this one.
+
+    Attributes:
+        identity: its own; the addresses are taken here as long as it is reached.
+        host: where it went from here.
+    """
+
+    identity: Identity
+    host: str
+
+
 class Book(msgspec.Struct, frozen=True):
     """All of it.
 
     Attributes:
         pods: by name.
+        relays: by name of the pod. One of a pod that is here means nothing, until that goes.
         forwards: the host forwards packets because of the pods, and did not before.
     """
 
     pods: dict[str, Entry] = {}  # msgspec copies it
     forwards: bool = False
+    relays: dict[str, Relay] = {}
+
+    @property
+    def relayed(self) -> dict[str, Relay]:
+        """Pods that are not here and reached through this host."""
+        return {name: r for name, r in self.relays.items() if name not in self.pods}
+
+    @property
+    def reached(self) -> dict[str, Identity]:
+        """Of all pods that are reached through this host."""
+        return {**{name: r.identity for name, r in self.relayed.items()}, **self.identities}
 
     @property
     def identities(self) -> dict[str, Identity]:

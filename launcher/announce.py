@@ -32,7 +32,7 @@ def announce(netns_fd: int) -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # slow to close
             for name, address in found:
                 mac = _mac(s, name)
-                for frame in _frames(mac, address) if mac else ():
+                for frame in frames(mac, address) if mac else ():
                     wire.sendto(frame, (name, 0))
 
 
@@ -48,7 +48,8 @@ def fall_silent(netns_fd: int) -> None:
             fcntl.ioctl(s.fileno(), _SIOCSIFFLAGS, request)
 
 
-def _frames(mac: bytes, address: packets.Address) -> list[bytes]:
+def frames(mac: bytes, address: packets.Address) -> list[bytes]:
+    """Return the frames that tell everybody who has *address*."""
     if isinstance(address, ipaddress.IPv4Address):
         return packets.arp_announcements(mac, address)
     return [packets.neighbor_advertisement(mac, address)]

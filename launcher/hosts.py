@@ -39,7 +39,7 @@ def prepare(places: Places, config: PodConfig) -> Path | None:
     Raises:
         OSError: the root cannot be read, or the file not be written.
     """
-    pods = addresses.read(places).identities
+    pods = addresses.read(places).reached
     file = path(places, config.name)
     file.unlink(missing_ok=True)
     own = _own(places.root(config.name)) if config.name in pods else None

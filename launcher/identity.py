@@ -67,6 +67,7 @@ def identity(
     pools: Pools,
     kept: Identity | None,
     others: Mapping[str, Identity],
+    salt: str = "",
 ) -> Identity | None:
     """Return the identity of the pod, or None if it has no network.
 
@@ -79,6 +80,7 @@ def identity(
         pools: of the host.
         kept: its identity before.
         others: identities of the other pods.
+        salt: has pods of one name on several hosts have different identities.
 
     Raises:
         PodError: it contradicts the pools or another pod's, or a pool is used up.
@@ -86,7 +88,7 @@ def identity(
     network = config.network
     if network.mode == "none":
         return None
-    digest = _digest(places, config.name)
+    digest = _digest(places, config.name + salt)
     bridged = network.mode == "bridge"
     before = kept if kept and (kept.bridge is not None) == bridged else None
     address = _plain(network.address) or (before.address if before else None)
@@ -237,7 +239,7 @@ def _ips(of: Identity) -> list[str]:
 def _refuse_taken(found: Identity, others: Mapping[str, Identity]) -> None:
     own = {_ip(address) for address, _ in found.pairs}
     for name, other in others.items():
-        hint = f"launcher list; autopod rm {name}, if pod {name!r} is no more"
+        hint = f"if it is no more: autopod rm {name}; if it has moved: autopod relay end {name}"
         for ip in _ips(other):
             if ip in own:
                 raise PodError(f"address {ip} is taken by pod {name!r} or the host for it", hint)

@@ -1,13 +1,12 @@
 """Makes and removes pods' networks: a process of its own, `python -m launcher.links`.
 
-The only importer of pyroute2, used synchronously and by one thread: it enters other network
-namespaces. What is to be made is in the address book first; the namespace gets its name last. So
-whatever is interrupted is found not to be there, and is made anew from the book; each step is such
-that it may be taken again.
+With launcher.vxlan the only importer of pyroute2, used synchronously and by one thread: it enters
+other network namespaces. What is to be made is in the address book first; the namespace gets its
+name last. So whatever is interrupted is found not to be there, and is made anew from the book; each
+step is such that it may be taken again.
 """
 
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,19 @@ import msgspec
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from launcher import abi, addresses, hosts, netconfig, network, ruleset, wall
-from launcher.addresses import Book, Entry
+from launcher import (
+    abi,
+    addresses,
+    hosts,
+    netconfig,
+    network,
+    overlay,
+    ruleset,
+    vxlan,
+    wall,
+    whohas,
+)
+from launcher.addresses import Book, Entry, Relay
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.identity import Identity, bridge_name, identity, port_name
@@ -26,7 +36,7 @@ from launcher.network import Failure
 from launcher.places import Places
 from launcher.toml import ConfigError
 
-_NODAD: Final = 0x02  # IFA_F_NODAD, <linux/if_addr.h>: it is nobody else's, and usable at once
+_PATIENCE_S: Final = 0.6
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -40,11 +50,13 @@ def make(places: Places, config: PodConfig, *, walled: bool) -> None:
     book = _with(places, before, config)
     found = book.identities.get(config.name)
     if found is not None:
-        _refuse_busy(found, before.identities.get(config.name))
+        _refuse_busy(found, before.reached.get(config.name))
     addresses.write(places, book)
     try:
-        pod_fd = _make_namespace(places, config.name, found, walled=walled)
         _settle(places, before, book)
+        if found is not None and not walled:
+            _refuse_double(places, found)
+        pod_fd = _make_namespace(places, config.name, found, walled=walled)
         _keep(places, config.name, pod_fd)
     except BaseException:
         _remove_namespace(places, config.name)
@@ -54,9 +66,54 @@ def make(places: Places, config: PodConfig, *, walled: bool) -> None:
 
 
 def remove(places: Places, name: str) -> None:
-    """Remove all that there is for pod *name*."""
+    """Remove all that there is for pod *name*, wherever it is."""
     before = addresses.read(places)
-    book = _forwarding({n: e for n, e in before.pods.items() if n != name}, before)
+    _withdraw(places, before, name, {n: r for n, r in before.relays.items() if n != name})
+
+
+def withdraw(places: Places, name: str, host: str) -> None:
+    """Remove what there is for pod *name*, which lives at *host*; "": elsewhere.
+
+    With a *host* of the overlay it is reached through this one from now on; else if it was before.
+    """
+    before = addresses.read(places)
+    found, wanted = before.identities.get(name), overlay.read(places)
+    relays = dict(before.relays)
+    if found and found.bridge and wanted and host in {one.name for one in wanted.members}:
+        relays[name] = Relay(found, host)
+    _withdraw(places, before, name, relays)
+
+
+def settle(places: Places) -> None:
+    """Make the overlay, and all that hangs on it, what it is to be; or nothing of it."""
+    wanted, book = overlay.read(places), addresses.read(places)
+    if wanted is None and book.relayed:
+        name, relay = next(iter(book.relayed.items()))
+        hint = f"end that first: autopod relay end {name}"
+        raise PodError(f"pod {name!r} at host {relay.host} is reached through this host", hint)
+    with IPRoute() as ip:
+        if wanted is not None:
+            vxlan.check(ip, wanted)
+    _settle(places, book, book)
+    for name, found in book.identities.items():
+        if found.bridge and network.is_kept(network.path(places, name)):
+            _refresh(places, name, found, wanted)
+    with IPRoute() as ip:
+        _remove_bridge(ip, places)
+
+
+def end_relay(places: Places, name: str) -> None:
+    """Have pod *name*, which is elsewhere, no more be reached through this host."""
+    before = addresses.read(places)
+    relays = {n: r for n, r in before.relays.items() if n != name}
+    book = _forwarding(msgspec.structs.replace(before, relays=relays))
+    _settle(places, before, book)
+    addresses.write(places, book)
+
+
+def _withdraw(places: Places, before: Book, name: str, relays: dict[str, Relay]) -> None:
+    pods = {n: e for n, e in before.pods.items() if n != name}
+    book = _forwarding(msgspec.structs.replace(before, pods=pods, relays=relays))
     _remove_namespace(places, name)
     hosts.path(places, name).unlink(missing_ok=True)
     _settle(places, before, book)
@@ -65,19 +122,41 @@ def remove(places: Places, name: str) -> None:
 
 def _with(places: Places, before: Book, config: PodConfig) -> Book:
     """Return the book with the pod in it."""
-    entry = before.pods.get(config.name)
-    others = {n: found for n, found in before.identities.items() if n != config.name}
-    pools = netconfig.pools(places)
-    found = identity(places, config, pools, entry.identity if entry else None, others)
-    return _forwarding({**before.pods, config.name: Entry(config.network, found)}, before)
+    entry, mark = before.pods.get(config.name), overlay.own_mark(places)
+    others = {n: found for n, found in before.reached.items() if n != config.name}
+    pools, kept = netconfig.pools(places), entry.identity if entry else None
+    found = identity(places, config, pools, kept, others, f"@{mark:x}" if mark else "")
+    pods = {**before.pods, config.name: Entry(config.network, found)}
+    return _forwarding(msgspec.structs.replace(before, pods=pods))
 
 
-def _forwarding(pods: dict[str, Entry], before: Book) -> Book:
-    """Return the book of *pods*: the host forwards because of them if it did not by itself."""
-    book = Book(pods)
-    needed = ruleset.needed(book.identities)
-    forwards = needed and (before.forwards or _FORWARDING.read_text().strip() == "0")
+def _forwarding(book: Book) -> Book:
+    """Return the book of these pods: the host forwards because of them if it did not by itself."""
+    needed = ruleset.needed(book.reached)
+    forwards = needed and (book.forwards or _FORWARDING.read_text().strip() == "0")
     return msgspec.structs.replace(book, forwards=forwards)
+
+
+def _standing(places: Places, book: Book) -> dict[str, str]:
+    """Return the addresses of the pods that have a network here now, and their names."""
+    return {
+        address.partition("/")[0]: name
+        for name, found in book.identities.items()
+        for address, _ in found.pairs
+        if found.bridge and network.is_kept(network.path(places, name))
+    }
+
+
+def _refuse_double(places: Places, found: Identity) -> None:
+    """Refuse an address that somebody on the overlay has."""
+    wanted = overlay.read(places)
+    if wanted is None or not found.bridge:
+        return
+    own = [address.partition("/")[0] for address, _ in found.pairs]
+    there = whohas.ask(overlay.device_name(places), wanted.own.mac, own, _PATIENCE_S)
+    for address, mac in there.items():
+        hint = "give the pod another one: network.address, or autopod add --ip"
+        raise PodError(f"address {address} is taken on the overlay, by {mac}", hint)
 
 
 def _refuse_busy(found: Identity, before: Identity | None) -> None:
@@ -100,26 +179,23 @@ def _refuse_busy(found: Identity, before: Identity | None) -> None:
 
 
 def _settle(places: Places, before: Book, book: Book) -> None:
-    """Make rules, forwarding and hosts files what the book says."""
-    hosts.update(places, book.identities)
-    if ruleset.needed(before.identities) or ruleset.needed(book.identities):
+    """Make overlay, rules, forwarding and hosts files what the book says."""
+    wanted = overlay.read(places)
+    with IPRoute() as ip:
+        if wanted is not None:
+            gateways = [g for r in book.relayed.values() for _, g in r.identity.pairs if g]
+            vxlan.make_bridge(ip, bridge_name(places), gateways, wanted)
+            vxlan.join(ip, places, wanted, book.reached.values(), _standing(places, book))
+        else:
+            vxlan.leave(ip, places)
+    hosts.update(places, book.reached)
+    if ruleset.needed(before.reached) or ruleset.needed(book.reached):
         table, bridge = ruleset.table_name(places.tag), bridge_name(places)
-        _nft(ruleset.ruleset(table, bridge, book.identities))
+        vxlan.nft(ruleset.ruleset(table, bridge, book.reached))
     if book.forwards:
         _FORWARDING.write_text("1")
     elif before.forwards:
         _FORWARDING.write_text("0")
-
-
-def _nft(text: str) -> None:
-    try:
-        run = subprocess.run(
-            ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as e:
-        raise PodError("network.nat and .publish need nft", "apt-get install nftables") from e
-    if run.returncode:
-        raise PodError(f"nft: {run.stderr.strip().partition(chr(10))[0]}")
 
 
 # --- what is one pod's ---------------------------------------------------------------------
@@ -131,6 +207,7 @@ def _make_namespace(places: Places, name: str, found: Identity | None, *, walled
     The process is in the host's before and after.
     """
     _remove_namespace(places, name)
+    wanted = overlay.read(places)
     host_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     abi.unshare(abi.CLONE_NEWNET)
     try:
@@ -141,16 +218,28 @@ def _make_namespace(places: Places, name: str, found: Identity | None, *, walled
             abi.setns(host_fd, abi.CLONE_NEWNET)
             with IPRoute() as ip:
                 if found.bridge:
-                    _plug(ip, found, pod_fd, joined=not walled)
+                    _plug(ip, found, pod_fd, wanted, joined=not walled)
                 else:
                     _branch(ip, found, pod_fd)
             abi.setns(pod_fd, abi.CLONE_NEWNET)
         with IPRoute() as ip:
             _configure(ip, found)
+            if found is not None and found.bridge and wanted is not None:
+                vxlan.set_paths(ip, found, wanted)
     finally:
         abi.setns(host_fd, abi.CLONE_NEWNET)
         os.close(host_fd)
     return pod_fd
+
+
+def _refresh(places: Places, name: str, found: Identity, wanted: overlay.Overlay | None) -> None:
+    """Bring the network of a pod up to date with the overlay."""
+    if wanted is not None:
+        with IPRoute() as ip:
+            for port in ip.link_lookup(ifname=found.port):
+                ip.link("set", index=port, mtu=wanted.mtu)
+    with network.opened(network.path(places, name)) as fd, wall.inside(fd), IPRoute() as ip:
+        vxlan.set_paths(ip, found, wanted)
 
 
 def _keep(places: Places, name: str, pod_fd: int) -> None:
@@ -167,41 +256,33 @@ def _remove_namespace(places: Places, name: str) -> None:
     with IPRoute() as ip:
         for port in ip.link_lookup(ifname=port_name(places, name)):
             ip.link("del", index=port)  # now, not when the namespace is gone
-        for bridge in ip.link_lookup(ifname=bridge_name(places)):
-            if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
-                ip.link("del", index=bridge)
+        _remove_bridge(ip, places)
     file = network.path(places, name)
     if network.is_kept(file):
         abi.umount2(os.fspath(file), abi.MNT_DETACH)
     file.unlink(missing_ok=True)
 
 
-def _plug(ip: IPRoute, found: Identity, pod_fd: int, *, joined: bool) -> None:
+def _remove_bridge(ip: IPRoute, places: Places) -> None:
+    """Remove a bridge without ports."""
+    for bridge in ip.link_lookup(ifname=bridge_name(places)):
+        if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
+            ip.link("del", index=bridge)
+
+
+def _plug(
+    ip: IPRoute, found: Identity, pod_fd: int, wanted: overlay.Overlay | None, *, joined: bool
+) -> None:
     """Make a veth pair to the namespace *pod_fd*, from the bridge if it is *joined* to that now."""
-    bridge = _bridge(ip, found)
-    peer = {"ifname": "eth0", "net_ns_fd": pod_fd, "address": found.mac}
-    ip.link("add", ifname=found.port, kind="veth", peer=peer)
+    gateways = [gateway for _, gateway in found.pairs if gateway is not None]
+    bridge = vxlan.make_bridge(ip, str(found.bridge), gateways, wanted)
+    mtu = {"mtu": wanted.mtu} if wanted is not None else {}
+    peer = {"ifname": "eth0", "net_ns_fd": pod_fd, "address": found.mac, **mtu}
+    ip.link("add", ifname=found.port, kind="veth", peer=peer, **mtu)
     port = ip.link_lookup(ifname=found.port)[0]
     ip.link("set", index=port, state="up", ifalias=found.pairs[0][0])
     if joined:
         ip.link("set", index=port, master=bridge)
-
-
-def _bridge(ip: IPRoute, found: Identity) -> int:
-    """Return the index of the bridge, which has the gateways' addresses from now on.
-
-    Its MAC is set, else it is the least of its ports', and changes as pods come and go. It is
-    the host's, so that two hosts' bridges may be joined.
-    """
-    if not ip.link_lookup(ifname=found.bridge):
-        mac = ":".join(f"{byte:02x}" for byte in (0x02, 0x50, *os.urandom(4)))
-        ip.link("add", ifname=found.bridge, kind="bridge", address=mac)
-    index = int(ip.link_lookup(ifname=found.bridge)[0])
-    for _, gateway in found.pairs:
-        if gateway is not None:
-            _add_address(ip, "replace", index, gateway)
-    ip.link("set", index=index, state="up")
-    return index
 
 
 def _branch(ip: IPRoute, found: Identity, pod_fd: int) -> None:
@@ -227,18 +308,12 @@ def _configure(ip: IPRoute, found: Identity | None) -> None:
         return
     index = ip.link_lookup(ifname="eth0")[0]
     for address, _ in found.pairs:
-        _add_address(ip, "add", index, address)
+        vxlan.add_address(ip, "add", index, address)
     ip.link("set", index=index, state="up")
     for _, gateway in found.pairs:
         if gateway is not None:
             every = "::/0" if ":" in gateway else "0.0.0.0/0"
             ip.route("add", dst=every, gateway=gateway.partition("/")[0], oif=index)
-
-
-def _add_address(ip: IPRoute, verb: str, index: int, text: str) -> None:
-    address, _, length = text.partition("/")
-    flags = {"flags": _NODAD} if ":" in address else {}
-    ip.addr(verb, index=index, address=address, prefixlen=int(length), **flags)
 
 
 def _main(verb: str, name: str) -> int:
@@ -247,6 +322,12 @@ def _main(verb: str, name: str) -> int:
         with addresses.locked(places):
             if verb == "remove":
                 remove(places, name)
+            elif verb == "withdraw":
+                withdraw(places, name, sys.stdin.read())
+            elif verb == "end-relay":
+                end_relay(places, name)
+            elif verb == "settle":
+                settle(places)
             else:
                 config = msgspec.json.decode(sys.stdin.buffer.read(), type=PodConfig)
                 make(places, config, walled=verb == "make-walled")

@@ -108,17 +108,51 @@ class Network(Table, frozen=True):
         return tuple(map(_port, self.publish))
 
 
+class Tunnel(Table, frozen=True):
+    """How this host takes part in the overlay between hosts: launcher/overlay.py.
+
+    Attributes:
+        address: its own IP address, by which the others reach it; None: that of autopod host init.
+        vni: number of the segment, the same on all hosts.
+        port: of UDP, the same on all hosts.
+        mtu: bytes of a packet in the pods' network, the same on all hosts; None: what Ethernet
+            between the hosts leaves, 1450, or 1430 with IPv6.
+    """
+
+    address: str | None = None
+    vni: int = 7463
+    port: int = 7463
+    mtu: int | None = None
+
+    def __post_init__(self) -> None:
+        import ipaddress
+
+        if self.address is not None:
+            try:
+                ipaddress.ip_address(self.address)
+            except ValueError as e:
+                reject("address", self.address, str(e))
+        if not 0 < self.vni < 1 << 24:
+            reject("vni", self.vni, f"must be 1 to {(1 << 24) - 1}")
+        if not 0 < self.port < 1 << 16:
+            reject("port", self.port, "must be 1 to 65535")
+        if self.mtu is not None and not 1280 <= self.mtu <= 65535:
+            reject("mtu", self.mtu, "must be 1280 to 65535")
+
+
 class Pools(Table, frozen=True):
-    """Where addresses come from: `/etc/autopod/network.toml`.
+    """What pods of this host share in the network: `/etc/autopod/network.toml`.
 
     Attributes:
         pool: IPv4 network of pods on the bridge; None: 10.98.0.0/16, and a pod may be given any
             other. The first address is the host's.
         pool6: IPv6 network of them; None: a pod has no IPv6 address but one that it is given.
+        overlay: this host is in the overlay.
     """
 
     pool: str | None = None
     pool6: str | None = None
+    overlay: Tunnel | None = None
 
     def __post_init__(self) -> None:
         import ipaddress

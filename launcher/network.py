@@ -71,7 +71,7 @@ def begin(places: Places, config: PodConfig, *, walled: bool = False) -> "Making
     """
     entry = addresses.read(places).pods.get(config.name)
     if entry and entry.asked == config.network and _stands(places, config.name, entry.identity):
-        with _opened(path(places, config.name)) as fd:
+        with opened(path(places, config.name)) as fd:
             if walled:
                 wall.build_lasting(fd)
             else:
@@ -113,7 +113,7 @@ class Making:
     def undo(self) -> None:
         """Remove the network if the pod had none before. Called after the end of the context."""
         if self._is_new:
-            remove_network(self._places, self._name)
+            withdraw_network(self._places, self._name)
 
 
 def open_network(places: Places, name: str) -> None:
@@ -123,7 +123,7 @@ def open_network(places: Places, name: str) -> None:
         OSError: as netlink(7).
     """
     _join_bridge(places, name)
-    with _opened(path(places, name)) as fd:
+    with opened(path(places, name)) as fd:
         wall.open_lasting(fd)
 
 
@@ -143,7 +143,7 @@ def announce_network(places: Places, name: str) -> None:
     """
     from launcher import announce
 
-    with _opened(path(places, name)) as fd:
+    with opened(path(places, name)) as fd:
         announce.announce(fd)
         wall.remove(fd)
 
@@ -159,7 +159,7 @@ def leave_network(places: Places, name: str) -> None:
     from launcher import announce
 
     file = path(places, name)
-    with _opened(file) as fd:
+    with opened(file) as fd:
         announce.fall_silent(fd)
     abi.umount2(os.fspath(file), abi.MNT_DETACH)
 
@@ -170,8 +170,43 @@ def remove_network(places: Places, name: str) -> None:
     Raises:
         PodError: it cannot be removed.
     """
-    if path(places, name).exists() or name in addresses.read(places).pods:
+    book = addresses.read(places)
+    if path(places, name).exists() or name in book.pods or name in book.relays:
         _finish(_spawn("remove", places, name, _NOTHING), name)
+
+
+def withdraw_network(places: Places, name: str, host: str = "") -> None:
+    """Do what remove_network() does for a pod that lives elsewhere.
+
+    If *host*, where it went from here, is on the overlay, it is still reached through this host,
+    by the ports that it publishes, too, until end_relay(). Who was a relay for it is one still.
+
+    Raises:
+        PodError: it cannot be removed.
+    """
+    if path(places, name).exists() or name in addresses.read(places).pods:
+        _finish(_spawn("withdraw", places, name, host.encode()), name)
+
+
+def end_relay(places: Places, name: str) -> None:
+    """Have pod *name*, which has moved away, no more be reached through this host.
+
+    Raises:
+        PodError: it is not.
+    """
+    if name not in addresses.read(places).relayed:
+        raise PodError(f"pod {name!r} is not reached through this host", "autopod relay list")
+    _finish(_spawn("end-relay", places, name, _NOTHING), name)
+
+
+def settle_overlay(places: Places) -> None:
+    """Make the overlay what launcher.overlay.read() says.
+
+    Raises:
+        PodError: it cannot be.
+    """
+    process = _spawn("settle", places, "", _NOTHING)
+    _finish(process, None)
 
 
 def pin(places: Places, config: PodConfig) -> PodConfig:
@@ -229,7 +264,8 @@ def _join_bridge(places: Places, name: str) -> None:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[int]:
+def opened(file: Path) -> Iterator[int]:
+    """Have a descriptor of the network namespace that is kept at *file*."""
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
@@ -254,10 +290,11 @@ def _spawn(verb: str, places: Places, name: str, text: bytes) -> "subprocess.Pop
     return process
 
 
-def _finish(process: "subprocess.Popen[bytes]", name: str) -> None:
+def _finish(process: "subprocess.Popen[bytes]", name: str | None) -> None:
     said, _ = process.communicate()
     if process.returncode:
         failure = Failure("its maker was killed")
         if said:
             failure = msgspec.json.decode(said, type=Failure)
-        raise PodError(f"network of pod {name!r}: {failure.error}", failure.hint)
+        whose = f"network of pod {name!r}: " if name is not None else ""
+        raise PodError(f"{whose}{failure.error}", failure.hint)

@@ -1,6 +1,6 @@
 """Packets, byte by byte. Pure.
 
-Source: RFC 791, 768, 9293, 8200, 4861, 826, 5227, 1071.
+Source: RFC 791, 768, 9293, 8200, 4861, 4862, 826, 5227, 1071.
 """
 
 import ipaddress
@@ -15,9 +15,10 @@ TCP, UDP, ICMPV6 = 6, 17, 58
 FIN, RST, ACK = 0x01, 0x04, 0x10
 _EVERYBODY: Final = b"\xff" * 6
 _ALL_NODES: Final = ipaddress.IPv6Address("ff02::1")
+_SOLICITED: Final = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13]
 _ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
 _ARP_REQUEST, _ARP_REPLY = 1, 2
-_NEIGHBOR_ADVERTISEMENT: Final = 136
+_NEIGHBOR_SOLICITATION, _NEIGHBOR_ADVERTISEMENT = 135, 136
 _OVERRIDE: Final = 0x20000000
 _HOPS: Final = 64
 
@@ -79,6 +80,41 @@ def neighbor_advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
     body = body[:2] + struct.pack("!H", total) + body[4:]
     frame = b"\x33\x33" + _ALL_NODES.packed[-4:] + mac + struct.pack("!H", _ETHERTYPE_IPV6)
     return frame + ip(address, _ALL_NODES, ICMPV6, body, hops=255)
+
+
+def who_has(mac: bytes, address: Address) -> bytes:
+    """Return the frame that asks who has *address*, and does not say who asks but for the MAC.
+
+    An ARP probe, RFC 5227, 2.1.1; a solicitation of the unspecified address, RFC 4862, 5.4.2.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, _ARP_REQUEST)
+        arp += mac + bytes(4) + bytes(6) + address.packed
+        return _EVERYBODY + mac + struct.pack("!H", _ETHERTYPE_ARP) + arp
+    nobody = ipaddress.IPv6Address("::")
+    group = ipaddress.IPv6Address(_SOLICITED + address.packed[-3:])
+    body = struct.pack("!BBHI", _NEIGHBOR_SOLICITATION, 0, 0, 0) + address.packed
+    total = checksum(_pseudo_header(nobody, group, ICMPV6, len(body)) + body)
+    body = body[:2] + struct.pack("!H", total) + body[4:]
+    frame = b"\x33\x33" + group.packed[-4:] + mac + struct.pack("!H", _ETHERTYPE_IPV6)
+    return frame + ip(nobody, group, ICMPV6, body, hops=255)
+
+
+def has(frame: bytes) -> tuple[Address, bytes] | None:
+    """Return the address that *frame*, an answer to who_has(), tells of, and who has it; or None.
+
+    Of IPv6 it is the sender of the frame, whatever options the answer has.
+    """
+    ethertype = int.from_bytes(frame[12:14], "big")
+    if ethertype == _ETHERTYPE_ARP and len(frame) >= 14 + 28:
+        if frame[14 + 6 : 14 + 8] == _ARP_REPLY.to_bytes(2):
+            return ipaddress.IPv4Address(frame[14 + 14 : 14 + 18]), frame[14 + 8 : 14 + 14]
+        return None
+    if protocol(frame) == ICMPV6 and len(frame) >= 14 + 40 + 24:
+        body = frame[14 + 40 :]
+        if body[0] == _NEIGHBOR_ADVERTISEMENT:
+            return ipaddress.IPv6Address(body[8:24]), frame[6:12]
+    return None
 
 
 def protocol(frame: bytes) -> int | None:

@@ -80,6 +80,10 @@ class Places(Struct, frozen=True):
         """The identities of this host's pods in the network, and what was made for them."""
         return self.states() / "network.json"
 
+    def overlay(self) -> Path:
+        """What the overlay between hosts is to be; see launcher/overlay.py."""
+        return self.states() / "overlay.json"
+
     def keys(self) -> Path:
         """Own keys: `private.pem` (0600) and `public.pem`; `identity.pem` and `recipient.pem`."""
         return self.prefix / "etc/autopod/keys"

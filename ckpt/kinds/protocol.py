@@ -100,6 +100,9 @@ class Dump(Protocol):
     tcp: str
     """What is to become of TCP connections: "keep", "close" or "listen-only"."""
 
+    mark: int
+    """This host's in the overlay (launcher/overlay.py), 0 without: how connections came so far."""
+
     def hold_network(self, fd: int) -> None:
         """Let no packet pass, for *fd*, our duplicate of a connected socket, is about to be read.
 

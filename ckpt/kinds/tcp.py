@@ -147,7 +147,18 @@ def _collect_connection(
     if dump.tcp != "keep":
         return ended(state)
     connection = None if dump.looking_only else tcprepair.read(s, phase, dump.store)
-    return replace(state, peer=inet.peer_address(s), connection=connection)
+    common = _marked(state.common, dump.mark)
+    return replace(state, peer=inet.peer_address(s), connection=connection, common=common)
+
+
+def _marked(common: sockets.Common, mark: int) -> sockets.Common:
+    """Return *common* with the mark of the host by which the connection goes: it will go on by it.
+
+    One that another host of the overlay has begun has that one's.
+    """
+    if not mark or common.options.get("mark", [0]) != [0]:
+        return common
+    return msgspec.structs.replace(common, options={**common.options, "mark": [mark]})
 
 
 def _hold(source: Source, dump: Dump) -> None:
