@@ -8,14 +8,15 @@ until the pod runs at its former host again.
 At the new host, `arriving` in the pod's state names the session while the pod is being built. A
 file per session in `.arrivals/` holds what was decided, and is made once: whoever makes it has
 decided. *released* is written before the pod is let go, *refused* when the former host asks before
-that, or when what a killed receiver left is found; so the answer is final, whenever it comes.
+that, or when what a killed receiver left is found; so the answer is final, whenever it comes. Both
+are there as drafts while the pod is built: a full disk keeps nobody from deciding.
 """
 
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -119,21 +120,44 @@ def decide(places: Places, session: str, arrival: Arrival) -> Arrival:
     file = _arrival(places, session)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = file.with_name(f".{session}.{os.getpid()}")
-    _write(new, msgspec.json.encode(arrival))
-    try:
-        os.link(new, file)  # one of two that try succeeds: link(2), EEXIST
-    except FileExistsError:
-        return msgspec.json.decode(file.read_bytes(), type=Arrival)
-    finally:
-        new.unlink()
+    with suppress(FileExistsError):  # one of two that try succeeds: link(2), EEXIST
+        try:
+            os.link(_draft(places, session, arrival.outcome), file)
+        except FileNotFoundError:  # never built here, or decided meanwhile
+            if not file.exists():
+                try:
+                    _write(new, msgspec.json.encode(arrival))
+                    os.link(new, file)
+                finally:
+                    new.unlink(missing_ok=True)
     _sync(file.parent)
-    return arrival
+    for outcome in get_args(Outcome):
+        _draft(places, session, outcome).unlink(missing_ok=True)
+    return msgspec.json.decode(file.read_bytes(), type=Arrival)
 
 
 def arrive(places: Places, pod: str, session: str) -> None:
-    """Write down that *pod* is being built here, so that what is left of it can be told."""
+    """Write down that *pod* is being built here, so that what is left of it can be told.
+
+    Raises:
+        OSError: as write(2); nothing is written down.
+    """
     places.state(pod).mkdir(mode=0o700, parents=True, exist_ok=True)
-    _arriving(places, pod).write_text(session)
+    _arrivals(places).mkdir(mode=0o700, parents=True, exist_ok=True)
+    drafts = {outcome: _draft(places, session, outcome) for outcome in get_args(Outcome)}
+    file = _arriving(places, pod)
+    new = file.with_suffix(".new")
+    try:
+        _write(new, session.encode())
+        new.replace(file)
+        for outcome, draft in drafts.items():
+            _write(draft, msgspec.json.encode(Arrival(outcome, pod)))
+    except BaseException:
+        for one in (*drafts.values(), new, file):
+            one.unlink(missing_ok=True)
+        with suppress(OSError):  # it is the pod's layers', too
+            places.state(pod).rmdir()
+        raise
 
 
 def arriving(places: Places, pod: str) -> str | None:
@@ -181,6 +205,10 @@ def _arrival(places: Places, session: str) -> Path:
     if not is_session(session):
         raise ValueError(f"{session!r} names no session")
     return _arrivals(places) / session
+
+
+def _draft(places: Places, session: str, outcome: Outcome) -> Path:
+    return _arrivals(places) / f".{session}.{outcome}"
 
 
 def _write(file: Path, data: bytes) -> None:

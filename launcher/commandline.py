@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
@@ -120,13 +121,21 @@ def findings(tool: str, error: Exception) -> list[tuple[str, str]]:
     if own:
         return list(own)
     if isinstance(error, OSError) and error.strerror:
-        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
-        lacking = isinstance(error, PermissionError) and os.geteuid()
-        return [(f"{error.strerror}{where}", "pods are root's to work on" if lacking else "")]
+        return [_system_call(error)]
     if isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
         return [(str(error), getattr(error, "hint", ""))]
     message = f"internal error: {type(error).__name__}: {error}"
     return [(message, f"please report it with what `{tool} --debug …` prints")]
+
+
+def _system_call(error: OSError) -> tuple[str, str]:
+    where, hint = os.fsdecode(error.filename or ""), ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = where or os.fspath(Places.from_environment().states())
+        hint = f"make room there: df {where if os.path.isdir(where) else os.path.dirname(where)}"
+    elif isinstance(error, PermissionError) and os.geteuid():
+        hint = "pods are root's to work on"
+    return f"{error.strerror}{f': {where}' if where else ''}", hint
 
 
 def print_error(tool: str, message: str, hint: str = "") -> None:

@@ -339,7 +339,9 @@ def _main(verb: str, name: str) -> int:
         failure = Failure(f"{e.strerror}{f': {e.filename}' if e.filename else ''}")
     else:
         return 0
-    sys.stdout.buffer.write(msgspec.json.encode(failure))
+    with suppress(BrokenPipeError):  # who has asked has failed itself
+        sys.stdout.buffer.write(msgspec.json.encode(failure))
+        sys.stdout.flush()
     return 1
 
 

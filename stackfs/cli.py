@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from stackfs.control import Refused
+from stackfs.control import Refused, refusal
 from stackfs.places import Places, check_pod_name
 
 _MAX_LINE = 1 << 16
@@ -344,18 +344,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _say_error(e.error, e.hint)
         return 1
-    except (OSError, ValueError) as e:
+    except OSError as e:
         if asked.debug:
             raise
-        _say_error(_describe(e))
+        refused = refusal(e)
+        _say_error(refused.error, refused.hint)
+        return 1
+    except ValueError as e:
+        if asked.debug:
+            raise
+        _say_error(str(e))
         return 1
     return 0
-
-
-def _describe(error: OSError | ValueError) -> str:
-    if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
-    return f"{error.strerror}: {os.fsdecode(error.filename)}"
 
 
 def _say_error(error: str, hint: str = "") -> None:

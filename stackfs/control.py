@@ -1,6 +1,7 @@
 """The daemon's control socket: one JSON object per line each way (ARCHITECTURE.md)."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -26,6 +27,16 @@ class Refused(Exception):  # noqa: N818 (it is an answer, not a fault)
         super().__init__(error)
         self.error = error
         self.hint = hint
+
+
+def refusal(error: OSError) -> Refused:
+    """Return *error* in words; of a full disk, which one that is."""
+    where, hint = os.fsdecode(error.filename or ""), ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        states = os.fspath(Places.from_environment().states())
+        where = where if os.path.isabs(where) else states
+        hint = f"make room there: df {where if os.path.isdir(where) else os.path.dirname(where)}"
+    return Refused(f"{error.strerror or error}{f': {where}' if where else ''}", hint)
 
 
 class NoAnswer(Refused):
@@ -116,7 +127,8 @@ async def _answer(line: bytes, handlers: dict[str, Handler]) -> Reply:
     except Refused as e:
         return {"ok": False, "error": e.error, "hint": e.hint}
     except OSError as e:
-        return {"ok": False, "error": f"{asked['op']}: {e}"}
+        refused = refusal(e)
+        return {"ok": False, "error": f"{asked['op']}: {refused.error}", "hint": refused.hint}
 
 
 def clear(run: Path) -> None:

@@ -47,7 +47,11 @@ class Places:
 
     def state(self, pod: str) -> Path:
         """What survives a reboot: `upper`, `work`, and sealed layers as `layers/N`. Mode 0700."""
-        return self.prefix / "var/lib/autopod" / pod
+        return self.states() / pod
+
+    def states(self) -> Path:
+        """The directory of all pods' state."""
+        return self.prefix / "var/lib/autopod"
 
     def run(self, pod: str) -> Path:
         """What a reboot may forget: the control socket and the daemon's record."""

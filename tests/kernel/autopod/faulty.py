@@ -3,11 +3,13 @@
     faulty.py serve HOST PORT FAULT        answer one connection, as the service's processes do
     faulty.py migrate POD HOST FAULT
 
-FAULT is WHAT:WHEN:WHERE. WHAT is `kill` (SIGKILL) or `cut` (the connection); WHEN is `before` or
-`after`; WHERE is a function of the project, `autopod.journal.depart`, or a message that is sent,
+FAULT is WHAT:WHEN:WHERE. WHAT is `kill` (SIGKILL), `cut` (the connection), or `full`: the disk of
+the pods' state has no room from then on, until somebody removes FILLER beside it. WHEN is `before`
+or `after`; WHERE is a function of the project, `autopod.journal.depart`, or a message that is sent,
 `send.Prepared`.
 """
 
+import errno
 import importlib
 import os
 import signal
@@ -20,13 +22,33 @@ from launcher import commandline
 from launcher.places import Places
 
 LINKS = []
+FILLER = "filler"
 
 
 def fail(what):
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "full":
+        fill(Places.from_environment())
+        return
     for link in LINKS:
         link._connection.shutdown(socket.SHUT_RDWR)
+
+
+def fill(places):
+    """Take all the room that there is, to the last page."""
+    fd = os.open(places.states().parent / FILLER, os.O_WRONLY | os.O_CREAT)
+    size, piece = os.fstat(fd).st_size, 1 << 30
+    while piece >= 4096:
+        try:
+            os.posix_fallocate(fd, size, piece)
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+            piece //= 2
+        else:
+            size += piece
+    os.close(fd)
 
 
 def inject(fault):

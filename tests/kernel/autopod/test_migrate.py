@@ -122,7 +122,7 @@ SOURCE_FAULTS = [
     "kill:after:launcher.pods.kill",
     "kill:after:send.Release",
     "kill:before:autopod.leaving.leave",
-    "kill:before:launcher.network.remove_network",
+    "kill:before:launcher.network.withdraw_network",
     "kill:before:autopod.journal.departed",
     "cut:after:send.Archive",
     "cut:before:send.Release",
