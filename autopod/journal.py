@@ -27,6 +27,9 @@ Outcome = Literal["released", "refused"]
 RECORDS: Final = frozenset({"departing.json", "returning.json", "arriving"})
 """What stands in a pod's state."""
 
+ROOM: Final = 4 << 20
+"""Bytes that a restart may write before the pod runs: records, files that programs have open."""
+
 _SESSION: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -68,6 +71,27 @@ def depart(places: Places, pod: str, departure: Departure) -> None:
     _sync(file.parent)
 
 
+def reserve(places: Places, pod: str) -> None:
+    """Keep room on the disk for a restart of *pod* here, should it be given away and not taken.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    fd = os.open(_reserve(places, pod), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, ROOM)
+    except OSError:
+        use_reserve(places, pod)
+        raise
+    finally:
+        os.close(fd)
+
+
+def use_reserve(places: Places, pod: str) -> None:
+    """Give that room free."""
+    _reserve(places, pod).unlink(missing_ok=True)
+
+
 def departure(places: Places, pod: str) -> Departure | None:
     """Return what is written down of *pod*, if it has been given away."""
     try:
@@ -101,6 +125,7 @@ def returning(places: Places, pod: str) -> Departure | None:
 
 def departed(places: Places, pod: str) -> None:
     """Forget the departure: the pod is known to run elsewhere, or here again."""
+    use_reserve(places, pod)
     packed(places, pod).unlink(missing_ok=True)
     places.departure(pod).unlink(missing_ok=True)
     _returning(places, pod).unlink(missing_ok=True)
@@ -191,6 +216,10 @@ def cache(places: Places, pod: str) -> Path:
 
 def _arriving(places: Places, pod: str) -> Path:
     return places.state(pod) / "arriving"
+
+
+def _reserve(places: Places, pod: str) -> Path:
+    return places.state(pod) / "departing.room"
 
 
 def _returning(places: Places, pod: str) -> Path:

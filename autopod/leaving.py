@@ -10,7 +10,7 @@ from typing import Final
 from autopod import journal, wire
 from ckpt import progress, restore, stack
 from ckpt.archive import keys
-from launcher import enter, network, pods
+from launcher import commandline, enter, network, pods
 from launcher.places import Places
 
 _INSIST_S: Final = 20.0
@@ -25,6 +25,14 @@ class Lost(Exception):  # noqa: N818 (what is the case)
         self.hint = f"it does not run here; when {host} answers again: autopod migrate {pod} {host}"
 
 
+class Down(Exception):  # noqa: N818 (what is the case)
+    """A pod was given away and not taken, and cannot be restarted here now; its archive is kept."""
+
+    def __init__(self, pod: str, file: Path, reason: tuple[str, str]) -> None:
+        super().__init__(f"pod {pod!r} was not taken, and cannot go on here yet: {reason[0]}")
+        self.hint = f"{reason[1] or 'mend that'}; autopod statusd then restarts it, from {file}"
+
+
 def settle(places: Places, pod: str) -> wire.Living | None:
     """Bring a departure to its end, if there is one. The caller holds the pod's lock.
 
@@ -34,6 +42,7 @@ def settle(places: Places, pod: str) -> wire.Living | None:
 
     Raises:
         Lost: the other host does not answer.
+        Down: it cannot be restarted here.
     """
     departure, returns = journal.departure(places, pod), journal.returns(places, pod)
     if departure is None and not returns:
@@ -46,7 +55,12 @@ def settle(places: Places, pod: str) -> wire.Living | None:
             if isinstance(answer, wire.Living):
                 return answer
             journal.return_(places, pod)
-        restart(places, pod, journal.packed(places, pod))
+        journal.use_reserve(places, pod)
+        file = journal.packed(places, pod)
+        try:
+            restart(places, pod, file)
+        except Exception as e:
+            raise Down(pod, file, commandline.findings("autopod", e)[0]) from e
     journal.departed(places, pod)
     return None
 

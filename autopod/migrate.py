@@ -23,7 +23,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from autopod import journal, leaving, wire
+from autopod import journal, leaving, overlay, wire
 from autopod.errors import Refused
 from autopod.fleet import takeover
 from autopod.journal import Departure
@@ -111,6 +111,7 @@ def _hand_over(
 ) -> "tuple[dump.DumpReport, _Handover]":
     handover = _Handover(places, offer, sender)
     file = journal.packed(places, pod)
+    journal.reserve(places, pod)
     try:
         report = dump.dump(
             places,
@@ -123,6 +124,7 @@ def _hand_over(
         )
     except BaseException:
         if journal.departure(places, pod) is None:
+            journal.use_reserve(places, pod)
             file.unlink(missing_ok=True)
         raise
     return report, handover
@@ -137,6 +139,7 @@ def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
     running = pods.find(places, pod)
     if running is None or not enter.pids(running):
         raise pods.PodError(f"pod {pod!r} is not running", f"see autopod addproc {pod} PROGRAM")
+    settings = network.pin(places, config.load(places, pod))
     sealed = stack.status(places, pod).layers if trial else layers.seal(places, pod).layers
     with stack.identify(places, pod) as identified:
         base = [Base(*lower) for lower in identified.result()]
@@ -145,12 +148,13 @@ def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
         session=journal.new_session(),
         pod=pod,
         machine=machine.describe(),
-        config=config.dump(network.pin(places, config.load(places, pod))).encode(),
+        config=config.dump(settings).encode(),
         base=base,
         layers=[layer.id for layer in reversed(sealed)],
         size=memory(running),
         trial=trial,
         owned=takeover.are_kept(places),
+        overlay=overlay.carries(places, settings),
     )
 
 

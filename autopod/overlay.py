@@ -15,6 +15,7 @@ from msgspec import Struct
 from autopod import hosts
 from autopod.errors import Refused
 from launcher import addresses, netconfig, network, overlay, whohas
+from launcher.config import PodConfig
 from launcher.identity import Identity
 from launcher.overlay import ETHERNET, OVERHEAD, Member, Overlay
 from launcher.places import Places
@@ -120,6 +121,23 @@ def relays(places: Places) -> list[RelayRow]:
         )
         for name, relay in sorted(addresses.read(places).relayed.items())
     ]
+
+
+def carries(places: Places, settings: PodConfig) -> bool:
+    """Do connections of a pod of this host go on over the overlay, wherever it moves?"""
+    on_bridge, keeps = settings.network.mode == "bridge", settings.network.tcp == "keep"
+    return on_bridge and keeps and overlay.read(places) is not None
+
+
+def check(places: Places) -> None:
+    """Refuse a pod that is on an overlay, if this host is on none.
+
+    Raises:
+        Refused: it is not.
+    """
+    if overlay.read(places) is None:
+        hint = "[overlay] in network.toml there; then autopod overlay sync"
+        raise Refused("the pod's host is on an overlay, and this one is not", hint)
 
 
 def look(places: Places, name: str, own: Identity, *, keeps: bool) -> None:

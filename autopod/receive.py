@@ -154,7 +154,7 @@ def _look(places: Places, offer: wire.Offer) -> dict[str, str]:
         hint = f"there is no {places.guard()}, or no fleet: docs/fleet.md"
         raise Refused("its host asks its fleet before it starts a pod, and this one does not", hint)
     settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
-    _look_at_address(places, settings)
+    _look_at_address(places, settings, offer)
     free = shutil.disk_usage(_existing(places.states())).free
     if free < offer.size:
         raise Refused(f"{free >> 20} MiB are free here, and {offer.size >> 20} MiB may come")
@@ -178,13 +178,15 @@ def _look_for_pod(places: Places, pod: str) -> None:
             raise Refused(f"a pod {pod!r} is here, with files of its own", hint)
 
 
-def _look_at_address(places: Places, settings: config.PodConfig) -> None:
+def _look_at_address(places: Places, settings: config.PodConfig, offer: wire.Offer) -> None:
     """Refuse a pod whose identity in the network another one has here."""
     book, name = addresses.read(places), settings.name
     kept = book.pods.get(name)
     others = {pod: own for pod, own in book.reached.items() if pod != name}
     pools = netconfig.pools(places)
     own = identity(places, settings, pools, kept.identity if kept else None, others)
+    if offer.overlay:
+        overlay.check(places)
     if own is not None:
         overlay.look(places, name, own, keeps=settings.network.tcp == "keep")
 

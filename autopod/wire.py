@@ -72,6 +72,7 @@ class Offer(Message, frozen=True):
         size: bytes of memory and files that may come, roughly.
         trial: nothing shall come: only the answer is wanted.
         owned: its host asks its fleet before it makes a pod.
+        overlay: its host is on an overlay, and connections would end with that.
     """
 
     version: int
@@ -84,6 +85,7 @@ class Offer(Message, frozen=True):
     size: int
     trial: bool = False
     owned: bool = False
+    overlay: bool = False
 
 
 class Accepted(Message, frozen=True):

@@ -121,14 +121,15 @@ def findings(tool: str, error: Exception) -> list[tuple[str, str]]:
     if own:
         return list(own)
     if isinstance(error, OSError) and error.strerror:
-        return [_system_call(error)]
+        return [system_call(error)]
     if isinstance(error, ValueError) or type(error).__module__.startswith(_PACKAGES):
         return [(str(error), getattr(error, "hint", ""))]
     message = f"internal error: {type(error).__name__}: {error}"
     return [(message, f"please report it with what `{tool} --debug …` prints")]
 
 
-def _system_call(error: OSError) -> tuple[str, str]:
+def system_call(error: OSError) -> tuple[str, str]:
+    """Return *error* in words, and what may help, or ""; of a full disk, which one that is."""
     where, hint = os.fsdecode(error.filename or ""), ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = where or os.fspath(Places.from_environment().states())

@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from launcher import (
     abi,
     addresses,
+    commandline,
     hosts,
     netconfig,
     network,
@@ -94,12 +95,14 @@ def settle(places: Places) -> None:
     with IPRoute() as ip:
         if wanted is not None:
             vxlan.check(ip, wanted)
-    _settle(places, book, book)
+    try:
+        _settle(places, book, book)
+    finally:
+        with IPRoute() as ip:
+            _remove_bridge(ip, places)
     for name, found in book.identities.items():
         if found.bridge and network.is_kept(network.path(places, name)):
             _refresh(places, name, found, wanted)
-    with IPRoute() as ip:
-        _remove_bridge(ip, places)
 
 
 def end_relay(places: Places, name: str) -> None:
@@ -336,7 +339,7 @@ def _main(verb: str, name: str) -> int:
     except (PodError, ConfigError) as e:
         failure = Failure(str(e), getattr(e, "hint", ""))
     except OSError as e:
-        failure = Failure(f"{e.strerror}{f': {e.filename}' if e.filename else ''}")
+        failure = Failure(*commandline.system_call(e))
     else:
         return 0
     with suppress(BrokenPipeError):  # who has asked has failed itself

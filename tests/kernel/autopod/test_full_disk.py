@@ -123,7 +123,8 @@ def test_who_has_no_room_takes_a_pod_back(pair, debian_root):
             server.wait()
             target.serve()
             said = command.communicate()[0].decode()
-    print([machine.name for machine in pair if machine.living("pod")], said)
+    assert "it runs here again" in said
+    assert source.living("pod"), said
     source.make_room()
     assert settle(pair) == [source], said
     goes_on(source, before)

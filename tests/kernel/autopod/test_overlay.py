@@ -84,9 +84,21 @@ def relays(machine):
     return {r["pod"]: r for r in json.loads(machine.run("autopod", "relay", "list", "--json"))}
 
 
-def test_connections_go_on_by_the_way_they_came(three, debian_root):
-    """The former hosts' published ports, the overlay from a third host, the former host itself."""
+@pytest.mark.parametrize(
+    ("filtered", "strict"), [(1, 0), (0, 1)], ids=["br_netfilter", "rp_filter"]
+)
+def test_connections_go_on_by_the_way_they_came(three, debian_root, filtered, strict):
+    """The former hosts' published ports, the overlay from a third host, the former host itself.
+
+    With either: bridged packets go through the packet filter; packets whose source is looked for at
+    another interface are dropped.
+    """
     a, b, c, client = three
+    for machine in (a, b, c):
+        machine.run("sysctl", "-qw", f"net.bridge.bridge-nf-call-iptables={filtered}")
+        machine.run("sysctl", "-qw", f"net.bridge.bridge-nf-call-ip6tables={filtered}")
+        for which in ("all", "default", bridge_name(machine.places)):
+            machine.run("sysctl", "-qw", f"net.ipv4.conf.{which}.rp_filter={strict}")
     serve(a, debian_root)
     with contextlib.ExitStack() as undo:
         clients = {
@@ -223,6 +235,17 @@ def test_a_pod_finds_the_others_wherever_they_are(three, debian_root):
     assert f"10.98.0.1 dev eth0 lladdr {mac['b']} " in gateway
 
 
+def test_pods_of_one_name_have_addresses_of_their_own(three, debian_root):
+    a, b, *_ = three
+    for machine in (a, b):
+        machine.run("autopod", "add", "pod", "--base", debian_root)
+    own = [listed(machine)[0]["address"] for machine in (a, b)]
+    assert own[0] != own[1]
+    for machine in (a, b):
+        machine.run("autopod", "addproc", "pod", "/bin/sleep", "1000")
+    assert "a pod 'pod' runs here" in refused(a, "autopod", "migrate", "pod", "b")
+
+
 def listed(machine):
     return json.loads(machine.run("autopod", "list", "--json"))
 
@@ -335,12 +358,16 @@ def test_a_pod_that_does_not_answer_over_the_overlay_stays(three, debian_root):
     goes_on(client, a.address)
 
 
-def test_a_host_that_has_no_overlay_is_refused_only_by_who_has(three, debian_root):
+def test_both_hosts_are_on_the_overlay_or_connections_end(three, debian_root):
     a, b, *_ = three
+    serve(a, debian_root)
     b.places.network_config().write_text("[overlay]\nport = 4789\n")
     b.run("autopod", "overlay", "sync")
-    serve(a, debian_root)
     assert "does not answer" in refused(a, "autopod", "migrate", "pod", "b", "--dry-run")
+    b.places.network_config().write_text("")
+    b.run("autopod", "overlay", "sync")
+    said = refused(a, "autopod", "migrate", "pod", "b", "--dry-run")
+    assert "the pod's host is on an overlay, and this one is not" in said
     a.configure("pod", f'{TOML}tcp = "close"\n')
     a.run("autopod", "migrate", "pod", "b", "--dry-run")
 

@@ -16,6 +16,7 @@ from autopod.fleet.sqlite import Sqlite
 from autopod.status import drain
 from autopod.status.policy import Fleet
 from launcher.lock import locked
+from launcher.places import Places
 from tests.kernel.fleet.test_slots import FIRST
 
 pytestmark = pytest.mark.needs("root")
@@ -235,3 +236,10 @@ def test_a_pod_needs_room():
     restart._check_room(1 << 20)
     with pytest.raises(Refused, match=r"\d+ MiB are free, 1073741824 MiB needed"):
         restart._check_room(1 << 50)
+
+
+def test_a_pods_files_need_room(tmp_path):
+    places = Places(tmp_path)
+    restart._check_disk(places, 1 << 20)
+    with pytest.raises(Refused, match=r"\d+ MiB are free in .*: too little for the files"):
+        restart._check_disk(places, 1 << 60)

@@ -2,6 +2,8 @@
 
 import ipaddress
 
+import pytest
+
 from launcher import packets
 
 FOUR, OTHER = ipaddress.IPv4Address("10.98.0.10"), ipaddress.IPv4Address("10.98.0.1")
@@ -47,3 +49,29 @@ def test_announcements():
     target = ipaddress.IPv6Address("ff02::1").packed
     assert right(SIX.packed + target + b"\0\0\0\x20\0\0\0\x3a", frame[54:])
     assert frame[-8:] == b"\x02\x01" + MAC
+
+
+@pytest.mark.parametrize("text", ["10.98.0.10", "fd98::10"])
+def test_who_asks_does_not_say_who(text):
+    address = ipaddress.ip_address(text)
+    frame = packets.who_has(MAC, address)
+    assert frame[6:12] == MAC
+    if address.version == 4:
+        assert frame[:6] == b"\xff" * 6
+        assert frame[14 + 14 : 14 + 18] == bytes(4)
+        assert frame[-4:] == address.packed
+    else:
+        assert frame[:6] == bytes.fromhex("3333ff000010")
+        assert frame[14 + 8 : 14 + 24] == bytes(16)
+        assert frame[-16:] == address.packed
+    assert packets.has(frame) is None
+
+
+def test_an_answer_says_who():
+    four, six = ipaddress.IPv4Address("10.98.0.10"), ipaddress.IPv6Address("fd98::10")
+    request, reply = packets.arp_announcements(MAC, four)
+    assert packets.has(request) is None
+    assert packets.has(reply) == (four, MAC)
+    assert packets.has(packets.neighbor_advertisement(MAC, six)) == (six, MAC)
+    for length in range(len(reply)):
+        assert packets.has(reply[:length]) is None
