@@ -60,9 +60,11 @@ def make(places: Places, config: PodConfig, *, walled: bool) -> None:
         pod_fd = _make_namespace(places, config.name, found, walled=walled)
         _keep(places, config.name, pod_fd)
     except BaseException:
-        _remove_namespace(places, config.name)
-        _settle(places, book, before)
-        addresses.write(places, before)
+        try:
+            _remove_namespace(places, config.name)
+            _settle(places, book, before)
+        finally:
+            addresses.write(places, before)
         raise
 
 

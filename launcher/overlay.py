@@ -26,6 +26,7 @@ OVERHEAD: Final = {4: 50, 6: 70}
 ETHERNET: Final = 1500
 PREFERENCE: Final = 7463
 """Of the rules that choose a route by mark: after the table `local`, before `main`."""
+_HOPS: Final = 254 << 8  # 169.254.1.0 to 169.254.254.255
 _OURS: Final = 1 << 30  # keeps clear of what others mark with small numbers
 
 
@@ -106,17 +107,18 @@ def device_name(places: Places) -> str:
 def paths(overlay: Overlay) -> list[Path]:
     """Return the way to each member, this host included.
 
-    The IPv4 addresses are link-local ones (RFC 3927), in the order of marks.
+    The next hops follow from the marks, so that they stay as members come and go; the IPv4 ones are
+    link-local (RFC 3927), too few for all marks: whose is taken has the one after it.
     """
-    return [
-        Path(
-            mark=one.mark,
-            mac=one.mac,
-            next_hop=f"169.254.{1 + number // 250}.{1 + number % 250}",
-            next_hop6=f"fe80::{one.mark >> 16:x}:{one.mark & 0xFFFF:x}",
-        )
-        for number, one in enumerate(overlay.everyone)
-    ]
+    found: dict[int, Path] = {}
+    for one in overlay.everyone:
+        number = one.mark % _HOPS
+        while number in found:
+            number = (number + 1) % _HOPS
+        hop = f"169.254.{1 + (number >> 8)}.{number & 0xFF}"
+        hop6 = f"fe80::{one.mark >> 16:x}:{one.mark & 0xFFFF:x}"
+        found[number] = Path(one.mark, one.mac, hop, hop6)
+    return list(found.values())
 
 
 def gateways(overlay: Overlay, pods: Iterable[Identity]) -> list[str]:

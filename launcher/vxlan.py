@@ -24,6 +24,7 @@ from launcher.places import Places
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _EVERYBODY: Final = "00:00:00:00:00:00"
 _PATIENCE_S: Final = 0.6
 _NODAD: Final = 0x02  # IFA_F_NODAD, <linux/if_addr.h>
@@ -73,7 +74,8 @@ def join(
     own = overlay.gateways(wanted, reached)
     link = _link_local(wanted.own.mac)
     name = overlay.device_name(places)
-    nft(overlay.host_rules(_table(places), name, wanted, own, link))
+    rules = overlay.host_rules(_table(places), name, wanted, own, link)
+    nft(rules, "the overlay needs CONFIG_NF_TABLES_BRIDGE")
     if _master(ip, device) != bridge:
         try:
             _refuse_other_ways(ip, places, bridge)
@@ -131,24 +133,25 @@ def add_address(ip: "IPRoute", verb: str, index: int, text: str) -> None:
 def set_paths(ip: "IPRoute", pod: Identity, wanted: Overlay | None) -> None:
     """In a pod's network namespace: have each connection go on by the member it came from.
 
-    What is near goes its way at once, but for the gateway, which each member is.
+    What is near goes its way at once, but for the gateway, which each member is. Ways that are
+    there stay: connections use them.
     """
-    table = "autopod_paths"
-    if wanted is None:
-        nft(overlay.pod_rules(table, None))
-        _forget_paths(ip)
-        return
-    ip.link("set", index=ip.link_lookup(ifname="eth0")[0], mtu=wanted.mtu)
-    _forget_paths(ip)
-    for path in overlay.paths(wanted):
-        _add_path(ip, pod, path)
-    for file in _MARKS:
-        with suppress(FileNotFoundError), open(file, "w") as switch:  # a kernel without IPv6
-            switch.write("1")
-    nft(overlay.pod_rules(table, wanted))
+    paths = overlay.paths(wanted) if wanted is not None else []
+    there = _rules(ip)
+    if wanted is not None:
+        ip.link("set", index=ip.link_lookup(ifname="eth0")[0], mtu=wanted.mtu)
+        for path in paths:
+            _add_path(ip, pod, path, there)
+        for file in _MARKS:
+            with suppress(FileNotFoundError), open(file, "w") as switch:  # a kernel without IPv6
+                switch.write("1")
+    for family, table in there - {(f, path.mark) for f in _FAMILIES for path in paths}:
+        ip.rule("del", family=family, priority=overlay.PREFERENCE, table=table)
+        ip.flush_routes(family=family, table=table)
+    nft(overlay.pod_rules("autopod_paths", wanted), "the overlay needs CONFIG_NFT_CT")
 
 
-def nft(text: str) -> None:
+def nft(text: str, hint: str = "") -> None:
     """Change the packet filter as *text* says, in one step; nft is run for it.
 
     Raises:
@@ -161,7 +164,7 @@ def nft(text: str) -> None:
     except FileNotFoundError as e:
         raise PodError("the pods' network needs nft", "apt-get install nftables") from e
     if run.returncode:
-        raise PodError(f"nft: {run.stderr.strip().partition(chr(10))[0]}")
+        raise PodError(f"nft: {run.stderr.strip().partition(chr(10))[0]}", hint)
 
 
 def _table(places: Places) -> str:
@@ -253,47 +256,39 @@ def _link_local(mac: str) -> str:
     return f"fe80::{b[0] ^ 2:02x}{b[1]:02x}:{b[2]:02x}ff:fe{b[3]:02x}:{b[4]:02x}{b[5]:02x}"
 
 
-def _forget_paths(ip: "IPRoute") -> None:
-    """Remove the rules of all members, and with them what leads to their tables."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for rule in ip.get_rules(family=family):
-            if rule.get_attr("FRA_PRIORITY") == overlay.PREFERENCE:
-                table = rule.get_attr("FRA_TABLE")
-                ip.rule("del", family=family, priority=overlay.PREFERENCE, table=table)
-                ip.flush_routes(family=family, table=table)
+def _rules(ip: "IPRoute") -> set[tuple[int, int]]:
+    """Return family and routing table of the members' rules that are there."""
+    return {
+        (family, rule.get_attr("FRA_TABLE"))
+        for family in _FAMILIES
+        for rule in ip.get_rules(family=family)
+        if rule.get_attr("FRA_PRIORITY") == overlay.PREFERENCE
+    }
 
 
-def _add_path(ip: "IPRoute", pod: Identity, path: Path) -> None:
+def _add_path(ip: "IPRoute", pod: Identity, path: Path, there: set[tuple[int, int]]) -> None:
+    """Make the way to a member, whose rules may be *there*."""
     index = ip.link_lookup(ifname="eth0")[0]
     for address, gateway in pod.pairs:
         six = ":" in address
-        family = socket.AF_INET6 if six else socket.AF_INET
-        hop = path.next_hop6 if six else path.next_hop
+        family, hop = _FAMILIES[six], path.next_hop6 if six else path.next_hop
+        own = {"family": family, "oif": index, "table": path.mark}
         ip.neigh(
             "replace", family=family, dst=hop, lladdr=path.mac, ifindex=index, state=_PERMANENT
         )
-        near = ["fe80::/64"] if six else []
-        for destination in (_network(address), *near):
-            ip.route("replace", family=family, dst=destination, oif=index, table=path.mark)
+        for near in (_network(address), *(["fe80::/64"] if six else [])):
+            ip.route("replace", dst=near, **own)
         far = ["::/0" if six else "0.0.0.0/0"]
         far += [f"{gateway.partition('/')[0]}/{128 if six else 32}"] if gateway else []
         for destination in far:
-            ip.route(
-                "replace",
-                family=family,
-                dst=destination,
-                gateway=hop,
-                oif=index,
-                table=path.mark,
-                flags=_ONLINK,
-            )
-        ip.rule(
-            "add",
-            family=family,
-            priority=overlay.PREFERENCE,
-            fwmark=path.mark,
-            table=path.mark,
-        )
+            ip.route("replace", dst=destination, gateway=hop, flags=_ONLINK, **own)
+        if (family, path.mark) not in there:
+            rule = {"family": family, "fwmark": path.mark, "table": path.mark}
+            try:
+                ip.rule("add", priority=overlay.PREFERENCE, **rule)
+            except NetlinkError as e:
+                hint = "the overlay needs CONFIG_IP_MULTIPLE_TABLES"
+                raise PodError(f"ip rule: {os.strerror(e.code)}", hint) from e
 
 
 def _network(address: str) -> str:

@@ -30,14 +30,18 @@ def test_a_mark_is_a_positive_number_that_makes_an_address_of_the_hosts_own():
 def test_ways_are_the_same_whoever_looks():
     there = made(own=B, members=(A,))
     assert overlay.paths(made()) == overlay.paths(there)
-    assert [path.next_hop for path in overlay.paths(there)] == ["169.254.1.1", "169.254.1.2"]
+    hops = [path.next_hop for path in overlay.paths(there)]
+    assert len(set(hops)) == 2
+    more = made(members=(B, Member("c", "203.0.113.1", A.mark + 1)))
+    assert set(hops) < {path.next_hop for path in overlay.paths(more)}
     assert [path.next_hop6 for path in overlay.paths(there)] == ["fe80::4000:1", "fe80::7fff:ffff"]
 
 
 def test_many_members_have_next_hops_of_their_own():
-    members = tuple(Member(str(n), "192.0.2.9", 1000 + n) for n in range(2000))
+    members = tuple(Member(str(n), "192.0.2.9", 7 + (n << 8) * 127) for n in range(2000))
     hops = {path.next_hop for path in overlay.paths(made(members=members))}
     assert len(hops) == 2001
+    assert {"169.254.1.7", "169.254.1.8"} <= hops
 
 
 @pytest.mark.parametrize(
