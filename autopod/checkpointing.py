@@ -120,6 +120,7 @@ def _add_restart(verbs: "argparse._SubParsersAction[commandline.Parser]") -> Non
     commandline.add_tcp(restart)
     commandline.add_identity(restart)
     commandline.add_since(restart)
+    commandline.add_lazy(restart)
 
 
 def _count(text: str) -> int:
@@ -283,6 +284,8 @@ def _restart(places: Places, arguments: argparse.Namespace) -> int:
             tcp=arguments.tcp,
             identity=arguments.identity,
             since=arguments.since,
+            lazy=arguments.lazy,
+            rate=arguments.lazy_rate,
         )
     return 0
 

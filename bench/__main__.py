@@ -1,7 +1,7 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files`, and with snapshots, checkpoints, incremental or fleet in its place,
-measures one.
+`make bench BENCH_ARGS=files`, and with snapshots, checkpoints, incremental, follow or fleet in its
+place, measures one.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from bench import (
     checkpoints,
     files,
     fleet,
+    follow,
     incremental,
     peers,
     picture,
@@ -29,7 +30,7 @@ from bench.host import host
 from bench.measure import RUNS, aligned, table
 
 ROUNDS = 5
-WHATS = ("files", "snapshots", "checkpoints", "incremental", "fleet")
+WHATS = ("files", "snapshots", "checkpoints", "incremental", "follow", "fleet")
 RESULTS = Path(__file__).parent.parent / "build/results.md"
 PICTURE = RESULTS.with_name("files.png")
 FLEET_PICTURE = RESULTS.with_name("fleet.png")
@@ -43,7 +44,7 @@ def main() -> int:
         say("root trees")
         debian = here.build("from examples import roots; print(roots.debian())")
         say("checkpoint and restart")
-        parts = [heading(), checkpoint_table(here), incremental_table(here)]
+        parts = [heading(), checkpoint_table(here), incremental_table(here), follow_table(here)]
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
@@ -89,6 +90,8 @@ def only_one(argv: list[str]) -> int:
             text = checkpoint_table(here, args.pod, args.rounds)
         elif args.what == "incremental":
             text = incremental_table(here, args.rounds)
+        elif args.what == "follow":
+            text = follow_table(here, args.rounds)
         elif args.what == "fleet":
             text = fleet_tables(here, tuple(args.hosts or fleet.HOSTS))
         else:
@@ -97,6 +100,13 @@ def only_one(argv: list[str]) -> int:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.with_name(f"{args.what}.md").write_text(text)
     return 0
+
+
+def follow_table(here, rounds: int = follow.ROUNDS) -> str:
+    debian = here.build("from examples import roots; print(roots.debian())")
+    caption = f"A program with {follow.MIB} MiB. Times since the command began; medians, in turns."
+    rows = follow.measure(here, debian, rounds)
+    return f"## Memory that follows\n\n{caption}\n\n{aligned(rows)}"
 
 
 def snapshot_table(here) -> str:

@@ -52,12 +52,25 @@ PM_SCAN_CHECK_WPASYNC: Final = 1 << 1
 # <linux/userfaultfd.h>
 UFFD_API: Final = 0xAA
 UFFD_USER_MODE_ONLY: Final = 1
+UFFD_EVENT_PAGEFAULT: Final = 0x12
+UFFD_EVENT_FORK: Final = 0x13
+UFFD_EVENT_REMAP: Final = 0x14
+UFFD_EVENT_REMOVE: Final = 0x15
+UFFD_EVENT_UNMAP: Final = 0x16
+UFFD_FEATURE_EVENT_FORK: Final = 1 << 1
+UFFD_FEATURE_EVENT_REMAP: Final = 1 << 2
+UFFD_FEATURE_EVENT_REMOVE: Final = 1 << 3
+UFFD_FEATURE_EVENT_UNMAP: Final = 1 << 6
 UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
 UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 UFFDIO_API: Final = 0xC018AA3F
 UFFDIO_REGISTER: Final = 0xC020AA00
+UFFDIO_REGISTER_MODE_MISSING: Final = 1 << 0
 UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
 UFFDIO_UNREGISTER: Final = 0x8010AA01
+UFFDIO_WAKE: Final = 0x8010AA02
+UFFDIO_COPY: Final = 0xC028AA03
+UFFDIO_ZEROPAGE: Final = 0xC020AA04
 UFFDIO_WRITEPROTECT: Final = 0xC018AA06
 
 # The same on every architecture: include/uapi/asm-generic/unistd.h and syscall_64.tbl differ below
@@ -145,7 +158,7 @@ class uffdio_api(ctypes.Structure):
 
 
 class uffdio_range(ctypes.Structure):
-    """Argument of ioctl UFFDIO_UNREGISTER: <linux/userfaultfd.h>."""
+    """Argument of ioctls UFFDIO_UNREGISTER and UFFDIO_WAKE: <linux/userfaultfd.h>."""
 
     _fields_ = (("start", c_uint64), ("len", c_uint64))
 
@@ -160,6 +173,29 @@ class uffdio_register(ctypes.Structure):
     """Argument of ioctl UFFDIO_REGISTER: <linux/userfaultfd.h>."""
 
     _fields_ = (("start", c_uint64), ("len", c_uint64), ("mode", c_uint64), ("ioctls", c_uint64))
+
+
+class uffdio_copy(ctypes.Structure):
+    """Argument of ioctl UFFDIO_COPY: <linux/userfaultfd.h>."""
+
+    _fields_ = (
+        ("dst", c_uint64),
+        ("src", c_uint64),
+        ("len", c_uint64),
+        ("mode", c_uint64),
+        ("copy", ctypes.c_int64),
+    )
+
+
+class uffdio_zeropage(ctypes.Structure):
+    """Argument of ioctl UFFDIO_ZEROPAGE: <linux/userfaultfd.h>."""
+
+    _fields_ = (
+        ("start", c_uint64),
+        ("len", c_uint64),
+        ("mode", c_uint64),
+        ("zeropage", ctypes.c_int64),
+    )
 
 
 class prctl_mm_map(ctypes.Structure):
@@ -281,6 +317,14 @@ def ioctl(fd: int, request: int, argument: ctypes.Structure) -> int:
     Source: ioctl(2).
     """
     return _checked("ioctl", _libc.ioctl(fd, request, ctypes.byref(argument)))
+
+
+def ioctl_errno(fd: int, request: int, address: int) -> int:
+    """Control a device or file with a structure at *address*; return errno, 0 after success.
+
+    Source: ioctl(2).
+    """
+    return ctypes.get_errno() if _libc.ioctl(fd, request, address) == -1 else 0
 
 
 def syscall(name: str, number: int, *args: Any) -> int:  # noqa: ANN401 (ctypes values)

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commandline.add_tcp(restore)
     commandline.add_identity(restore)
     commandline.add_since(restore)
+    commandline.add_lazy(restore)
 
     _add_reading(verbs)
 
@@ -186,6 +187,8 @@ def _restore(places: Places, arguments: argparse.Namespace) -> int:
         tcp=arguments.tcp,
         identity=arguments.identity,
         since=arguments.since,
+        lazy=arguments.lazy,
+        rate=arguments.lazy_rate,
     )
     return 0
 

@@ -155,12 +155,15 @@ def restart(  # noqa: PLR0913
     identity: Path | None = None,
     since: Path | None = None,
     gate: Callable[[], Sequence[bytes]] = lambda: (),
+    lazy: bool = False,
+    rate: int | None = None,
 ) -> None:
     """Make pod *pod* from the archive *file*, if a trusted key has signed it.
 
     *tcp* as for checkpoint(). An encrypted archive is opened with the host's identity, or the one
     in the file *identity*. What it builds upon is *since*, or beside it. *gate* is called when the
-    pod stands; see restore.restore().
+    pod stands; see restore.restore(). With *lazy* memory follows while it runs already, what no
+    program waits for at *rate* MiB a second; None: as fast as it goes.
 
     Raises:
         ArchiveError: the archive is refused; nothing was taken from it.
@@ -188,6 +191,7 @@ def restart(  # noqa: PLR0913
             gate=gate,
             identities=recipients.load_identities(places.keys(), identity),
             since=since,
+            lazy=restore.Following(None if rate is None else rate << 20) if lazy else None,
         )
     many = "process" if report.processes == 1 else "processes"
     sys.stdout.write(f"pod {pod}: {report.processes} {many} in {report.total_ns / 1e6:.0f} ms\n")

@@ -13,6 +13,19 @@ class Copied:
         # Ascending, without overlaps.
         self._ranges: list[tuple[int, int, int]] = []
 
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the ranges, ascending: start, end, first page."""
+        return iter(self._ranges)
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
+    def copy(self) -> "Copied":
+        """Return another one, as this is now."""
+        new = Copied()
+        new._ranges = self._ranges.copy()
+        return new
+
     def put(self, start: int, end: int, first: int) -> None:
         """Note that start to *end* is stored from page *first* on, in place of what was noted."""
         at = self._remove(start, end)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from ckpt import abi, connections, layers, procfs
+from ckpt import abi, connections, layers, lazy, procfs
 from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
@@ -93,6 +93,8 @@ class Handover(Protocol):
 
 def check(places: Places, pod: str) -> list[Refusal]:
     """Return what stands against a checkpoint of the running pod; nothing is touched.
+
+    After a lazy restart this waits until all memory has arrived.
 
     Raises:
         PodError: the pod is not running.
@@ -221,9 +223,11 @@ def _raise_any(refusals: list[Refusal]) -> None:
 
 
 def _running(places: Places, pod: str) -> pods.Pod:
+    """Return the pod, when all of its memory is there."""
     running = pods.find(places, pod)
     if running is None:
         raise pods.PodError(f"pod {pod!r} is not running", f"see launcher start {pod} PROGRAM")
+    lazy.wait(places, pod)
     return running
 
 

@@ -13,12 +13,11 @@ import os
 
 from msgspec import Struct
 
-from ckpt import abi, procfs
+from ckpt import abi, procfs, userfault
 from ckpt.copied import Copied
 from ckpt.freeze import FrozenProcess
 from ckpt.inject import Injection
 from ckpt.kinds import memory
-from ckpt.kinds.abi import pidfd_open
 from ckpt.pagemap import PageMap, Range
 
 
@@ -87,7 +86,7 @@ def watch(process: FrozenProcess) -> Protected | None:
         except OSError:
             return None
         try:
-            fd = _take_out(process.view, there)
+            fd = userfault.take_out(process.view, there)
         finally:
             call.syscall("close", there)
     features = abi.UFFD_FEATURE_WP_ASYNC | abi.UFFD_FEATURE_WP_UNPOPULATED
@@ -97,11 +96,3 @@ def watch(process: FrozenProcess) -> Protected | None:
         os.close(fd)
         return None
     return Protected(process.view, fd, Copied(), [])
-
-
-def _take_out(tid: int, there: int) -> int:
-    pidfd = pidfd_open(tid)
-    try:
-        return abi.pidfd_getfd(pidfd, there)
-    finally:
-        os.close(pidfd)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ckpt import abi, collect, embryo, plan, vdso
 from ckpt.arch import x86_64 as arch
 from ckpt.connections import Connections
 from ckpt.embryo import Embryo
+from ckpt.following import may_follow, page_at
 from ckpt.kinds import credentials, memory, registers, thread_signals
 from ckpt.kinds.abi import pidfd_open
 from ckpt.kinds.stages import Stage, Target, name_of
@@ -28,6 +29,9 @@ from ckpt.states import state_of
 from ckpt.tracee import ALL_SIGNALS
 from ckpt.workshop import FileWorkshop
 from launcher import enter, pods
+
+if TYPE_CHECKING:
+    from ckpt.lazy import Lazy
 
 _KINDS: Final = {name_of(kind): kind for kind in (*collect.PROCESS_KINDS, *collect.THREAD_KINDS)}
 _NO_LIMIT: Final = (1 << 32) - 1
@@ -47,6 +51,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     give_listener: Callable[[int], None],
     gate: Callable[[], None],
     open_network: Callable[[], AbstractContextManager[None]],
+    lazy: "Lazy | None" = None,
 ) -> list[str]:
     """Make the processes of *model* in the pod and let them go.
 
@@ -60,6 +65,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         gate: called when all stand, before one is let go; if it raises, none is.
         open_network: lets packets pass when it is entered, after the gate; when it is left, TCP
             connections can take what comes.
+        lazy: brings memory that need not be there before; None: all is.
 
     Returns:
         What is not quite as it was, and why.
@@ -80,7 +86,9 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         stack.callback(seed.end)
         enter.join_cgroups(running, seed.host_pid)
         tcp = stack.enter_context(Connections(model.files, seed.duplicate, load))
-        raising = _Raising(model, seed, seed_pid, spare, pages, give_listener)
+        raising = _Raising(
+            model, seed, seed_pid, spare, pages, give_listener=give_listener, lazy=lazy
+        )
         stack.callback(raising.kill)
         raising.build()
         tcp.settle()
@@ -98,15 +106,18 @@ class _Raising:
         notes: what is not quite as it was.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a restart lends it)
         self,
         model: Pod,
         seed: Seed,
         seed_pid: int,
         spare: Iterator[int],
         pages: Callable[[int, int], bytes],
+        *,
         give_listener: Callable[[int], None],
+        lazy: "Lazy | None",
     ) -> None:
+        self._lazy = lazy
         self._give_listener = give_listener
         self.notes: list[str] = []
         self._model = model
@@ -230,7 +241,7 @@ class _Raising:
         memory.note_layout(space, target)
         memory.rebuild(space, target)
         self._place_vdso(space, remote)
-        memory.load(space, remote.memory, self._pages)
+        self._load(process, space, remote)
         memory.seal(space, target)
         self._rebuild_parts(process, target, Stage.BUILD)
         remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
@@ -240,6 +251,20 @@ class _Raising:
         first = process.threads[0]
         if first.tid != process.pid:
             self._end_leader(process, made, first)
+
+    def _load(self, process: Process, space: memory.State, remote: Remote) -> None:
+        """Write the pages, or have some follow: but for those that the kernel itself looks at."""
+        following = [m for m in space.mappings if self._lazy and may_follow(m)]
+        rest = [m for m in space.mappings if m not in following]
+        memory.load(rest, remote.memory, self._pages)
+        if not (self._lazy and following):
+            return
+        for thread in process.threads:
+            parts = {part.kind: part for part in thread.parts}
+            state = state_of(parts[name_of(registers)], registers.State)
+            if run := page_at(following, state.general["fs_base"]):
+                remote.memory.write(run.address, self._pages(run.first, 1))
+        self._lazy.serve(remote, following)
 
     def _end_leader(self, process: Process, made: Embryo, heir: Thread) -> None:
         """End the first thread, which others outlive, before a child can ask to be told of it.

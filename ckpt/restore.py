@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from ckpt import connections, kinds, layers
+from ckpt import connections, following, kinds, layers
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
 from ckpt.model import PAGE_SIZE, Pod
@@ -29,6 +29,8 @@ from launcher.places import Places
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    from ckpt.lazy import Lazy
 
 
 class RestoreReport(Struct, frozen=True):
@@ -45,6 +47,16 @@ class RestoreReport(Struct, frozen=True):
     notes: list[str]
 
 
+class Following(Struct, frozen=True):
+    """How memory is to follow.
+
+    Attributes:
+        rate: how many bytes a second come that no program waits for; None: as many as go.
+    """
+
+    rate: int | None = None
+
+
 def restore(  # noqa: PLR0913 (the command's own choices)
     places: Places,
     pod: str,
@@ -59,6 +71,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     gate: Callable[[], Sequence[bytes]] = lambda: (),
     identities: "Sequence[X25519PrivateKey]" = (),
     since: Path | None = None,
+    lazy: Following | None = None,
 ) -> RestoreReport:
     """Restart *pod* from the archive *path*.
 
@@ -77,6 +90,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             failed.
         identities: private keys that the archive may be encrypted to.
         since: the earlier archive, if it builds upon one; None: look beside it.
+        lazy: let memory follow while the processes run already.
 
     Raises:
         RestoreError: the archive cannot be restarted here.
@@ -113,8 +127,11 @@ def restore(  # noqa: PLR0913 (the command's own choices)
 
         opening = _Opening(places, pod, gate)
         failed.callback(opening.close)
-        with progress.step("processes", archive.pages.count * PAGE_SIZE):
-            notes = _raise(running, model, archive, progress, opening)
+        with (
+            _follow(running, model, archive, progress, lazy) as (server, note),
+            progress.step("processes", archive.pages.count * PAGE_SIZE),
+        ):
+            notes = note + _raise(running, model, archive, progress, opening, server)
         _keep(places, pod, settings)
         failed.pop_all()
         network.announce_network(places, pod)
@@ -175,6 +192,7 @@ def _raise(
     archive: Archive,
     progress: Progress,
     opening: "_Opening",
+    lazy: "Lazy | None",
 ) -> list[str]:
     places = running.places
 
@@ -198,7 +216,34 @@ def _raise(
         give_listener=give_listener,
         gate=opening.pass_gate,
         open_network=opening.open_network,
+        lazy=lazy,
     )
+
+
+@contextmanager
+def _follow(
+    running: pods.Pod, model: Pod, archive: Archive, progress: Progress, wish: Following | None
+) -> Iterator[tuple["Lazy | None", list[str]]]:
+    """Start what brings memory that is to follow, if some is; and say so.
+
+    All of the archive's pages are verified before.
+
+    Raises:
+        ArchiveError: they are not what was signed.
+    """
+    count = following.count(model) if wish else 0
+    if wish is None or not count:
+        yield None, []
+        return
+    from ckpt import lazy, userfault
+
+    if not userfault.is_there():
+        yield None, ["its memory was there before it ran: this kernel has no userfaultfd for that"]
+        return
+    with progress.step("verify", archive.pages.count * PAGE_SIZE):
+        archive.pages.check(progress)
+    with lazy.Lazy(running, archive, wish.rate) as server:
+        yield server, [f"{count * PAGE_SIZE / 2**20:.0f} MiB of its memory follow while it runs"]
 
 
 class _Opening:

@@ -66,6 +66,27 @@ def add_since(parser: argparse.ArgumentParser, *, new: bool = False) -> None:
     )
 
 
+def add_lazy(parser: argparse.ArgumentParser) -> None:
+    """Add the options that let memory follow a pod that runs already."""
+    parser.add_argument(
+        "--lazy",
+        action="store_true",
+        help="let it run before all of its memory is there",
+    )
+    parser.add_argument(
+        "--lazy-rate",
+        metavar="MIB",
+        type=_rate,
+        help="with --lazy: MiB a second of what no program waits for",
+    )
+
+
+def _rate(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) < 10**6):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB a second")
+    return int(text)
+
+
 def add_identity(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what an archive is decrypted with."""
     parser.add_argument(

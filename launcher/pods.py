@@ -269,5 +269,5 @@ def _write_record(places: Places, pod: Pod) -> None:
 
 
 def _forget(places: Places, name: str) -> None:
-    for file in ("pod.json", "pod.new", "holder.sock"):
+    for file in ("pod.json", "pod.new", "holder.sock", "pages.sock"):
         (places.run(name) / file).unlink(missing_ok=True)

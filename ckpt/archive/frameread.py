@@ -4,7 +4,7 @@ A frame is read into memory, compared with its digest there, and decompressed fr
 """
 
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,7 @@ from ckpt.archive.errors import FormatError
 from ckpt.archive.frames import Frame
 from ckpt.archive.pages import PageMap
 from ckpt.model import PAGE_SIZE
+from ckpt.progress import Progress
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,6 +96,28 @@ class FrameReader:
         """Yield the contents of all frames."""
         return (self.content(number) for number in range(len(self._cut)))
 
+    def check(self, progress: Progress) -> None:
+        """Compare each frame with its digest; nothing is decrypted or decompressed.
+
+        Raises:
+            Damaged: a frame is not the signed one.
+        """
+        running: deque[Future[bytes]] = deque()
+        for number in range(len(self._cut)):
+            if len(running) > _AHEAD:
+                running.popleft().result()
+            running.append(self._workers.submit(self._check, number))
+            progress.advance(self._cut[number].length)
+        while running:
+            running.popleft().result()
+
+    def _check(self, number: int) -> bytes:
+        try:
+            frames.check(self._cut[number], self._read(number))
+        except FormatError as e:
+            raise type(e)(f"{self._name}, frame {number}: {e}") from e
+        return b""
+
     def raw(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield each frame's bytes and its content, for a check of the whole blob."""
         for number in range(len(self._cut)):
@@ -154,6 +177,16 @@ class PageReader:
         self._below = earlier.unique if earlier else 0
         self._map = PageMap(packed_map, unique, self._below)
         self.count = self._map.count
+
+    def check(self, progress: Progress) -> None:
+        """Compare all that read() can read with what was signed, in an earlier archive, too.
+
+        Raises:
+            Damaged: it is not that.
+        """
+        if self._earlier:
+            self._earlier.check(progress)
+        self._contents.check(progress)
 
     def read(self, first: int, count: int) -> bytes:
         """Return *count* pages from number *first* on.

@@ -46,6 +46,16 @@ def compress(
     return frame, _ENTRY.pack(len(frame), hashlib.sha256(frame).digest())
 
 
+def check(frame: Frame, data: bytes) -> None:
+    """Compare *data*, the bytes of *frame*, with its digest. Releases the GIL.
+
+    Raises:
+        Damaged: they do not have it.
+    """
+    if hashlib.sha256(data).digest() != frame.sha256:
+        raise Damaged("a frame does not have the digest that the signed index gives")
+
+
 def decompress(frame: Frame, data: bytes, unseal: Callable[[bytes], bytes] = bytes) -> bytes:
     """Return the content of *frame*, whose bytes are *data*. Releases the GIL.
 
@@ -58,8 +68,7 @@ def decompress(frame: Frame, data: bytes, unseal: Callable[[bytes], bytes] = byt
         Damaged: *data* does not have the digest that the table gives; it is not looked at.
         FormatError: it has, but is not a frame of as much content as the table says.
     """
-    if hashlib.sha256(data).digest() != frame.sha256:
-        raise Damaged("a frame does not have the digest that the signed index gives")
+    check(frame, data)
     data = unseal(data)
     try:
         announced = zstandard.frame_content_size(data)

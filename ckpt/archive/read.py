@@ -216,6 +216,10 @@ class Archive:
         if self.earlier:
             self.earlier.close()
 
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the file and that of the earlier archive."""
+        return [self._fd, *(self.earlier.descriptors() if self.earlier else [])]
+
     def model(self) -> Pod:
         """Return the process model.
 

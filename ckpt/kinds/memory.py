@@ -368,9 +368,9 @@ def _was_writable(mapping: Mapping) -> bool:
     return "accounted" in mapping.flags and not now
 
 
-def load(state: State, memory: Memory, read: Callable[[int, int], bytes]) -> None:
+def load(mappings: Iterable[Mapping], memory: Memory, read: Callable[[int, int], bytes]) -> None:
     """Write the stored pages; *read* gives a number of pages of the archive from the first on."""
-    for mapping in state.mappings:
+    for mapping in mappings:
         for run in mapping.runs:
             memory.write(run.address, read(run.first, run.count))
 

@@ -138,7 +138,7 @@ class Pod:
                 tcp=tcp,
             )
 
-    def restore(self, *, tcp=None, gate=lambda: ()):
+    def restore(self, *, tcp=None, gate=lambda: (), lazy=None):
         with locked(self.places, self.name):
             return restore.restore(
                 self.places,
@@ -150,6 +150,7 @@ class Pod:
                 progress=Silent(),
                 tcp=tcp,
                 gate=gate,
+                lazy=lazy,
             )
 
     def check(self):

@@ -6,19 +6,21 @@ import subprocess
 
 import pytest
 
-from ckpt import abi
+from ckpt import abi, userfault
 from ckpt.arch import x86_64 as arch
 
 pytestmark = pytest.mark.needs("cc")
 
 HEADERS = [
     "linux/ptrace.h", "linux/elf.h", "linux/sched.h", "linux/sched/types.h", "linux/filter.h",
-    "linux/prctl.h", "linux/time_types.h", "linux/capability.h", "asm/unistd.h", "sys/uio.h",
-    "signal.h", "stddef.h", "stdio.h", "ucontext.h", "sys/user.h",
+    "linux/prctl.h", "linux/userfaultfd.h", "linux/time_types.h", "linux/capability.h",
+    "asm/unistd.h", "sys/uio.h", "sys/ioctl.h", "signal.h", "stddef.h", "stdio.h", "ucontext.h",
+    "sys/user.h",
 ]  # fmt: skip
 STRUCTURES = [
     abi.iovec, abi.ptrace_peeksiginfo_args, abi.ptrace_rseq_configuration, abi.seccomp_metadata,
     abi.sock_filter, abi.prctl_mm_map, abi.clone_args, arch.user_regs_struct,
+    abi.uffdio_api, abi.uffdio_range, abi.uffdio_copy,
 ]  # fmt: skip
 CONSTANTS = [
     "PTRACE_CONT", "PTRACE_SINGLESTEP", "PTRACE_DETACH", "PTRACE_SYSCALL", "PTRACE_SETOPTIONS",
@@ -26,7 +28,11 @@ CONSTANTS = [
     "PTRACE_PEEKSIGINFO", "PTRACE_GETSIGMASK", "PTRACE_SETSIGMASK", "PTRACE_SECCOMP_GET_FILTER",
     "PTRACE_SECCOMP_GET_METADATA", "PTRACE_GET_RSEQ_CONFIGURATION", "PTRACE_PEEKSIGINFO_SHARED",
     "PTRACE_O_TRACESYSGOOD", "PTRACE_O_EXITKILL", "PTRACE_O_SUSPEND_SECCOMP", "NT_PRSTATUS",
-    "NT_X86_XSTATE",
+    "NT_X86_XSTATE", "UFFD_API", "UFFD_EVENT_PAGEFAULT", "UFFD_EVENT_FORK", "UFFD_EVENT_REMAP",
+    "UFFD_EVENT_REMOVE", "UFFD_EVENT_UNMAP", "UFFD_FEATURE_EVENT_FORK", "UFFD_FEATURE_EVENT_REMAP",
+    "UFFD_FEATURE_EVENT_REMOVE", "UFFD_FEATURE_EVENT_UNMAP", "UFFDIO_API", "UFFDIO_REGISTER",
+    "UFFDIO_UNREGISTER", "UFFDIO_WAKE", "UFFDIO_COPY", "UFFDIO_ZEROPAGE", "UFFDIO_WRITEPROTECT",
+    "UFFDIO_REGISTER_MODE_MISSING", "UFFDIO_REGISTER_MODE_WP", "UFFD_USER_MODE_ONLY",
 ]  # fmt: skip
 
 # C expression -> our value
@@ -37,6 +43,11 @@ for structure in STRUCTURES:
     FACTS[f"sizeof({tag})"] = ctypes.sizeof(structure)
     for name, *_ in structure._fields_:
         FACTS[f"offsetof({tag}, {name})"] = getattr(structure, name).offset
+for structure in (abi.uffdio_register, abi.uffdio_writeprotect, abi.uffdio_zeropage):
+    FACTS[f"sizeof(struct {structure.__name__})"] = ctypes.sizeof(structure)
+FACTS["sizeof(struct uffd_msg)"] = userfault.MESSAGE.size
+FACTS["offsetof(struct uffd_msg, arg.pagefault.address)"] = 16
+FACTS["offsetof(struct uffd_msg, arg.remap.to)"] = 16
 FACTS["sizeof(siginfo_t)"] = abi.SIGINFO_BYTES
 
 
