@@ -22,7 +22,7 @@ def may_follow(mapping: Mapping) -> bool:
     return (
         mapping.file is None
         and mapping.attachment is None
-        and not (mapping.shared or mapping.guards)
+        and not (mapping.shared or mapping.guards or mapping.huge)
         and {"read", "write"} <= {*mapping.protection}
         and {*mapping.flags} <= {"accounted", "noreserve"}
         and {*mapping.advice} <= _HARMLESS

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from ckpt import connections, following, kinds, layers
+from ckpt import connections, following, huge, kinds, layers
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
 from ckpt.model import PAGE_SIZE, Pod
@@ -107,7 +107,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         _make_room(places, pod)
         _check(archive, pod)
         settings = _config(places, pod, archive)
-        model = connections.apply(archive.model(), tcp or settings.network.tcp)
+        model = _model(archive, settings, tcp)
         walled = _check_addresses(settings, model)
         failed = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
@@ -160,7 +160,7 @@ def check(
     with open_archive(path, trusted, identities) as archive:
         _check(archive, pod)
         settings = _config(places, pod, archive)
-        _check_addresses(settings, connections.apply(archive.model(), settings.network.tcp))
+        _check_addresses(settings, _model(archive, settings, None))
         mounted = layers.mounted_lowers(places, pod) or []
         likely = layers.likely_lowers(archive, places, pod, [lower.path for lower in mounted])
         with layers.identities(places, likely) as running:
@@ -292,6 +292,23 @@ def _check(archive: Archive, pod: str) -> None:
         against.append(f"this version does not know its {', '.join(unknown)}")
     if against:
         raise RestoreError(f"pod {pod!r} cannot run here: {'; '.join(against)}")
+
+
+def _model(archive: Archive, settings: config.PodConfig, tcp: str | None) -> Pod:
+    """Return what is to be built, as the pod's configuration wants it.
+
+    Raises:
+        RestoreError: this host has too few huge pages for it.
+    """
+    model = connections.apply(archive.model(), tcp or settings.network.tcp)
+    if settings.memory.huge_pages == "ordinary":
+        return huge.ordinary(model)
+    if missing := huge.missing(model):
+        raise RestoreError(
+            f"the pod needs {missing} here",
+            'sysctl vm.nr_hugepages=…; or memory.huge_pages = "ordinary" in the pod\'s file',
+        )
+    return model
 
 
 def _check_addresses(settings: config.PodConfig, model: Pod) -> bool:

@@ -194,6 +194,17 @@ class Service(Table, frozen=True):
             reject("stop_timeout", self.stop_timeout, "must be 0 to 86400 seconds")
 
 
+class Memory(Table, frozen=True):
+    """What memory a restart gives.
+
+    Attributes:
+        huge_pages: "keep": what was of huge pages (hugetlbfs) is so again, or the restart is
+            refused; "ordinary": it is of ordinary pages.
+    """
+
+    huge_pages: Literal["keep", "ordinary"] = "keep"
+
+
 class PodConfig(Table, frozen=True):
     """All of it. *name* is the file's name and does not stand in the file.
 
@@ -210,6 +221,7 @@ class PodConfig(Table, frozen=True):
     network: Network = Network()
     privileges: Privileges = Privileges()
     limits: Limits = Limits()
+    memory: Memory = Memory()
     service: Service = Service()
     log: Log = Log()
     environment: dict[str, str] = {}  # noqa: RUF012 (msgspec copies it)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import flags
+from ckpt.kinds import flags, hugepages
 from ckpt.kinds.content import (
     Attributes,
     Content,
@@ -54,17 +54,22 @@ class ObjectState(msgspec.Struct, frozen=True):
         attributes: owner and permissions.
         content: what is in it.
         seals: fcntl(2), "File Sealing", in lower case, without the prefix.
+        huge: bytes of a page, where they are huge ones (MFD_HUGETLB).
     """
 
     name: bytes
     attributes: Attributes
     content: Content
     seals: list[str]
+    huge: int = 0
 
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
-    return source.link.startswith("/memfd:") and source.stat.st_dev == dump.once("memfd", device)
+    if not source.link.startswith("/memfd:"):
+        return False
+    usual = source.stat.st_dev == dump.once("memfd", device)
+    return usual or hugepages.size_of(source.local_fd) > 0
 
 
 def collect(source: Source, dump: Dump) -> State | None:
@@ -79,10 +84,11 @@ def collect(source: Source, dump: Dump) -> State | None:
         if new:
             match = _NAME.fullmatch(source.link)
             name = os.fsencode(match[1]) if match else b""
-            stat = os.fstat(fd)
-            content = collect_content(fd, stat.st_size, dump)
+            stat, huge = os.fstat(fd), hugepages.size_of(fd)
+            collect = hugepages.collect_content if huge else collect_content
+            content = collect(fd, stat.st_size, dump)
             early = [seal for seal in seals if seal not in late]
-            state = ObjectState(name, collect_attributes(fd, stat), content, early)
+            state = ObjectState(name, collect_attributes(fd, stat), content, early, huge)
             dump.set_object(number, state)
     except ValueError as e:
         dump.refuse(source, f"it is sealed with {e}")
@@ -104,8 +110,10 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
 def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
     """Make the memfd; return a descriptor of it."""
     name = os.fsdecode(state.name)
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    rebuild_content(state.content, fd, workshop)
+    huge = hugepages.memfd_flags(state.huge)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | huge)
+    fill = hugepages.rebuild_content if state.huge else rebuild_content
+    fill(state.content, fd, workshop)
     rebuild_attributes(state.attributes, fd)
     if state.seals:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, flags.bits(state.seals, _SEALS))

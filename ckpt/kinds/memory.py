@@ -5,6 +5,7 @@ pages, later, from a copy-on-write copy. Pages of files and of shared memory are
 belong to open files, which mappings name by OpenFile.id.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,7 +15,7 @@ import msgspec
 
 from ckpt import procfs
 from ckpt.copied import Copied
-from ckpt.kinds import advice, attachment
+from ckpt.kinds import advice, attachment, hugepages
 from ckpt.kinds.attachment import Attachment
 from ckpt.kinds.stages import Stage, Subject, Target
 from ckpt.model import PAGE_SIZE
@@ -33,7 +34,6 @@ _FLAGS: Final = {"growsdown": 0x100, "noreserve": 0x4000}
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 
 _REFUSED: Final = {  # VmFlags: why
-    "ht": "it is of huge pages (hugetlbfs)",
     "um": "userfaultfd watches it",
     "uw": "userfaultfd write-protects it",
     "ui": "userfaultfd watches it",
@@ -44,6 +44,7 @@ _REFUSED: Final = {  # VmFlags: why
 KERNEL_MADE: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]")
 OUTSIDE: Final = b"[vsyscall]"
 _ANONYMOUS_NAME: Final = b"[anon:"
+_MAYBE_HUGE: Final = (b"/anon_hugepage", b"/memfd:")
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -71,6 +72,7 @@ class Mapping(msgspec.Struct, frozen=True):
         runs: pages of its own.
         guards: ranges of MADV_GUARD_INSTALL.
         attachment: of System V shared memory; *file* is None then.
+        huge: bytes of its pages, where they are huge ones of hugetlbfs.
     """
 
     start: int
@@ -85,6 +87,7 @@ class Mapping(msgspec.Struct, frozen=True):
     runs: list[Run] = []
     guards: list[tuple[int, int]] = []
     attachment: Attachment | None = None
+    huge: int = 0
 
 
 class Special(msgspec.Struct, frozen=True):
@@ -165,10 +168,17 @@ def collect(subject: Subject) -> State:
 
 
 def private_mappings(view: int) -> list[procfs.Mapping]:
-    """Return the mappings, with pages of its own, of the process that has the thread *view*."""
+    """Return the mappings, with pages of its own, of the process that has the thread *view*.
+
+    Not those that may be of huge pages: they are copied while all stand still.
+    """
     mappings = procfs.parse_smaps(procfs.read_bytes(view, "maps"))
     others = {*KERNEL_MADE, OUTSIDE}
-    return [m for m in mappings if not m.shared and m.name not in others]
+    return [
+        m
+        for m in mappings
+        if not m.shared and m.name not in others and not m.name.startswith(_MAYBE_HUGE)
+    ]
 
 
 def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
@@ -178,6 +188,10 @@ def refusals(mappings: Iterable[procfs.Mapping]) -> Iterable[tuple[str, str]]:
         for flag in sorted(m.flags & _REFUSED.keys()):
             if m.name not in KERNEL_MADE:
                 yield what, _REFUSED[flag]
+        if "ht" in m.flags and m.name.startswith(b"/SYSV"):
+            yield what, "it is System V shared memory of huge pages (SHM_HUGETLB)"
+        elif "ht" in m.flags and not m.name.startswith(_MAYBE_HUGE):
+            yield what, "it is a file of hugetlbfs"
         if m.name.startswith(b"/[aio]"):
             yield what, "it is a context of io_setup(2)"
 
@@ -193,13 +207,16 @@ def _mapping(
 
     A copy of the process has the guards of anonymous private memory only: fill() finds these.
     """
-    file, attached = None, attachment.of(m, subject.host_pid)
-    if m.inode and not attached:
+    file, attached, huge = None, attachment.of(m, subject.host_pid), 0
+    if "ht" in m.flags:
+        huge = os.stat(f"/proc/{subject.host_pid}/map_files/{m.link}").st_blksize
+    anonymous = not m.inode or (not m.shared and m.name == hugepages.ANONYMOUS.encode())
+    if not anonymous and not attached:
         key = (m.device, m.inode, m.name, m.shared)
         file = files.get(key)
         if file is None:
             file = files[key] = subject.file_id(f"map_files/{m.link}")
-    guards = pages.guards(m.start, m.end) if m.inode else []
+    guards = [] if anonymous else pages.guards(m.start, m.end)
     modes = zip(m.mode, _PROTECTIONS, strict=False)
     flags = {
         "accounted": "ac",
@@ -215,12 +232,13 @@ def _mapping(
         [name for letter, name in modes if letter != "-"],
         m.shared,
         file,
-        m.offset if m.inode else 0,
+        0 if anonymous else m.offset,
         [name for name, flag in flags.items() if flag in m.flags] + advice.locks(m, pages),
         advice.names(m.flags),
         name,
         guards=guards,
         attachment=attached,
+        huge=huge,
     )
 
 
@@ -256,6 +274,8 @@ def unforked(state: State) -> bool:
 
 
 def _unforked(mapping: Mapping) -> bool:
+    if mapping.huge:  # the kernel takes a copy's pages away if it has no others for the program
+        return True
     return not {"dontfork", "wipeonfork"}.isdisjoint(mapping.advice)
 
 
@@ -346,7 +366,7 @@ def _map(mapping: Mapping, target: Target) -> None:
     flags |= sum(number for name, number in _FLAGS.items() if name in mapping.flags)
     fd = -1
     if mapping.file is None:
-        flags |= _MAP_ANONYMOUS
+        flags |= _MAP_ANONYMOUS | hugepages.map_flags(mapping.huge)
     else:
         fd = target.file(mapping.file)
     protection = _protection(mapping)
@@ -362,10 +382,12 @@ def _protection(mapping: Mapping) -> int:
 def _was_writable(mapping: Mapping) -> bool:
     """Was memory writable that is not now? It stays accounted for once it has been written to.
 
-    Source: mm/mprotect.c, mprotect_fixup().
+    Huge pages are not accounted for, and nobody can write to them without permission.
+
+    Source: mm/mprotect.c, mprotect_fixup(); mm/gup.c, check_vma_flags().
     """
     now = mapping.shared or "write" in mapping.protection
-    return "accounted" in mapping.flags and not now
+    return not now and ("accounted" in mapping.flags or bool(mapping.huge and mapping.runs))
 
 
 def load(mappings: Iterable[Mapping], memory: Memory, read: Callable[[int, int], bytes]) -> None:

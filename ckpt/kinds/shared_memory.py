@@ -11,30 +11,39 @@ import os
 
 import msgspec
 
+from ckpt.kinds import hugepages
 from ckpt.kinds.content import Content, collect_content, rebuild_content
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import PAGE_SIZE, OpenFile
 
-_LINK = "/dev/zero (deleted)"
+_LINKS = ("/dev/zero (deleted)", hugepages.ANONYMOUS)
 
 
 class State(msgspec.Struct, frozen=True):
-    """What is in the memory; its size is that of the first mapping."""
+    """What is in the memory; its size is that of the first mapping.
+
+    Attributes:
+        huge: bytes of a page, where they are huge ones.
+    """
 
     content: Content
+    huge: int = 0
 
 
 def recognises(source: Source, dump: Dump) -> bool:
     """See protocol.FileKind."""
     del dump
-    return source.fd < 0 and source.link == _LINK
+    return source.fd < 0 and source.link in _LINKS
 
 
 def collect(source: Source, dump: Dump) -> State:
     """See protocol.FileKind. All who share the memory stand still."""
     fd = os.open(f"/proc/self/fd/{source.local_fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return State(collect_content(fd, source.stat.st_size, dump))
+        huge, size = hugepages.size_of(fd), source.stat.st_size
+        if huge:
+            return State(hugepages.collect_content(fd, size, dump), huge)
+        return State(collect_content(fd, size, dump))
     finally:
         os.close(fd)
 
@@ -46,11 +55,15 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """
     del file
     size = max(-(-state.content.size // PAGE_SIZE), 1) * PAGE_SIZE
-    with mmap.mmap(-1, size) as memory:
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | hugepages.map_flags(state.huge)
+    with mmap.mmap(-1, size, flags) as memory:
         view = ctypes.c_char.from_buffer(memory)
         start = ctypes.addressof(view)
         del view  # or the memory could not be unmapped
         name = f"self/map_files/{start:x}-{start + size:x}"
         fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=workshop.host_proc_fd)
-    rebuild_content(state.content, fd, workshop)
+    if state.huge:
+        hugepages.rebuild_content(state.content, fd, workshop)
+    else:
+        rebuild_content(state.content, fd, workshop)
     return fd

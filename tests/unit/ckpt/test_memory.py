@@ -87,7 +87,9 @@ def test_vdso_of_another_layout(own_vdso):
 
 def test_refused_mappings():
     text = b"""\
-1000-2000 rw-p 00000000 00:00 0
+1000-2000 rw-s 00000000 00:01 7 /SYSV00000000 (deleted)
+VmFlags: rd wr ht
+2000-3000 rw-p 00000000 00:01 8 /anon_hugepage (deleted)
 VmFlags: rd wr ht
 3000-4000 rw-s 00000000 00:01 4 /[aio] (deleted)
 VmFlags: rd wr
@@ -96,6 +98,9 @@ VmFlags: rd wr
 """
     found = list(memory.refusals(procfs.parse_smaps(text)))
     assert found == [
-        ("mapping 1000-2000", "it is of huge pages (hugetlbfs)"),
+        (
+            "mapping 1000-2000 /SYSV00000000 (deleted)",
+            "it is System V shared memory of huge pages (SHM_HUGETLB)",
+        ),
         ("mapping 3000-4000 /[aio] (deleted)", "it is a context of io_setup(2)"),
     ]
