@@ -164,3 +164,18 @@ def test_a_kernel_that_cannot_is_told(places, exim_root, build, monkeypatch):
         assert any("this kernel" in note for note in report.notes)
         assert not watched(pod)
         look(pod, pid)
+
+
+def test_an_encrypted_archive_that_builds_upon_another(places, exim_root, build):
+    with harness.Pod(places, exim_root) as pod:
+        harness.tool("ckpt", "keygen", "--encryption")
+        pid = start(pod, build)
+        first = places.prefix / "first.pod"
+        harness.tool("ckpt", "dump", pod.name, "-o", first, "--leave-running")
+        harness.tool("ckpt", "dump", pod.name, "-o", pod.archive, "--since", first)
+        said = harness.tool(
+            "ckpt", "restore", pod.name, "-i", pod.archive, "--lazy", "--lazy-rate", "0"
+        )
+        assert "follow while it runs" in said
+        first.unlink()
+        look(pod, pid)
