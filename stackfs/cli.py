@@ -62,11 +62,18 @@ def _add_daemon_verbs(verbs: Any) -> None:  # noqa: ANN401 (argparse has no publ
     mount.add_argument(
         "--upper", metavar="DIR", help="the writable directory (default: in the pod's state)"
     )
+    mount.add_argument(
+        "--shift",
+        type=int,
+        metavar="BASE",
+        help="tell the kernel that the files of user or group N are those of BASE + N, for a pod "
+        "whose user namespace has 65536 ids from BASE on; on disk they stay N's (0: do not)",
+    )
     mount.add_argument("--foreground", action="store_true", help="do not become a daemon")
     mount.add_argument(
         "--spec",
         choices=["-"],
-        help='read {"lower": [DIR...], "upper": DIR or null} from standard input',
+        help='read {"lower": [DIR...], "upper": DIR or null, "shift": BASE} from standard input',
     )
     mount.set_defaults(run=_mount)
     umount = verbs.add_parser("umount", help="unmount a pod's stack; its files stay")
@@ -183,10 +190,11 @@ def _mount(places: Places, asked: argparse.Namespace) -> None:
     def ask() -> mounting.Request:
         if asked.spec:
             return mounting.read_request(sys.stdin)
-        return mounting.Request(tuple(asked.lower) if asked.lower else None, asked.upper)
+        lower = tuple(asked.lower) if asked.lower else None
+        return mounting.Request(lower, asked.upper, asked.shift)
 
-    if asked.spec and (asked.lower or asked.upper):
-        raise UsageError("--spec takes the place of --lower and --upper")
+    if asked.spec and (asked.lower or asked.upper or asked.shift is not None):
+        raise UsageError("--spec takes the place of --lower, --upper and --shift")
     mounting.mount(places, asked.pod, ask, foreground=asked.foreground)
 
 
@@ -215,7 +223,8 @@ def _list(places: Places, asked: argparse.Namespace) -> None:
         return
     for one in found:
         state = "mounted" if one["mounted"] else "dead"
-        print(f"{one['pod']:16} {state:8} {one['pid']:>8}  {':'.join(one['lower'])}")
+        shift = f"  shift {one['shift']}" if one.get("shift") else ""
+        print(f"{one['pod']:16} {state:8} {one['pid']:>8}  {':'.join(one['lower'])}{shift}")
 
 
 def _stats(places: Places, asked: argparse.Namespace) -> None:

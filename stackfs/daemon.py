@@ -32,6 +32,8 @@ from stackfs.kept import Kept, close_all_but
 from stackfs.layers.layer import Layer
 from stackfs.layers.work import leftovers
 from stackfs.operations import Operations
+from stackfs.shift import Shift
+from stackfs.shifted import ShiftedOperations
 from stackfs.stack import Stack, resume_stack
 from stackfs.tree import Tree
 
@@ -71,8 +73,10 @@ class Daemon:
             pinned = {pin.fd for pin in state.pins.values()}
             close_all_but({*kept.descriptors(), *pinned})
             stack = resume_stack(kept.spec, kept.base_fd, kept.work_fd, kept.lowers)
-        tree = Tree(stack.upper, stack.below, stack.work, journal)
-        return cls(kept, board, stack, tree, Operations(tree), state, {}, time.monotonic())
+        shift = Shift(kept.spec.shift) if kept.spec.shift else None
+        tree = Tree(stack.upper, stack.below, stack.work, journal, shift)
+        operations = ShiftedOperations(tree, shift) if shift else Operations(tree)
+        return cls(kept, board, stack, tree, operations, state, {}, time.monotonic())
 
     @property
     def pod(self) -> str:
@@ -138,6 +142,7 @@ class Daemon:
             "holder": os.getppid(),
             "lower": [os.fspath(path) for path in spec.lower],
             "upper": os.fspath(spec.upper),
+            "shift": spec.shift,
         }
         new = self.kept.run / "stackfs.json.new"
         new.write_text(json.dumps(record) + "\n")
@@ -209,6 +214,7 @@ class Daemon:
             "layers": self._layers(),
             "upper": os.fspath(self.stack.upper.path),
             "upper_empty": not leftovers(self.stack.upper.fd),
+            "shift": self.stack.spec.shift,
         }
 
     def _layers(self) -> list[Reply]:

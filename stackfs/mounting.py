@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from stackfs.control import Refused
 from stackfs.journal import Journal
 from stackfs.kept import Kept, close_all_but
 from stackfs.places import Places
+from stackfs.shift import COUNT, MOST
 from stackfs.stack import Spec, Stack, open_stack
 
 UNMOUNT_SECONDS = 30
@@ -28,22 +29,29 @@ class Request:
 
     lower: tuple[str, ...] | None = None
     upper: str | None = None
+    shift: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift and not COUNT <= self.shift <= MOST:
+            raise Refused(f"ids cannot be shifted by {self.shift}", f"by {COUNT} to {MOST}, or 0")
 
 
 def read_request(text: TextIO) -> Request:
-    """Read `{"lower": [DIR…], "upper": DIR or null}`.
+    """Read `{"lower": [DIR…], "upper": DIR or null, "shift": BASE}`, without the last two or with.
 
     Raises:
         Refused: it is not of that form.
     """
     try:
         found = json.load(text)
-        lower, upper = found["lower"], found.get("upper")
+        lower, upper, shift = found["lower"], found.get("upper"), found.get("shift")
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Refused(f"the specification cannot be read: {e!r}") from e
     if not isinstance(lower, list) or not all(isinstance(path, str) for path in lower):
         raise Refused("the specification's 'lower' is not a list of directories")
-    return Request(tuple(lower), upper)
+    if not isinstance(shift, int | None):
+        raise Refused("the specification's 'shift' is not a number")
+    return Request(tuple(lower), upper, shift)
 
 
 def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: bool) -> None:
@@ -116,11 +124,13 @@ def _resolve(places: Places, pod: str, request: Request) -> Spec:
     """Return the layers that are meant, by the names that stack.json will hold."""
     if request.lower is None:
         spec = load_spec(places, pod)
-        return spec if request.upper is None else Spec(spec.lower, Path(request.upper).absolute())
+        if request.upper is not None:
+            spec = replace(spec, upper=Path(request.upper).absolute())
+        return spec if request.shift is None else replace(spec, shift=request.shift)
     if not request.lower:
         raise Refused("a stack needs at least one lower layer", "say --lower DIR")
     upper = Path(request.upper).absolute() if request.upper else places.state(pod) / "upper"
-    return Spec(tuple(_real_name(path) for path in request.lower), upper)
+    return Spec(tuple(_real_name(path) for path in request.lower), upper, request.shift or 0)
 
 
 def load_spec(places: Places, pod: str) -> Spec:

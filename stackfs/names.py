@@ -143,7 +143,7 @@ def _put_over_whiteout(
     with tree.work.temporary() as stage:
         os.mkdir(stage, 0o700, dir_fd=tree.work.fd)
         if parent.attr.st_mode & stat.S_ISGID:
-            os.chown(stage, -1, parent.attr.st_gid, dir_fd=tree.work.fd)
+            os.chown(stage, -1, tree.status(parent).st_gid, dir_fd=tree.work.fd)
             os.chmod(stage, 0o2700, dir_fd=tree.work.fd)
         acl = tree.xattrs(parent).get(_DEFAULT_ACL)
         if acl is not None:

@@ -33,10 +33,13 @@ class Spec:
     Attributes:
         lower: directories and images, top first.
         upper: the writable directory.
+        shift: what is added to the users and groups of the layers for the kernel (shift.py); 0:
+            nothing.
     """
 
     lower: tuple[Path, ...]
     upper: Path
+    shift: int = 0
 
     @property
     def base(self) -> Path:
@@ -98,12 +101,14 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return this as what json.dumps takes."""
-        return {"lower": [os.fspath(p) for p in self.lower], "upper": os.fspath(self.upper)}
+        lower = [os.fspath(p) for p in self.lower]
+        return {"lower": lower, "upper": os.fspath(self.upper), "shift": self.shift}
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Spec":
         """Take what `to_json` returned."""
-        return cls(tuple(Path(p) for p in found["lower"]), Path(found["upper"]))
+        lower = tuple(Path(p) for p in found["lower"])
+        return cls(lower, Path(found["upper"]), found.get("shift", 0))
 
 
 @dataclass(slots=True)

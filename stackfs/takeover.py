@@ -57,7 +57,7 @@ def _restore_pinned(tree: Tree, ino: int, pin: Pin, state: State) -> None:
         node.entries = {}
     else:
         node = Node(ino, layer, None, b"")
-    node.fill(status)
+    tree.fill(node, status)
     node.stale, node.linked, node.fd = True, linked, pin.fd
     tree.inodes.add(node)
     tree.inodes.note_pin(node)

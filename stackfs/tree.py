@@ -8,6 +8,7 @@ thread, so that every request sees the tree between two others. FUSE is not know
 import os
 import resource
 import stat
+from collections.abc import Callable
 
 import pyfuse3
 
@@ -21,6 +22,7 @@ from stackfs.layers.union import Entry, merge
 from stackfs.layers.walk import open_beneath
 from stackfs.layers.work import Work
 from stackfs.nodes import Directory, Node
+from stackfs.shift import Shift
 
 NAME_MAX = 255
 
@@ -33,6 +35,7 @@ class Tree:
         work: the work directory beside it.
         limbo: stands for the layer of files without a name that may still be changed.
         root: the pod's root directory.
+        fill: has an inode take the attributes of its backing file (Node.fill).
         inodes: what the kernel refers to.
         remembered: how often a name was found, or not, in what was read before.
         read: how many inodes were read.
@@ -41,9 +44,18 @@ class Tree:
     """
 
     def __init__(
-        self, upper: Layer, below: list[Layer], work: Work, journal: Journal | None = None
+        self,
+        upper: Layer,
+        below: list[Layer],
+        work: Work,
+        journal: Journal | None = None,
+        shift: Shift | None = None,
     ) -> None:
-        """Stack *upper* over *below*, which is ordered top first."""
+        """Stack *upper* over *below*, which is ordered top first.
+
+        With *shift* the kernel is told other users and groups than the layers have.
+        """
+        self.fill: Callable[[Node, os.stat_result], None] = shift.fill if shift else Node.fill
         self.upper = upper
         self.work = work
         self.limbo = Layer(upper.path, upper.fd, upper.number, writable=True)
@@ -124,7 +136,7 @@ class Tree:
         entry.ino, node = self.inodes.claim(ino, backing, place)
         if node is None:
             node = self._new(parent, name, entry)
-            node.fill(status)
+            self.fill(node, status)
             node.stale = entry.directory
             self.inodes.add(node)
         elif node.fd >= 0 and node.linked:  # found again by another of its names
@@ -214,7 +226,7 @@ class Tree:
         is_directory = stat.S_ISDIR(status.st_mode)
         entry = Entry((self.upper,), directory=is_directory, ino=ino)
         node = self._new(parent, name, entry)
-        node.fill(status)
+        self.fill(node, status)
         node.name_unsynced = True
         if isinstance(node, Directory):
             node.entries = {}
@@ -228,7 +240,7 @@ class Tree:
     def attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         """Return the attributes of an inode, as they are now."""
         if node.stale:
-            node.fill(self.status(node))
+            self.fill(node, self.status(node))
             if not node.linked:
                 node.attr.st_nlink = 0
             elif isinstance(node, Directory) and len(node.layers) > 1:

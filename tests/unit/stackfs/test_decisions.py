@@ -60,6 +60,8 @@ def test_mountinfo_lines():
 
 def test_specifications():
     assert read_request(io.StringIO('{"lower": ["/a"], "upper": null}')) == Request(("/a",), None)
+    shifted = read_request(io.StringIO('{"lower": ["/a"], "shift": 65536}'))
+    assert shifted == Request(("/a",), None, 65536)
     assert read_request(io.StringIO('{"lower": ["/a", "/b"], "upper": "/u"}')) == Request(
         ("/a", "/b"), "/u"
     )
