@@ -340,11 +340,19 @@ def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:
     """Return the configuration on this host, else that of the archive.
 
     The pod keeps its identity in the network, unless the former gives it another.
+
+    Raises:
+        RestoreError: the pod is to have a user namespace.
     """
-    archived = config.parse(archive.config(), pod, places.config(pod))
-    if not places.config(pod).exists():
-        return archived
-    return network.adopt(config.load(places, pod), archived)
+    chosen = archived = config.parse(archive.config(), pod, places.config(pod))
+    if places.config(pod).exists():
+        chosen = network.adopt(config.load(places, pod), archived)
+    if chosen.user.namespace:
+        raise RestoreError(
+            f"pod {pod!r} is to have a user namespace, and this version restarts none into one",
+            f"set user.namespace = false in {places.config(pod)}",
+        )
+    return chosen
 
 
 def _offsets(model: Pod) -> pods.ClockOffsets:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, Self, TypeVar, cast
 import msgspec
 
 from ckpt.stackcommand import Command, Identity, Mounting, Packing, StackError, Unpacking
+from launcher import users
 from launcher.places import Places
 
 _REPLY_SECONDS: Final = 60
@@ -122,9 +123,13 @@ def mount(
 
 
 def begin_mount(places: Places, pod: str, *, pass_fds: Sequence[int] = ()) -> Mounting:
-    """Start to mount the root of *pod*: all but the decision what to mount."""
+    """Start to mount the root of *pod*: all but the decision what to mount.
+
+    Its files are for the kernel those of the pod's users on this host, who must be known by the
+    time that it is finished (launcher.users).
+    """
     command = Command(places, "mount", pod, "--spec", "-", stdin=subprocess.PIPE, pass_fds=pass_fds)
-    return Mounting(command)
+    return Mounting(command, lambda: users.base(places, pod) or 0)
 
 
 def umount(places: Places, pod: str, *, lazy: bool = False) -> None:

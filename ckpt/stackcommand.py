@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Self, cast
@@ -29,8 +29,8 @@ class StackError(Exception):
 class Mounting:
     """A mount that stackfs is ready for, or getting ready for; abandoned at the end of a `with`."""
 
-    def __init__(self, command: "Command") -> None:
-        self._command = command
+    def __init__(self, command: "Command", shift: Callable[[], int]) -> None:
+        self._command, self._shift = command, shift
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +44,11 @@ class Mounting:
         Raises:
             StackError: it could not be mounted.
         """
-        spec = {"lower": [os.fspath(lower) for lower in lowers], "upper": upper}
+        spec = {
+            "lower": [os.fspath(lower) for lower in lowers],
+            "upper": upper,
+            "shift": self._shift(),
+        }
         with self._command as command:
             stdin = cast(BinaryIO, command.stdin)
             with suppress(BrokenPipeError):  # it has ended, and wait() says why

@@ -19,10 +19,18 @@ from launcher.places import Places
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A pod: what its configuration said, and what came of it (None: no network)."""
+    """A pod: what its configuration said, and what came of it.
+
+    Attributes:
+        asked: by the configuration.
+        identity: None: it has no network.
+        base: of the user namespace that its network namespace belongs to (launcher.users); None:
+            the host's.
+    """
 
     asked: Network
     identity: Identity | None
+    base: int | None = None
 
 
 class Relay(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from launcher import config as configuration
-from launcher import enter, holder, hosts, pods, program
+from launcher import enter, holder, hosts, pods, program, users
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -33,7 +33,8 @@ def describe(places: Places, name: str) -> list[str]:
     """Return the steps that would make pod *name*, a line each."""
     config = configuration.load(places, name)
     hosts_file = hosts.path(places, name) if config.network.mode != "none" else None
-    return pods.plan_of(places, config, ClockOffsets(), hosts_file).describe()
+    base = users.planned(places, config)
+    return pods.plan_of(places, config, ClockOffsets(), hosts_file, base).describe()
 
 
 def start(places: Places, name: str, argv: list[str]) -> None:
@@ -54,7 +55,7 @@ def start(places: Places, name: str, argv: list[str]) -> None:
         if config.service.restart != "no" and argv == program.service(config):
             holder.keep(places, name, start=True).close()
             return
-        log_fd = program.open_log(places, name)
+        log_fd = program.open_log(pod)
         variables = program.environment(config)
         program.execute(
             pod, config, Program(argv, variables, (NULL, log_fd, log_fd), detached=True)

@@ -16,7 +16,17 @@ from launcher.netconfig import Network
 from launcher.places import Places, check_pod_name
 from launcher.toml import ConfigError, Table, reject
 
-__all__ = ["ConfigError", "Limits", "Log", "Network", "PodConfig", "Privileges", "Root", "Service"]
+__all__ = [
+    "ConfigError",
+    "Limits",
+    "Log",
+    "Network",
+    "PodConfig",
+    "Privileges",
+    "Root",
+    "Service",
+    "User",
+]
 
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
@@ -104,6 +114,17 @@ class Privileges(Table, frozen=True):
         if self.seccomp == "none":
             return None
         return policy.rules(self.profile, self.allow, self.deny)
+
+
+class User(Table, frozen=True):
+    """Who the pod's users are on the host.
+
+    Attributes:
+        namespace: somebody else: the pod has a user namespace, and ids of the host for its own
+            (launcher.users). Else its user 0 is the host's, held by the policy alone.
+    """
+
+    namespace: bool = False
 
 
 class Log(Table, frozen=True):
@@ -220,6 +241,7 @@ class PodConfig(Table, frozen=True):
     root: Root = Root()
     network: Network = Network()
     privileges: Privileges = Privileges()
+    user: User = User()
     limits: Limits = Limits()
     memory: Memory = Memory()
     service: Service = Service()

@@ -19,6 +19,9 @@ INODES: Final = 65536
 MOUNTS: Final = 64
 """Of one pod at a time: bytes and inodes of a tmpfs, and mounts."""
 
+IDS: Final = 1 << 16
+"""Of a user namespace: launcher.users.COUNT."""
+
 SOURCE: Final = "(pod)"
 """What /proc/mounts shows as the source of such a mount. Nobody but the monitor can make one, so
 it tells them from the mounts that the pod was made with: that of the root has the pod's name."""
@@ -70,7 +73,9 @@ def is_mountable(fstype: bytes) -> bool:
     return fstype.decode("latin-1") in _FORCED
 
 
-def of_mount(target: bytes, fstype: bytes, flags: int, options: bytes) -> Mount | int:
+def of_mount(
+    target: bytes, fstype: bytes, flags: int, options: bytes, base: int = 0
+) -> Mount | int:
     """Return the request that a call of mount(2) comes to, or the errno it fails with.
 
     Args:
@@ -78,6 +83,7 @@ def of_mount(target: bytes, fstype: bytes, flags: int, options: bytes) -> Mount 
         fstype: type as in /proc/filesystems.
         flags: MS_* bits; the filter has let only those of MOUNT_FLAGS through.
         options: separated by commas.
+        base: what the pod's user 0 is on the host.
     """
     kind = fstype.decode("latin-1")
     if kind not in _FORCED:
@@ -88,6 +94,8 @@ def of_mount(target: bytes, fstype: bytes, flags: int, options: bytes) -> Mount 
         return EINVAL
     if kind == "tmpfs":
         chosen = {"size": str(SIZE), "nr_inodes": str(INODES)} | chosen
+        if base and not _shift(chosen, base):
+            return EINVAL
     else:
         chosen["subset"] = "pid"
     wanted = {*_FORCED[kind], *(name for name, bit in MOUNT_FLAGS.items() if flags & bit)}
@@ -95,6 +103,16 @@ def of_mount(target: bytes, fstype: bytes, flags: int, options: bytes) -> Mount 
         return EINVAL
     attributes = sum(ATTRIBUTES.get(name, 0) for name in wanted)
     return Mount(target, kind, [("source", SOURCE), *chosen.items()], attributes)
+
+
+def _shift(chosen: dict[str, str], base: int) -> bool:
+    """Let the owner of a tmpfs be the host's id for one of the pod's; False if it has no such."""
+    for key in ("uid", "gid"):
+        number = int(chosen.get(key, "0"))
+        if number >= IDS:
+            return False
+        chosen[key] = str(base + number)
+    return True
 
 
 def _option(kind: str, text: str) -> tuple[str, str]:

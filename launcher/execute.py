@@ -11,12 +11,13 @@ a mount elsewhere.
 """
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from launcher import abi
+from launcher import abi, userns
 from launcher.plan import (
     BindReadOnly,
     Device,
@@ -25,6 +26,7 @@ from launcher.plan import (
     FileSystem,
     JoinControlGroups,
     JoinNetwork,
+    JoinUsers,
     Mask,
     NewNamespaces,
     Pivot,
@@ -70,7 +72,7 @@ class Executor:
 
     def __init__(self, cgroup_fds: Sequence[int]) -> None:
         self._cgroup_fds = cgroup_fds
-        self._root_fd = -1
+        self._root_fd = self._network_fd = -1
         self._mounted: dict[str, int] = {}  # target -> descriptor of what we have mounted there
 
     def run(self, steps: Iterable[Step]) -> None:
@@ -89,13 +91,17 @@ class Executor:
     def _take(self, step: Step) -> None:  # noqa: C901, PLR0912 (one case for each kind of step)
         match step:
             case JoinNetwork(path):
-                _join_network(path)
+                self._network_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                abi.setns(self._network_fd, abi.CLONE_NEWNET)
             case NewNamespaces(names):
                 abi.unshare(sum(_NAMESPACES[name] for name in names))
             case SetHostName(name):
                 abi.sethostname(name)
             case SetClocks(monotonic_ns, boottime_ns):
                 _set_clocks(monotonic_ns, boottime_ns)
+            case JoinUsers():
+                abi.setns(fcntl.ioctl(self._network_fd, abi.NS_GET_USERNS), abi.CLONE_NEWUSER)
+                userns.become_root()
             case TakeRoot(path):
                 self._root_fd = _take_root(path)
             case Pivot():
@@ -138,6 +144,10 @@ class Executor:
         mount_fd = new_file_system(step, attributes & ~abi.MOUNT_ATTR_RDONLY)
         for entry in step.entries:
             _make_entry(entry, mount_fd)
+        if step.owner:
+            made = ("ptmx",) if step.fstype == "devpts" else ()
+            for name in (".", *made, *(entry.name for entry in step.entries)):
+                os.chown(name, step.owner, step.owner, dir_fd=mount_fd, follow_symlinks=False)
         if attributes & abi.MOUNT_ATTR_RDONLY:
             _set_attributes(mount_fd, abi.MOUNT_ATTR_RDONLY)
         target_fd = self._mount_point(step.target)
@@ -186,12 +196,6 @@ def join_control_groups(cgroup_fds: Sequence[int]) -> None:
         except OSError as e:
             reason = " (real-time scheduling?)" if e.errno == errno.EINVAL else ""
             raise OSError(e.errno, f"cannot join a control group: {e.strerror}{reason}") from e
-
-
-def _join_network(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    abi.setns(fd, abi.CLONE_NEWNET)
-    os.close(fd)
 
 
 def _set_clocks(monotonic_ns: int, boottime_ns: int) -> None:

@@ -24,7 +24,9 @@ from launcher.plan import Plan
 from launcher.spawn import Report
 
 PROGRAM: Final = "/usr/bin/catatonit"
-_MODE: Final = 0o100  # to execute, not to read: exec then leaves the process non-dumpable
+_MODE: Final = 0o101
+"""To execute, not to read: exec then leaves the process non-dumpable. In a user namespace it runs
+as one of the others, and its memory stays the host's (fs/exec.c, would_dump(), v6.1)."""
 
 
 class Init:

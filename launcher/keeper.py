@@ -197,7 +197,7 @@ class _Service:
         """Start the program."""
         self._config = configuration.load(self._places, self._pod.name)
         argv = program.service(self._config)
-        log_fd = program.open_log(self._places, self._pod.name)
+        log_fd = program.open_log(self._pod)
         try:
             stdio = (NULL, log_fd, log_fd)
             what = Program(argv, program.environment(self._config), stdio)
@@ -265,7 +265,7 @@ class _Service:
 
     def _say(self, text: str) -> None:
         """Write a line to the pod's log."""
-        log_fd = program.open_log(self._places, self._pod.name)
+        log_fd = program.open_log(self._pod)
         os.write(log_fd, f"launcher: {self._config.service.program}: {text}\n".encode())
         os.close(log_fd)
 

@@ -25,6 +25,8 @@ from launcher import (
     network,
     overlay,
     ruleset,
+    userns,
+    users,
     vxlan,
     wall,
     whohas,
@@ -57,7 +59,8 @@ def make(places: Places, config: PodConfig, *, walled: bool) -> None:
         _settle(places, before, book)
         if found is not None and not walled:
             _refuse_double(places, found)
-        pod_fd = _make_namespace(places, config.name, found, walled=walled)
+        base = book.pods[config.name].base
+        pod_fd = _make_namespace(places, config.name, found, base, walled=walled)
         _keep(places, config.name, pod_fd)
     except BaseException:
         try:
@@ -127,11 +130,12 @@ def _withdraw(places: Places, before: Book, name: str, relays: dict[str, Relay])
 
 def _with(places: Places, before: Book, config: PodConfig) -> Book:
     """Return the book with the pod in it."""
-    entry, mark = before.pods.get(config.name), overlay.own_mark(places)
+    known, mark = before.pods.get(config.name), overlay.own_mark(places)
     others = {n: found for n, found in before.reached.items() if n != config.name}
-    pools, kept = netconfig.pools(places), entry.identity if entry else None
+    pools, kept = netconfig.pools(places), known.identity if known else None
     found = identity(places, config, pools, kept, others, f"@{mark:x}" if mark else "")
-    pods = {**before.pods, config.name: Entry(config.network, found)}
+    entry = Entry(config.network, found, users.base(places, config.name))
+    pods = {**before.pods, config.name: entry}
     return _forwarding(msgspec.structs.replace(before, pods=pods))
 
 
@@ -206,7 +210,9 @@ def _settle(places: Places, before: Book, book: Book) -> None:
 # --- what is one pod's ---------------------------------------------------------------------
 
 
-def _make_namespace(places: Places, name: str, found: Identity | None, *, walled: bool) -> int:
+def _make_namespace(
+    places: Places, name: str, found: Identity | None, base: int | None, *, walled: bool
+) -> int:
     """Return a descriptor of a new namespace that has all that the pod needs.
 
     The process is in the host's before and after.
@@ -214,9 +220,13 @@ def _make_namespace(places: Places, name: str, found: Identity | None, *, walled
     _remove_namespace(places, name)
     wanted = overlay.read(places)
     host_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    abi.unshare(abi.CLONE_NEWNET)
     try:
-        pod_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if base is None:
+            abi.unshare(abi.CLONE_NEWNET)
+            pod_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            pod_fd = userns.new_network(base)
+            abi.setns(pod_fd, abi.CLONE_NEWNET)
         if walled:
             wall.build_lasting(pod_fd)
         if found is not None:

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import trio
 
-from launcher import capabilities, confine, emulation, listener
+from launcher import capabilities, confine, emulation, listener, userns
 from launcher.emulation import Request
 from launcher.listener import Slots, seccomp_notif
 from launcher.policy import UMOUNT_FLAGS
@@ -31,7 +31,6 @@ _MOUNT: Final = _NUMBERS["mount"]
 _UMOUNT: Final = _NUMBERS["umount2"]
 _PATH_MAX: Final = 4096
 _TYPE_MAX: Final = 64
-_ROOT: Final = 0
 
 
 class _Monitor:
@@ -41,10 +40,14 @@ class _Monitor:
         holder: gives listeners: a packet with the number of a slot, and a descriptor.
         mounter: takes requests, one at a time.
         slots: what was received and not answered.
+        root: who the pod's root is on the host.
     """
 
-    def __init__(self, holder: socket.socket, mounter: socket.socket, slots: Slots) -> None:
+    def __init__(
+        self, holder: socket.socket, mounter: socket.socket, slots: Slots, root: int
+    ) -> None:
         self._holder, self._mounter, self._slots = holder, mounter, slots
+        self._root = root
         self._mounter_is_free = trio.Lock()
 
     async def run(self, pod_fd: int) -> None:
@@ -83,7 +86,7 @@ class _Monitor:
     async def _judge(self, listener_fd: int, call: seccomp_notif, *, again: bool) -> int:
         """Return the errno of *call*, or 0 when it is done."""
         try:
-            request = _request(call)
+            request = _request(call, self._root)
             if isinstance(request, int):
                 return request
             return await self._do(listener_fd, call, request, again=again)
@@ -100,7 +103,7 @@ class _Monitor:
         fds = []
         try:
             fds += [os.open(f"/proc/{call.pid}/{name}", os.O_PATH) for name in ("root", "cwd")]
-            if not _is_root(call.pid):
+            if _user(call.pid) != self._root:
                 return errno.EPERM
             if not listener.is_valid(listener_fd, call):
                 return errno.EPERM  # nobody hears it
@@ -122,7 +125,7 @@ class _Monitor:
         return msgspec.msgpack.decode(reply, type=int)
 
 
-def _request(call: seccomp_notif) -> Request | int:
+def _request(call: seccomp_notif, root: int) -> Request | int:
     """Return what the caller asks for, or the errno that it gets.
 
     Raises:
@@ -137,23 +140,24 @@ def _request(call: seccomp_notif) -> Request | int:
             return errno.EPERM
         options = listener.read_string(pid, args[4], _PATH_MAX) if args[4] else b""
         target = listener.read_string(pid, args[1], _PATH_MAX)
-        return emulation.of_mount(target, kind, args[3] & 0xFFFFFFFF, options)
+        return emulation.of_mount(target, kind, args[3] & 0xFFFFFFFF, options, root)
     if call.data.nr == _UMOUNT:
         target = listener.read_string(pid, args[0], _PATH_MAX)
         return emulation.Unmount(target, follow=not args[1] & UMOUNT_FLAGS["nofollow"])
     return errno.EPERM
 
 
-def _is_root(pid: int) -> bool:
-    """Is the effective user of thread *pid* the pod's root? See proc_pid_status(5)."""
+def _user(pid: int) -> int:
+    """Return the effective user of thread *pid*. See proc_pid_status(5)."""
     with open(f"/proc/{pid}/status", "rb") as status:
-        return next(int(line.split()[2]) == _ROOT for line in status if line.startswith(b"Uid:"))
+        return next(int(line.split()[2]) for line in status if line.startswith(b"Uid:"))
 
 
 async def _main(fds: list[int]) -> None:
     holder_fd, mounter_fd, slots_fd, pod_fd = fds
     with socket.socket(fileno=holder_fd) as holder, socket.socket(fileno=mounter_fd) as mounter:
-        await _Monitor(holder, mounter, Slots(slots_fd)).run(pod_fd)
+        root = userns.of(pod_fd) or 0
+        await _Monitor(holder, mounter, Slots(slots_fd), root).run(pod_fd)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from launcher import abi, addresses, wall
+from launcher import abi, addresses, users, wall
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.identity import Identity, adopted, pinned
@@ -70,7 +70,12 @@ def begin(places: Places, config: PodConfig, *, walled: bool = False) -> "Making
         PodError: the address book is damaged.
     """
     entry = addresses.read(places).pods.get(config.name)
-    if entry and entry.asked == config.network and _stands(places, config.name, entry.identity):
+    base = users.ensure(places, config)
+    if (
+        entry
+        and (entry.asked, entry.base) == (config.network, base)
+        and _stands(places, config.name, entry.identity)
+    ):
         with opened(path(places, config.name)) as fd:
             if walled:
                 wall.build_lasting(fd)
@@ -173,6 +178,7 @@ def remove_network(places: Places, name: str) -> None:
     book = addresses.read(places)
     if path(places, name).exists() or name in book.pods or name in book.relays:
         _finish(_spawn("remove", places, name, _NOTHING), name)
+    users.forget(places, name)
 
 
 def withdraw_network(places: Places, name: str, host: str = "") -> None:

@@ -76,6 +76,14 @@ class Places(Struct, frozen=True):
         """The pools that pods get addresses from."""
         return self.prefix / "etc/autopod/network.toml"
 
+    def users_config(self) -> Path:
+        """Which ids of the host are for pods' users; see launcher/users.py."""
+        return self.prefix / "etc/autopod/users.toml"
+
+    def users(self) -> Path:
+        """Which ids of the host are whose pod's."""
+        return self.states() / "users.json"
+
     def addresses(self) -> Path:
         """The identities of this host's pods in the network, and what was made for them."""
         return self.states() / "network.json"

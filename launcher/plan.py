@@ -8,6 +8,7 @@ are defined ten times faster than dataclasses, which every start would feel.)
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from launcher import policy
@@ -65,6 +66,19 @@ class TakeRoot(Struct, frozen=True):
         return f"take {self.path} as the root"
 
 
+class JoinUsers(Struct, frozen=True):
+    """Become root in the user namespace of the network namespace, whose ids begin at *base*.
+
+    From there on nothing of the host's can be done any more.
+    """
+
+    base: int
+
+    def describe(self) -> str:
+        """Return the step as one line for a person."""
+        return f"be root in the user namespace of the network: user 0 is the host's {self.base}"
+
+
 class Pivot(Struct, frozen=True):
     """Make the taken root the root of the mount namespace and detach everything else."""
 
@@ -105,6 +119,7 @@ class FileSystem(Struct, frozen=True):
         fstype: type as in /proc/filesystems.
         options: parameters of the type.
         attributes: "ro", "nosuid", "nodev", "noexec".
+        owner: user and group of what is in it, and of itself.
     """
 
     fstype: str
@@ -112,13 +127,15 @@ class FileSystem(Struct, frozen=True):
     options: tuple[tuple[str, str], ...] = ()
     attributes: tuple[str, ...] = ("nosuid", "nodev", "noexec")
     entries: tuple[Entry, ...] = ()
+    owner: int = 0
 
     def describe(self) -> str:
         """Return the step as one line for a person."""
         words = [*self.attributes, *(f"{k}={v}" if v else k for k, v in self.options)]
         names = " ".join(entry.name for entry in self.entries)
         inside = f" with {names}" if names else ""
-        return f"mount {self.fstype} on {self.target} ({','.join(words)}){inside}"
+        owner = f", of user {self.owner}" if self.owner else ""
+        return f"mount {self.fstype} on {self.target} ({','.join(words)}){inside}{owner}"
 
 
 class BindReadOnly(Struct, frozen=True):
@@ -165,6 +182,7 @@ Step = (
     | NewNamespaces
     | SetHostName
     | SetClocks
+    | JoinUsers
     | TakeRoot
     | Pivot
     | FileSystem
@@ -248,6 +266,7 @@ def plan(
     network: Path,
     clocks: tuple[int, int] = (0, 0),
     hosts: Path | None = None,
+    base: int | None = None,
 ) -> Plan:
     """Return how to make the pod of *config*.
 
@@ -257,15 +276,23 @@ def plan(
         network: where the pod's network namespace is kept.
         clocks: what its monotonic and boottime clocks are ahead of the host's, in nanoseconds.
         hosts: file to be its /etc/hosts.
+        base: the first of its users on the host, if it has a user namespace. That then has what a
+            capability of the pod can be about: the network, and System V IPC.
     """
+    users: tuple[Step, ...] = ()
+    ours: tuple[str, ...] = ("uts", "ipc", "mnt", "time", "pid")
+    if base is not None:
+        ours = ("uts", "mnt", "time", "pid")
+        users = (JoinUsers(base), NewNamespaces(("ipc",)))
     outside: list[Step] = [
         JoinNetwork(str(network)),
-        NewNamespaces(("uts", "ipc", "mnt", "time", "pid")),
+        NewNamespaces(ours),
         SetHostName(config.host_name),
     ]
     if clocks != (0, 0):
         outside.append(SetClocks(*clocks))
-    outside += [TakeRoot(str(root)), DEVICES, TERMINALS, SHARED_MEMORY, SYSTEM]
+    outside.append(TakeRoot(str(root)))
+    outside += [_of(base or 0, fs) for fs in (DEVICES, TERMINALS, SHARED_MEMORY, SYSTEM)]
     outside += [BindReadOnly(path, path) for path in _topology()]
     if hosts is not None:
         outside.append(BindReadOnly(str(hosts), "/etc/hosts"))
@@ -275,8 +302,15 @@ def plan(
         FileSystem("proc", "/proc"),
         *map(ReadOnly, READ_ONLY),
         *map(Mask, MASKED),
+        *users,
     ]
     return Plan((*outside, Pivot()), tuple(inside))
+
+
+def _of(owner: int, fs: FileSystem) -> FileSystem:
+    """Return *fs* as that of a pod whose root is the user *owner* of the host."""
+    options = {k: str(owner + int(v)) if k == "gid" else v for k, v in fs.options}
+    return msgspec.structs.replace(fs, options=tuple(options.items()), owner=owner)
 
 
 def _topology() -> tuple[str, ...]:

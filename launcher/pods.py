@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import addresses, cgroups, confine, guard, hosts, iolimits, network
+from launcher import addresses, cgroups, confine, guard, hosts, iolimits, network, users
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.init import Init
@@ -62,6 +62,12 @@ class _Record(msgspec.Struct, frozen=True):
     init_start: int
     cgroups: list[str]
     clocks: ClockOffsets
+
+
+class _Mounted(msgspec.Struct, frozen=True):
+    """What of stackfs's record matters here."""
+
+    shift: int = 0
 
 
 def names(places: Places) -> list[str]:
@@ -117,7 +123,9 @@ def create(
     destroy(places, name)
     places.restarting(name).unlink(missing_ok=True)
     network.ensure(places, config, walled=walled)
-    the_plan = plan_of(places, config, clocks, hosts.prepare(places, config))
+    base = users.base(places, name)
+    _check_shift(places, name, base)
+    the_plan = plan_of(places, config, clocks, hosts.prepare(places, config), base)
     return _make(places, config, the_plan, clocks)
 
 
@@ -139,15 +147,23 @@ def _make(places: Places, config: PodConfig, the_plan: Plan, clocks: ClockOffset
 
 
 def plan_of(
-    places: Places, config: PodConfig, clocks: ClockOffsets, hosts_file: Path | None
+    places: Places,
+    config: PodConfig,
+    clocks: ClockOffsets,
+    hosts_file: Path | None,
+    base: int | None,
 ) -> Plan:
-    """Return how create() would make the pod; *hosts_file* is of launcher.hosts."""
+    """Return how create() would make the pod.
+
+    *hosts_file* is of launcher.hosts, *base* of launcher.users.
+    """
     return plan(
         config,
         places.root(config.name),
         network.path(places, config.name),
         (clocks.monotonic_ns, clocks.boottime_ns),
         hosts_file,
+        base,
     )
 
 
@@ -201,6 +217,22 @@ def _check_root(places: Places, name: str) -> None:
         places.root(name).stat()
     except OSError as e:
         raise PodError(f"{candidates[0]}: {e.strerror}", f"stackfs umount {name}; {hint}") from e
+
+
+def _check_shift(places: Places, name: str, base: int | None) -> None:
+    """Refuse a root whose files are other users' than the pod's.
+
+    stackfs leaves word of what it has mounted (`stackfs list`); nobody else can shift users.
+    """
+    try:
+        record = (places.run(name) / "stackfs.json").read_bytes()
+        shift = msgspec.json.decode(record, type=_Mounted).shift
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        shift = 0
+    if shift != (base or 0):
+        hint = f"stackfs umount {name}; stackfs mount {name} --shift {base or 0}"
+        ids = f"begin at {base} of the host" if base else "are the host's"
+        raise PodError(f"the users of pod {name!r} {ids}, those of its root at {shift}", hint)
 
 
 def _build(the_plan: Plan, config: PodConfig, groups: Sequence[Path]) -> Init:

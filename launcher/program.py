@@ -22,11 +22,10 @@ from typing import Final, NoReturn
 
 from msgspec import Struct
 
-from launcher import abi, cgroups, confine, enter, spawn
+from launcher import abi, cgroups, confine, enter, spawn, userns
 from launcher.config import PodConfig
 from launcher.errors import PodError, SpawnFailed
 from launcher.execute import join_control_groups
-from launcher.places import Places
 from launcher.pods import Pod
 from launcher.spawn import Report
 
@@ -83,12 +82,20 @@ def service(config: PodConfig) -> list[str]:
     return command_line(config, [config.service.program or ""])
 
 
-def open_log(places: Places, name: str) -> int:
-    """Return the log file of pod *name*, open for appending; made if it is missing."""
+def open_log(pod: Pod) -> int:
+    """Return the log file of the pod, open for appending; made if it is missing.
+
+    It is the pod's root's, so that programs can open it again (/dev/stdout), as far as they get:
+    the directory is the host's.
+    """
+    places, name = pod.places, pod.name
     places.states().mkdir(mode=0o755, parents=True, exist_ok=True)
     places.state(name).mkdir(mode=0o700, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(places.log(name), flags, 0o600)
+    fd = os.open(places.log(name), flags, 0o600)
+    base = userns.base(pod.init_pid) or 0
+    os.fchown(fd, base, base)
+    return fd
 
 
 def execute(pod: Pod, config: PodConfig, program: Program) -> int:
@@ -133,6 +140,7 @@ class _Entry:
     def make(self) -> int:
         with ExitStack() as opened:
             self._pidfd = enter.pidfd(self._pod)
+            self._base = userns.of(self._pidfd)
             opened.callback(os.close, self._pidfd)
             self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
             for fd in self._cgroup_fds:
@@ -194,9 +202,12 @@ class _Entry:
         join_control_groups(self._cgroup_fds)
         os.setsid()
         spawn.become_ordinary()
-        _place_stdio(program.stdio)
+        _place_stdio(program.stdio, self._base)
         if program.terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if self._base is not None:
+            abi.setns(self._pidfd, abi.CLONE_NEWUSER)
+            userns.become_root()
         self._report.say("ready")
         spawn.close_on_exec()
         listener_fd = confine.apply(self._confinement)
@@ -208,8 +219,15 @@ class _Entry:
         os._exit(0)
 
 
-def _place_stdio(stdio: Sequence[int]) -> None:
-    """Make *stdio* descriptors 0, 1 and 2."""
+def _place_stdio(stdio: Sequence[int], base: int | None) -> None:
+    """Make *stdio* descriptors 0, 1 and 2.
+
+    A pipe becomes that of the pod's root: who cannot open it anew has no /dev/stdout.
+    """
+    if base is not None:
+        for fd in stdio:
+            if fd != NULL and abi.fstatfs_type(fd) == abi.PIPEFS_MAGIC:
+                os.fchown(fd, base, base)
     placed = [_open_null() if fd == NULL else os.dup(fd) for fd in stdio]
     for number, fd in enumerate(placed):
         os.dup2(fd, number)

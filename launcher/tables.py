@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from launcher import addresses, config, enter, pods
+from launcher import addresses, config, enter, pods, userns
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
@@ -32,7 +32,10 @@ class PodRow(msgspec.Struct, frozen=True):
 
 
 class ProcessRow(msgspec.Struct, frozen=True):
-    """A process: *host_pid* on the host, *pid* in the pod; *rss* in KiB, *age* in seconds."""
+    """A process: *host_pid* on the host, *pid* in the pod; *rss* in KiB, *age* in seconds.
+
+    *user* is the pod's number.
+    """
 
     host_pid: int
     pid: int
@@ -94,7 +97,7 @@ def _process_row(pod: Pod, pid: int) -> ProcessRow:
         host_pid=pid,
         pid=int(status["NSpid"].split()[-1]),
         parent=1 if parent == pod.init_pid else _pid_inside(parent),
-        user=int(status["Uid"].split()[0]),
+        user=int(status["Uid"].split()[0]) - (userns.base(pid) or 0),
         state=fields[0],
         rss=int(fields[21]) * _PAGE // 1024,
         age=int(time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS),

@@ -19,7 +19,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from launcher import abi, holder, program
+from launcher import abi, holder, program, userns
 from launcher.config import PodConfig
 from launcher.errors import PodError
 from launcher.places import Places
@@ -204,6 +204,9 @@ def open_terminal(pod: Pod) -> tuple[int, int, int]:
     # checkpoint would believe it.
     slave_fd = fcntl.ioctl(master_fd, abi.TIOCGPTPEER, flags)
     os.set_inheritable(slave_fd, False)
+    base = userns.base(pod.init_pid)
+    if base is not None:
+        os.fchown(slave_fd, base, -1)
     index = struct.unpack("i", fcntl.ioctl(master_fd, abi.TIOCGPTN, b"\0" * 4))[0]
     return master_fd, slave_fd, index
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ckpt import dump, restore
 from ckpt.archive import keys
 from ckpt.progress import Silent
-from launcher import enter, network, pods
+from launcher import config, enter, network, pods, users
 from launcher.lock import locked
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
@@ -60,12 +60,13 @@ class Pod:
         self.archive = places.prefix / f"{name}.pod"
         self._lower = lower
         keys.ensure(places.keys(), places.trust())
-        config = places.config(name)
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(toml or '[network]\nmode = "none"\n')
+        file = places.config(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(toml or '[network]\nmode = "none"\n')
 
     def __enter__(self):
-        tool("stackfs", "mount", self.name, "--lower", self._lower)
+        base = users.ensure(self.places, config.load(self.places, self.name)) or 0
+        tool("stackfs", "mount", self.name, "--lower", self._lower, "--shift", str(base))
         return self
 
     def __exit__(self, *_):

@@ -347,7 +347,7 @@ def test_destroy_ends_what_the_kernel_has_frozen(pod):
 def test_processes_of_the_pod_are_found_zombies_too(pod):
     running = pod.create("a")
     zombie = "import os, time; os.fork() or os._exit(0); time.sleep(1000)"
-    log_fd = program.open_log(pod.places, "a")
+    log_fd = program.open_log(running)
     argv = ["/usr/bin/python3", "-c", zombie]
     variables = program.environment(config.load(pod.places, "a"))
     settings = config.load(pod.places, "a")
