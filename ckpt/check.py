@@ -17,7 +17,6 @@ from ckpt.arch import x86_64 as arch
 from ckpt.kinds import memory, mounts, procinfo
 from ckpt.kinds.abi import pidfd_open
 from ckpt.model import Process, Refusal
-from launcher import userns
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
 _KCMP_VM, _KCMP_FILES, _KCMP_FS = 1, 2, 3
@@ -30,9 +29,6 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
 
     A process that ends meanwhile is passed over.
     """
-    if userns.base(init_host_pid) is not None:
-        why = "a pod with a user namespace cannot be checkpointed by this version"
-        return [Refusal(1, "init", "its user namespace", why, "set user.namespace = false")]
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
     found = [Refusal(1, "init", *finding) for finding in _check_mounts(init_host_pid)]
     layouts: dict[tuple[str, ...], int] = {}

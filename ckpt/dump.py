@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from ckpt import abi, connections, layers, lazy, procfs
+from ckpt import abi, connections, layers, lazy, procfs, users
 from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes
@@ -28,7 +28,7 @@ from ckpt.progress import Progress
 from ckpt.snapshot import Snapshot, collect_all, model_of
 from ckpt.stackcommand import Packing
 from ckpt.wire import Wire
-from launcher import config, enter, holder, network, overlay, pods
+from launcher import config, enter, holder, network, overlay, pods, userns
 from launcher.places import Places
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
             _let_go(freeze, snapshot, collector, wire)
         frozen_ns = time.monotonic_ns() - freeze.began_ns
         _read_pages(snapshot, writer, copied, progress, frozen=not leave_running)
-        writer.set_model(model_of(pod, snapshot))
+        writer.set_model(users.of_pod(model_of(pod, snapshot), userns.base(running.init_pid)))
         writer.set_config(config.dump(network.pin(places, settings)).encode())
         with progress.step("file system"):
             layers.write_layers(

@@ -6,6 +6,7 @@ they are let go. The area also keeps the kernel's own mappings (vDSO) until each
 """
 
 import ctypes
+import errno
 import os
 import struct
 import time
@@ -187,24 +188,60 @@ def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False) -> Embryo
     return Embryo(host_pid, remote, {pid: remote})
 
 
-def clone_thread(embryo: Embryo, tid: int, area: Area) -> Remote:
-    """Give *embryo* a further thread with number *tid*."""
+class Numberer:
+    """Says which number the next thread gets, where who makes it may not: in a user namespace.
+
+    Which has no say over the pod's pid namespace. A process of that one, with the host's
+    privileges still; while the others stand still, the kernel counts on from where it says.
+
+    Source: pid_namespaces(7), /proc/sys/kernel/ns_last_pid.
+    """
+
+    def __init__(self, maker: Embryo, pid: int, area: Area, host_proc_fd: int) -> None:
+        """Have *maker*, which has a descriptor *host_proc_fd* of the host's /proc, clone it."""
+        self._process = clone(maker, pid, area, quiet=True)
+        name = b"sys/kernel/ns_last_pid\0"
+        self._fd = self._process.remote.syscall("openat", host_proc_fd, name, os.O_WRONLY, 0)
+
+    def number(self, tid: int) -> None:
+        """Let the next thread, of whatever process, be *tid*."""
+        text = str(tid - 1).encode()
+        self._process.remote.syscall("pwrite64", self._fd, text, len(text), 0)
+
+    def end(self) -> None:
+        """Have it end; the pod's init reaps it."""
+        end(self._process)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.remote.tracee.kill()
+        self._process.remote.memory.close()
+
+
+def clone_thread(embryo: Embryo, tid: int, area: Area, numberer: Numberer | None = None) -> Remote:
+    """Give *embryo* a further thread with number *tid*.
+
+    Raises:
+        OSError: EEXIST if the number is taken.
+    """
     before = set(procfs.threads(embryo.host_pid))
     flags = _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
-    _clone3(embryo.remote, flags | _CLONE_PTRACE, tid, 0)
+    if numberer is not None:
+        numberer.number(tid)
+    _clone3(embryo.remote, flags | _CLONE_PTRACE, None if numberer else tid, 0)
     (host_tid,) = set(procfs.threads(embryo.host_pid)) - before
     remote = _remote(embryo.pid, _newborn(host_tid), embryo.remote.memory, area.start)
     embryo.threads[tid] = remote
+    status = procfs.parse_status(procfs.read(host_tid, "status"))
+    if numberer is not None and procfs.inner_pid(status) != tid:
+        raise OSError(errno.EEXIST, f"there is no thread {tid} to be had", "")
     return remote
 
 
-def _clone3(remote: Remote, flags: int, number: int, exit_signal: int) -> None:
-    args = abi.clone_args(
-        flags=flags,
-        exit_signal=exit_signal,
-        set_tid=remote.put(struct.pack("<i", number)),
-        set_tid_size=1,
-    )
+def _clone3(remote: Remote, flags: int, number: int | None, exit_signal: int) -> None:
+    args = abi.clone_args(flags=flags, exit_signal=exit_signal)
+    if number is not None:
+        args.set_tid, args.set_tid_size = remote.put(struct.pack("<i", number)), 1
     remote.syscall("clone3", bytes(args), ctypes.sizeof(args))
 
 

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ckpt import abi, collect, embryo, plan, vdso
@@ -45,7 +44,6 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     running: pods.Pod,
     model: Pod,
     *,
-    log: Path,
     pages: Callable[[int, int], bytes],
     give_console: Callable[[int, int], None],
     give_listener: Callable[[int], None],
@@ -58,7 +56,6 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     Args:
         running: the pod; it has its init only.
         model: what it is to hold.
-        log: the pod's log.
         pages: returns stored pages: first, count.
         give_console: see ckpt.seed.plant().
         give_listener: takes the listener of a filter, and duplicates it.
@@ -81,7 +78,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     used = plan.used_pids(model.processes)
     spare = (pid for pid in itertools.count(2) if pid not in used)
     seed_pid = next(spare)
-    seed = plant(running, model, seed_pid, log=log, load=load, give_console=give_console)
+    seed = plant(running, model, seed_pid, load=load, give_console=give_console)
     with ExitStack() as stack:
         stack.callback(seed.end)
         enter.join_cgroups(running, seed.host_pid)
@@ -133,6 +130,7 @@ class _Raising:
         }
         first, self._area = embryo.take_seed(seed.host_pid, seed_pid, self._used_memory())
         self._embryos: dict[int, Embryo] = {plan.SEED: first}
+        self._numberer: embryo.Numberer | None = None
         self._files = FileWorkshop(
             model.files,
             model.objects,
@@ -151,9 +149,14 @@ class _Raising:
         self._make_tree()
         for process in self._living:
             self._build(process)
+        if self._numberer is not None:
+            self._numberer.end()
+            self._numberer = None
         for process in self._model.processes:
             if process.exit_status is not None:
-                embryo.end(self._embryos[process.pid], process.exit_status)
+                ended = self._embryos[process.pid]
+                self._leave_host(ended.remote)
+                embryo.end(ended, process.exit_status)
         for process in self._living[:1]:
             self._files.finish_pod(self._model.parts, self._embryos[process.pid].remote)
         for process in self._living:
@@ -176,6 +179,8 @@ class _Raising:
 
     def kill(self) -> None:
         """Kill what was not let go."""
+        if self._numberer is not None:
+            self._numberer.kill()
         for made in self._embryos.values():
             # The leader, which is the first, is reported when the others have been waited for.
             for remote in reversed(made.threads.values()):
@@ -187,6 +192,10 @@ class _Raising:
     def _make_tree(self) -> None:
         """Clone all processes; the seed, the workshop and all helpers end."""
         first = self._embryos[plan.SEED]
+        if self._seed.users_fd is not None:
+            self._numberer = embryo.Numberer(
+                first, next(self._spare), self._area, self._seed.host_proc_fd
+            )
         credentials.narrow(self._credentials(), first.remote)
         first.remote.syscall("close_range", 0, self._seed.floor_fd - 1, 0)
         for step in plan.plan(self._model.processes):
@@ -244,10 +253,11 @@ class _Raising:
         self._load(process, space, remote)
         memory.seal(space, target)
         self._rebuild_parts(process, target, Stage.BUILD)
+        self._leave_host(remote)
         remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
         for thread in process.threads:
             if thread.tid != process.pid:
-                embryo.clone_thread(made, thread.tid, self._area)
+                embryo.clone_thread(made, thread.tid, self._area, self._numberer)
         first = process.threads[0]
         if first.tid != process.pid:
             self._end_leader(process, made, first)
@@ -265,6 +275,11 @@ class _Raising:
             if run := page_at(following, state.general["fs_base"]):
                 remote.memory.write(run.address, self._pages(run.first, 1))
         self._lazy.serve(remote, following)
+
+    def _leave_host(self, remote: Remote) -> None:
+        """Have a process enter the pod's user namespace, if it has one, while it has one thread."""
+        if self._seed.users_fd is not None:
+            credentials.enter_namespace(self._seed.users_fd, remote)
 
     def _end_leader(self, process: Process, made: Embryo, heir: Thread) -> None:
         """End the first thread, which others outlive, before a child can ask to be told of it.

@@ -22,7 +22,8 @@ from ckpt.model import PAGE_SIZE, Pod
 from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
-from launcher import config, enter, holder, network, pods
+from ckpt.users import NoSuchUser, of_host
+from launcher import config, enter, holder, network, pods, users
 from launcher.held import Delivery
 from launcher.places import Places
 
@@ -117,6 +118,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         making = network.begin(places, settings, walled=walled)
         failed.callback(making.undo)
         failed.enter_context(making)
+        model = _with_users(model, users.base(places, pod))
         with progress.step("file system"):
             installed = layers.install(archive, places, pod, lowers, replace, prepared)
         failed.callback(installed.undo)
@@ -210,7 +212,6 @@ def _raise(
     return raise_processes(
         running,
         model,
-        log=places.log(running.name),
         pages=pages,
         give_console=give_console,
         give_listener=give_listener,
@@ -268,6 +269,18 @@ class _Opening:
 
     def close(self) -> None:
         self._delivery.close()
+
+
+def _with_users(model: Pod, base: int | None) -> Pod:
+    """Return *model* with users as this host will know them.
+
+    Raises:
+        RestoreError: the pod cannot have one of them.
+    """
+    try:
+        return of_host(model, base)
+    except NoSuchUser as e:
+        raise RestoreError(str(e), "set user.namespace = false") from e
 
 
 def _make_room(places: Places, pod: str) -> None:
@@ -340,19 +353,11 @@ def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:
     """Return the configuration on this host, else that of the archive.
 
     The pod keeps its identity in the network, unless the former gives it another.
-
-    Raises:
-        RestoreError: the pod is to have a user namespace.
     """
-    chosen = archived = config.parse(archive.config(), pod, places.config(pod))
-    if places.config(pod).exists():
-        chosen = network.adopt(config.load(places, pod), archived)
-    if chosen.user.namespace:
-        raise RestoreError(
-            f"pod {pod!r} is to have a user namespace, and this version restarts none into one",
-            f"set user.namespace = false in {places.config(pod)}",
-        )
-    return chosen
+    archived = config.parse(archive.config(), pod, places.config(pod))
+    if not places.config(pod).exists():
+        return archived
+    return network.adopt(config.load(places, pod), archived)
 
 
 def _offsets(model: Pod) -> pods.ClockOffsets:

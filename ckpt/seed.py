@@ -8,13 +8,13 @@ traced. The workshop asks back over a socket for stored data and hands over cons
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -23,10 +23,13 @@ from ckpt import abi
 from ckpt.arch import x86_64 as arch
 from ckpt.model import Pod
 from ckpt.workshop import FileWorkshop
-from launcher import enter, pods
+from launcher import enter, pods, program, userns
 
 _NAMESPACES: Final = ("cgroup", "ipc", "uts", "net", "time", "pid", "mnt")
 """In the order of entering; the mount namespace last, for it changes root and directory."""
+
+_USERS: Final = "user"
+"""Entered by each process when it needs the host's privileges no more."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
@@ -61,6 +64,7 @@ class _Failed(_Message, frozen=True):
 class _Ready(_Message, frozen=True):
     seed: int
     files: dict[int, int]
+    users_fd: int | None
 
 
 _Request = _Load | _Console | _Failed | _Ready
@@ -73,11 +77,15 @@ class Seed(msgspec.Struct, frozen=True):
         host_pid: its id in the host's pid namespace.
         files: OpenFile.id to its descriptor, which all processes cloned from it inherit.
         floor_fd: those descriptors are not below it; the pod's own are.
+        users_fd: such a one of the pod's user namespace, if it has one.
+        host_proc_fd: its descriptor of the host's /proc, wherever.
     """
 
     host_pid: int
     files: dict[int, int]
     floor_fd: int
+    users_fd: int | None
+    host_proc_fd: int
     _channel: socket.socket
     _workshop_pid: int
 
@@ -101,7 +109,6 @@ def plant(
     model: Pod,
     seed_pid: int,
     *,
-    log: Path,
     load: Callable[[int, int], bytes],
     give_console: Callable[[int, int], None],
 ) -> Seed:
@@ -111,7 +118,6 @@ def plant(
         running: the pod, fresh.
         model: what it is to hold.
         seed_pid: the number that the seed is to have in the pod.
-        log: the pod's log.
         load: returns stored data, by first page and length in bytes.
         give_console: takes index and master of a pty whose master was outside of the pod.
 
@@ -123,11 +129,14 @@ def plant(
         ours, theirs = socket.socketpair()
         stack.callback(theirs.close)
         spaces = enter.namespaces(running)
+        if userns.base(running.init_pid) is not None:
+            path = f"/proc/{running.init_pid}/ns/user"
+            spaces[_USERS] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         for fd in spaces.values():
             stack.callback(os.close, fd)
         host_proc_fd = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, host_proc_fd)
-        log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        log_fd = program.open_log(running)
         stack.callback(os.close, log_fd)
         workshop_pid = os.fork()
         if workshop_pid == 0:
@@ -139,7 +148,15 @@ def plant(
         ours.close()
         os.waitpid(workshop_pid, 0)
         raise
-    return Seed(ready.seed, ready.files, max(floor, 64), ours, workshop_pid)
+    return Seed(
+        ready.seed,
+        ready.files,
+        max(floor, 64),
+        ready.users_fd,
+        host_proc_fd,
+        ours,
+        workshop_pid,
+    )
 
 
 def _serve(
@@ -221,8 +238,12 @@ class _Shop:
             self._enter()
             self._files.rebuild_pod(self._model.parts)
             files = self._files.rebuild()
+            users_fd = None
+            if _USERS in self._spaces:
+                above = self._spaces[_USERS], fcntl.F_DUPFD_CLOEXEC, self._floor_fd
+                users_fd = fcntl.fcntl(*above)
             seed = self._clone_seed(seed_pid)
-            _send(self._channel, _Ready(seed, files))
+            _send(self._channel, _Ready(seed, files, users_fd))
             self._channel.recv(1)  # ends when the seed has done its part, or the command died
             os.kill(seed, signal.SIGKILL)
             os.waitpid(seed, 0)

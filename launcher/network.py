@@ -192,6 +192,7 @@ def withdraw_network(places: Places, name: str, host: str = "") -> None:
     """
     if path(places, name).exists() or name in addresses.read(places).pods:
         _finish(_spawn("withdraw", places, name, host.encode()), name)
+    users.forget(places, name)
 
 
 def end_relay(places: Places, name: str) -> None:

@@ -97,7 +97,7 @@ def _process_row(pod: Pod, pid: int) -> ProcessRow:
         host_pid=pid,
         pid=int(status["NSpid"].split()[-1]),
         parent=1 if parent == pod.init_pid else _pid_inside(parent),
-        user=int(status["Uid"].split()[0]) - (userns.base(pid) or 0),
+        user=int(status["Uid"].split()[0]) - (userns.base(pod.init_pid) or 0),
         state=fields[0],
         rss=int(fields[21]) * _PAGE // 1024,
         age=int(time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS),

@@ -14,6 +14,7 @@ from ckpt.kinds.flags import bit_names, bits, signal_name, signal_number
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 from ckpt.remote import Remote
 from launcher import capabilities
+from launcher.abi import CLONE_NEWUSER
 
 STAGE = Stage.CONFINE
 
@@ -124,6 +125,14 @@ def rebuild(state: State, target: Target) -> None:
     _capset(target, inheritable, permitted & have, effective & have)
     if state.death_signal:
         call("prctl", _PR_SET_PDEATHSIG, signal_number(state.death_signal), 0, 0, 0)
+
+
+def enter_namespace(users_fd: int, remote: Remote) -> None:
+    """Have a process become root in the user namespace *users_fd*; it has one thread (setns(2))."""
+    remote.syscall("setns", users_fd, CLONE_NEWUSER)
+    remote.syscall("setgroups", 0, 0)
+    remote.syscall("setresgid", 0, 0, 0)
+    remote.syscall("setresuid", 0, 0, 0)
 
 
 def narrow(states: Iterable[State], first: Remote) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import restore
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
@@ -96,24 +95,3 @@ def test_who_is_to_be_told_of_a_message_is_in_the_way(places, debian_root):
 
     assert found.what == "POSIX message queue /q"
     assert "mq_notify(3)" in found.why
-
-
-def test_a_user_namespace_is_refused_on_both_sides(places, debian_root):
-    toml = '[network]\nmode = "none"\n'
-    with harness.Pod(places, debian_root, toml + "[user]\nnamespace = true\n") as pod:
-        pod.start("/bin/sleep", "1000")
-        (found,) = pod.check()
-        ckpt = Path(sys.executable).with_name("ckpt")
-        argv = [ckpt, "dump", pod.name, "-o", pod.archive]
-        dump = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert len(pod.host_pids()) == 1
-    assert (found.what, found.hint) == ("its user namespace", "set user.namespace = false")
-    assert dump.returncode == 1
-    assert "ckpt: hint: set user.namespace = false" in dump.stderr
-    with harness.Pod(places, debian_root, toml, "v") as pod:
-        pod.start("/bin/sleep", "1000")
-        pod.dump()
-        places.config("v").write_text(toml + "[user]\nnamespace = true\n")
-        with pytest.raises(restore.RestoreError, match="user namespace"):
-            pod.restore()
-        places.config("v").write_text(toml)

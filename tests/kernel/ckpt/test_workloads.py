@@ -1,16 +1,26 @@
 """Each self-checking program of tests/workloads survives a checkpoint and a restart."""
 
+import os
+
 import pytest
 
+from launcher import userns, users
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
 
 
+STAY = {"mappings.c"}
+"""What tells the device of its root, another one when that is mounted anew."""
+
+
+def toml_of(name):
+    return harness.configuration((harness.WORKLOADS / name).read_text())
+
+
 @pytest.mark.parametrize("name", harness.names())
 def test_workload(places, debian_root, build, name):
-    toml = harness.configuration((harness.WORKLOADS / name).read_text())
-    with harness.Pod(places, debian_root, toml) as pod:
+    with harness.Pod(places, debian_root, toml_of(name)) as pod:
         pod.start(*harness.install(pod, name, build))
         pod.wait_for("ready\n")
         pids = pod.host_pids().keys()
@@ -19,3 +29,22 @@ def test_workload(places, debian_root, build, name):
         pod.restore()
         assert pod.host_pids().keys() == pids
         pod.finish(min(pids))
+
+
+@pytest.mark.parametrize("name", harness.names())
+def test_workload_with_other_users_of_the_host(places, debian_root, build, name):
+    """In a user namespace, and then in one with other ids, as another host gives them."""
+    toml = f"{toml_of(name)}\n[user]\nnamespace = true\n"
+    with harness.Pod(places, debian_root, toml) as pod:
+        pod.start(*harness.install(pod, name, build))
+        pod.wait_for("ready\n")
+        pids, before = pod.host_pids().keys(), userns.base(pod.running().init_pid)
+        pod.dump()
+        moved = pod.move_users() if name not in STAY else 0
+        pod.restore()
+        assert pod.host_pids().keys() == pids
+        assert userns.base(pod.running().init_pid) == before + moved
+        namespaces = {os.readlink(f"/proc/{p}/ns/user") for p in pod.host_pids().values()}
+        assert namespaces == {os.readlink(f"/proc/{pod.running().init_pid}/ns/user")}
+        pod.finish(min(pids))
+        users.forget(places, "other")
