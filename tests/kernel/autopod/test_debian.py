@@ -29,8 +29,8 @@ def proxy(pytestconfig):
             running.kill()
 
 
-@pytest.fixture
-def debian(host, debian_root, proxy):
+@pytest.fixture(params=["false", "true"], ids=["", "user namespace"])
+def debian(host, debian_root, proxy, request):
     host.configure(
         "deb",
         f"""
@@ -39,6 +39,8 @@ def debian(host, debian_root, proxy):
         gateway = "{GATEWAY}"
         [privileges]
         profile = "debian"
+        [user]
+        namespace = {request.param}
         [environment]
         http_proxy = "http://{GATEWAY}:{proxy}"
         DEBIAN_FRONTEND = "noninteractive"

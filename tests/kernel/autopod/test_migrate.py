@@ -11,6 +11,7 @@ from autopod import journal, moves
 from ckpt import stack
 from examples import hosts
 from examples.exim.mail import wait_until
+from launcher import enter, pods, userns
 from launcher.errors import Locked
 from launcher.lock import locked
 
@@ -63,6 +64,24 @@ def test_there_and_back_again(pair, debian_root):
         goes_on(target, before)
         assert source.living("pod") == 0
         assert not source.root("pod").exists()
+
+
+def test_a_pod_with_a_user_namespace_gets_the_ids_of_each_host(pair, debian_root):
+    a, b = pair
+    for machine, first in ((a, 1 << 20), (b, 1 << 21)):
+        machine.places.users_config().write_text(f"first = {first}\n")
+    a.configure("pod", "[user]\nnamespace = true\n")
+    start_counter(a, debian_root)
+    for source, target, first in [(a, b, 1 << 21), (b, a, 1 << 20), (a, b, 1 << 21)]:
+        before = count(source)
+        source.run("autopod", "migrate", "pod", target.name)
+        goes_on(target, before)
+        assert not source.living("pod")
+        pod = pods.find(target.places, "pod")
+        assert [userns.base(pid) for pid in enter.pids(pod)] == [first]
+        written = target.root("pod") / "var/tmp/count"
+        assert written.stat().st_uid == first
+        assert target.run("launcher", "exec", "pod", "stat", "-c", "%u", "/var/tmp/count") == "0\n"
 
 
 def test_who_looks_sees_how_far_it_is(pair, debian_root):
