@@ -7,14 +7,16 @@ pod's: its mounts, its pid namespace, its control groups.
 
 import errno
 import os
+import resource
 import socket
 from pathlib import Path
 from typing import Final, NoReturn
 
-from launcher import abi
+from launcher import abi, capabilities
 from launcher.errors import PodError
 from launcher.users import COUNT
 
+_COUNTED: Final = (resource.RLIMIT_MSGQUEUE, resource.RLIMIT_SIGPENDING, resource.RLIMIT_MEMLOCK)
 _ALL: Final = 1 << 31  # more ids than a pod's namespace has: it is the host's
 
 
@@ -30,7 +32,7 @@ def new_network(base: int) -> int:
         pid = os.fork()
         if not pid:
             ours.close()  # so that its end tells us to go
-            _make(theirs)
+            _make(theirs, base)
         theirs.close()
         try:
             _expect(ours)
@@ -44,12 +46,21 @@ def new_network(base: int) -> int:
             os.waitpid(pid, 0)
 
 
-def _make(channel: socket.socket) -> NoReturn:
+def _make(channel: socket.socket, base: int) -> NoReturn:
     """Be the first process of the namespaces, until the other end of *channel* is closed.
 
     The network namespace comes when the map is there: what is in it gets its owner as it is made.
+    What a pod has of things that the kernel counts for users, it counts for who has made its user
+    namespace, too (kernel/ucount.c): were that the host's root, pods would use up its share, and
+    each other's.
     """
     try:
+        for name in _COUNTED:
+            _, most = resource.getrlimit(name)
+            resource.setrlimit(name, (most, most))  # the namespace's for ever
+        os.seteuid(base)
+        needed = capabilities.mask(["sys_admin"])
+        abi.capset(needed, needed, 0)
         for flag in (abi.CLONE_NEWUSER, abi.CLONE_NEWNET):
             try:
                 abi.unshare(flag)
@@ -90,8 +101,10 @@ def become_root() -> None:
     """Become the root of the user namespace that the calling process has just entered.
 
     Until it executes a program its memory stays closed to all others of that namespace: it is not
-    dumpable, and what was the host's is not judged by them (kernel/ptrace.c, mm->user_ns).
+    dumpable, also where the host lets those be that change their user (fs.suid_dumpable), and what
+    was the host's is not judged by them (kernel/ptrace.c, mm->user_ns).
     """
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    abi.prctl(abi.PR_SET_DUMPABLE, 0)

@@ -36,8 +36,9 @@ def follow(host, commands):
             mail.wait_until(lambda: mail.answers(POD), f"Exim greets after {line}")
 
 
-def test_the_article_word_for_word(host, exim_root):
-    host.configure("exim", POD_TOML.read_text())
+@pytest.mark.parametrize("more", ["", "\n[user]\nnamespace = true\n"], ids=["", "user namespace"])
+def test_the_article_word_for_word(host, exim_root, more):
+    host.configure("exim", POD_TOML.read_text() + more)
     (host.prefix / "pod").symlink_to(exim_root)
     point = host.root("exim")
     point.mkdir(parents=True)

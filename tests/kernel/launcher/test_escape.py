@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import config, network, pods, program
+from launcher import config, network, pods, program, users
 from launcher.program import Program
 
 from .conftest import wait_until
@@ -86,11 +86,14 @@ int main(int argc, char **argv) {
 """
 
 
-@pytest.fixture
-def stack(host, small_tree):
+@pytest.fixture(params=["false", "true"], ids=["", "user namespace"])
+def stack(host, small_tree, request):
     """Pod `a` on a stack; beside the barrier, and beside that, lie files of the host."""
     tree = small_tree(PROBE)
-    subprocess.run([STACKFS, "mount", "a", "--lower", tree], check=True, timeout=60)
+    host.configure("a", f"[user]\nnamespace = {request.param}\n")
+    base = users.ensure(host.places, config.load(host.places, "a")) or 0
+    argv = [STACKFS, "mount", "a", "--lower", tree, "--shift", str(base)]
+    subprocess.run(argv, check=True, timeout=60)
     (host.places.prefix / "autopod/beside").write_text("")
     (host.places.prefix / "beside").write_text("")
     yield host

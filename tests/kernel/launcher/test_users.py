@@ -1,5 +1,6 @@
 """Pods with a user namespace: root inside, nobody outside."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from .conftest import wait_until
 pytestmark = pytest.mark.needs("root", "namespaces", "fuse")
 
 STACKFS = Path(sys.executable).with_name("stackfs")
+NS_GET_OWNER_UID = 0xB704  # <linux/nsfs.h>
 NAMESPACE = "[user]\nnamespace = true\n"
 
 
@@ -73,6 +75,14 @@ def test_processes_are_the_host_s_nobody(host, shifted):
 
     wait_until(lambda: found() == {(base,) * 4: "", (base + 33,) * 4: ""})
     assert {row["user"] for row in json.loads(host.launch("ps", "a", "--json").stdout)} == {0, 33}
+
+
+def test_what_the_kernel_counts_is_not_counted_for_the_host_s_root(host, shifted):
+    base = shifted("a")
+    host.launch("start", "a", "/bin/sleep", "1000")
+    with open(f"/proc/{host.pod('a').init_pid}/ns/user") as namespace:
+        owner = fcntl.ioctl(namespace, NS_GET_OWNER_UID, bytes(4))
+    assert int.from_bytes(owner, "little") == base
 
 
 def test_two_pods_with_the_same_users_never_meet(host, shifted):
