@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import pyfuse3
-from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
+from pyfuse3 import FileHandleT, FileNameT, InodeT, ModeT, RequestContext, XAttrNameT
 
 from stackfs.operations import Operations
 from stackfs.shift import Shift
@@ -40,16 +40,6 @@ class ShiftedOperations(Operations):
     def __init__(self, tree: Tree, shift: Shift) -> None:
         super().__init__(tree)
         self._shift = shift
-
-    async def create(
-        self,
-        parent_inode: InodeT,
-        name: FileNameT,
-        mode: ModeT,
-        flags: FlagT,
-        ctx: RequestContext,
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        return await super().create(parent_inode, name, mode, flags, self._maker(ctx))
 
     async def mknod(
         self,
