@@ -18,8 +18,12 @@ _WALL: Final = {"realtime", "realtime-alarm", "tai"}
 
 
 def now_of(host_pid: int) -> int:
-    """Return what the monotonic clock of a process of the pod shows, seen from the host."""
-    return time.monotonic_ns() + ahead_ns(host_pid)
+    """Return what the monotonic clock of a process of the pod shows, seen from the host.
+
+    At the very end of the call: what is read next is as old as that.
+    """
+    ahead = ahead_ns(host_pid)
+    return time.monotonic_ns() + ahead
 
 
 def ahead_ns(host_pid: int) -> int:
