@@ -29,13 +29,13 @@
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
-PACKAGES := acl apt-utils attr catatonit dbus debootstrap erofs-utils fuse3 gcc gpg gpg-agent iproute2 kmod \
+PACKAGES := acl apt-utils attr catatonit debootstrap erofs-utils fuse3 gcc gpg gpg-agent iproute2 kmod \
     libc6-dev libfuse3-dev libseccomp2 make mmdebstrap nftables patch pkg-config procps python3-dev python3-seccomp python3-venv \
-    squashfs-tools systemd systemd-sysv tzdata umoci
+    squashfs-tools systemd tzdata umoci
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
 # As pip builds it, from the same source, with some lines changed. Without that all works, too.
@@ -102,7 +102,7 @@ demo-apache: setup
 demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
-test: PACKAGES += chromium chromium-driver dbus-daemon fonts-inter skopeo
+test: PACKAGES += chromium chromium-driver dbus fonts-inter skopeo systemd-sysv
 test: setup $(ETCD) $(REGISTRY)
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
