@@ -8,19 +8,18 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from examples import apart, hosts
 from examples.clients import Clients
 from examples.exim.mail import wait_until
 from examples.hosts import Machine
-from examples.roots import BuildError, in_network
-from examples.transcript import Failed, Transcript
+from examples.roots import in_network
+from examples.transcript import Failed, Transcript, status
 from launcher import wall
 
 CLIENT = "10.98.0.2/16"
@@ -55,7 +54,10 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def main(title: str, service: Service, moves: int) -> int:
     """Run the demonstration; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return status("demo", partial(_run, title, service, moves))
+
+
+def _run(title: str, service: Service, moves: int) -> None:
     outside = apart.leave_host()
     try:
         base = in_network(outside, f"examples.{service.pod}.build")
@@ -63,15 +65,8 @@ def main(title: str, service: Service, moves: int) -> int:
         with hosts.pair() as machines, hosts.switch(machines, CLIENT) as netns:
             demo.run(base, machines, netns, moves)
         demo.out.end()
-    except (Failed, BuildError, OSError, TimeoutError) as e:
-        print(f"\ndemo: error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ndemo: interrupted; cleaning up", file=sys.stderr)
-        return 130
     finally:
         os.close(outside)
-    return 0
 
 
 class Demo:

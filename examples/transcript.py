@@ -3,11 +3,14 @@
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from examples.roots import BuildError
 
 WIDTH = 86
 INDENT = " " * 4
@@ -16,6 +19,28 @@ BIN = Path(sys.executable).parent
 
 class Failed(Exception):  # noqa: N818 (it names an outcome)
     """A check of the demonstration did not hold."""
+
+
+def status(name: str, run: Callable[[], object], *failures: type[Exception]) -> int:
+    """Run a demonstration, say what made it fail, and return the process's exit status.
+
+    SIGTERM ends it as ^C does: what it has made is taken away.
+
+    Args:
+        name: of the demonstration.
+        run: runs it, and takes away what that has made.
+        failures: what else it may raise.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run()
+    except (Failed, BuildError, OSError, subprocess.CalledProcessError, *failures) as e:
+        print(f"\n{name}: error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 class Transcript:

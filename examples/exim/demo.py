@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from examples import apart, leftovers
 from examples.exim import mail
-from examples.roots import BuildError, in_network
-from examples.transcript import BIN, Failed, Transcript
+from examples.roots import in_network
+from examples.transcript import BIN, Transcript, status
 
 HERE = Path(__file__).parent
 POD = "10.98.0.10"
@@ -28,20 +27,15 @@ SMARTHOST = "10.98.0.1"
 
 def main() -> int:
     """Run the demonstration; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return status("demo", _run)
+
+
+def _run() -> None:
     with contextlib.ExitStack() as undo:
         scratch = Path(tempfile.mkdtemp(prefix="autopod-demo-"))
         undo.callback(shutil.rmtree, scratch)
-        try:
-            network = apart_from_host(undo)
-            Demo(scratch, undo).run(network)
-        except (Failed, BuildError, OSError, TimeoutError) as e:
-            print(f"\ndemo: error: {e}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("\ndemo: interrupted; cleaning up", file=sys.stderr)
-            return 130
-    return 0
+        network = apart_from_host(undo)
+        Demo(scratch, undo).run(network)
 
 
 def apart_from_host(undo: contextlib.ExitStack) -> int:

@@ -6,22 +6,23 @@ everything held.
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import time
+from functools import partial
 
 from examples import apart
-from examples.roots import BuildError, in_network
-from examples.transcript import Failed
+from examples.roots import in_network
+from examples.transcript import status
 from tests.fleet.rounds import Rounds
 from tests.fleet.update import PROGRAMS, Update
 
 
 def main() -> int:
     """Run it; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = _parser().parse_args()
+    return status("test-fleet", partial(_run, _parser().parse_args()))
+
+
+def _run(options: argparse.Namespace) -> None:
     outside = apart.leave_host()
     try:
         bases = {pod: in_network(outside, f"examples.{pod}.build") for pod in PROGRAMS}
@@ -29,15 +30,8 @@ def main() -> int:
             Update(bases).run()
         if options.part != 1:
             Rounds(bases, options.seed, options.rounds).run()
-    except (Failed, BuildError, OSError, TimeoutError, subprocess.CalledProcessError) as e:
-        print(f"\ntest-fleet: error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ntest-fleet: interrupted; cleaning up", file=sys.stderr)
-        return 130
     finally:
         os.close(outside)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,10 +12,10 @@ import json
 import operator
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from examples.apache import build as apache
@@ -23,8 +23,7 @@ from examples.apache import load
 from examples.clients import Clients
 from examples.exim import build as exim
 from examples.exim.mail import wait_until
-from examples.roots import BuildError
-from examples.transcript import Failed, Transcript
+from examples.transcript import Failed, Transcript, status
 from launcher import wall
 from tests.kernels import exim as mails
 from tests.kernels.__main__ import lab_program
@@ -208,28 +207,22 @@ class Demo:
 
 def main() -> int:
     """Run the test; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = _parser().parse_args()
-    try:
-        program = lab_program(options.lab)
-        trees = {"exim": exim.build(), "apache": apache.build()}
-        with tempfile.TemporaryDirectory(prefix="autopod-moves-", dir="/var/tmp") as share:
-            demo = Demo(Lab(program, Path(share)), options.kernels)
-            try:
-                demo.run(trees)
-            except (LabError, Failed, OSError, subprocess.CalledProcessError):
-                with contextlib.suppress(OSError):
-                    demo.explain()
-                raise
-            finally:
-                demo.clean()
-    except (LabError, BuildError, Failed, OSError, subprocess.CalledProcessError) as e:
-        print(f"\ntest-moves: error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ntest-moves: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return status("test-moves", partial(_run, _parser().parse_args()), LabError)
+
+
+def _run(options: argparse.Namespace) -> None:
+    program = lab_program(options.lab)
+    trees = {"exim": exim.build(), "apache": apache.build()}
+    with tempfile.TemporaryDirectory(prefix="autopod-moves-", dir="/var/tmp") as share:
+        demo = Demo(Lab(program, Path(share)), options.kernels)
+        try:
+            demo.run(trees)
+        except (LabError, Failed, OSError, subprocess.CalledProcessError):
+            with contextlib.suppress(OSError):
+                demo.explain()
+            raise
+        finally:
+            demo.clean()
 
 
 def _kernels(text: str) -> list[str]:

@@ -5,17 +5,15 @@ closed. The exit status is 0 only if everything held.
 """
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 
-from examples import apart, hosts
+from examples import apart, hosts, transcript
 from examples.exim.mail import wait_until
 from examples.hosts import Machine
 from examples.moving import CLIENT, Demo
 from examples.redis.demo import service
-from examples.roots import BuildError, in_network
+from examples.roots import in_network
 from examples.transcript import BIN, Failed
 from tests.pacemaker.node import AGENT, Node
 
@@ -174,7 +172,10 @@ def processes(node: Machine) -> list[str]:
 
 def main() -> int:
     """Run it; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return transcript.status("test-pacemaker", _run)
+
+
+def _run() -> None:
     outside = apart.leave_host()
     try:
         base = in_network(outside, f"examples.{POD}.build")
@@ -186,15 +187,8 @@ def main() -> int:
                 print("\n".join(status(node) + node.explain() for node in machines))
                 raise
         demo.out.end()
-    except (Failed, BuildError, OSError, TimeoutError, subprocess.CalledProcessError) as e:
-        print(f"\ntest-pacemaker: error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ntest-pacemaker: interrupted; cleaning up", file=sys.stderr)
-        return 130
     finally:
         os.close(outside)
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from autopod.status import versions
@@ -25,8 +25,8 @@ from autopod.status.kernels import parse_running
 from examples.apache import build as apache
 from examples.exim import build as exim
 from examples.exim.mail import wait_until
-from examples.roots import BuildError, debian
-from examples.transcript import Failed, Transcript
+from examples.roots import debian
+from examples.transcript import Failed, Transcript, status
 from tests.kernel.autopod.repository import SUITE, Keys, Repository
 from tests.kernels.__main__ import lab_program
 from tests.kernels.lab import Lab, LabError
@@ -99,28 +99,22 @@ class Kernel:
 
 def main() -> int:
     """Run the demonstration; return the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = _parser().parse_args()
-    try:
-        program = lab_program(options.lab)
-        trees = {"exim": exim.build(), "apache": apache.build()}
-        with tempfile.TemporaryDirectory(prefix="autopod-reboot-", dir="/var/tmp") as share:
-            lab = Lab(program, Path(share))
-            demo = Demo(lab, *options.kernels, power_fails=options.power_failure)
-            try:
-                demo.run(trees)
-            except (LabError, Failed, OSError, subprocess.CalledProcessError):
-                demo.explain()
-                raise
-            finally:
-                demo.clean()
-    except (LabError, BuildError, Failed, OSError, subprocess.CalledProcessError) as e:
-        print(f"\ntest-reboot: error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ntest-reboot: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return status("test-reboot", partial(_run, _parser().parse_args()), LabError)
+
+
+def _run(options: argparse.Namespace) -> None:
+    program = lab_program(options.lab)
+    trees = {"exim": exim.build(), "apache": apache.build()}
+    with tempfile.TemporaryDirectory(prefix="autopod-reboot-", dir="/var/tmp") as share:
+        lab = Lab(program, Path(share))
+        demo = Demo(lab, *options.kernels, power_fails=options.power_failure)
+        try:
+            demo.run(trees)
+        except (LabError, Failed, OSError, subprocess.CalledProcessError):
+            demo.explain()
+            raise
+        finally:
+            demo.clean()
 
 
 class Demo:
