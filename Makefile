@@ -35,7 +35,7 @@ PACKAGES := acl apt-utils attr catatonit debootstrap erofs-utils fuse3 gcc gpg g
 OURS := stackfs launcher ckpt autopod
 TEST_REQUIRE ?= all
 export TEST_REQUIRE
-TEST_JOBS ?= 3
+TEST_JOBS ?= 2
 PIP := .venv/bin/pip --quiet --disable-pip-version-check
 
 # As pip builds it, from the same source, with some lines changed. Without that all works, too.

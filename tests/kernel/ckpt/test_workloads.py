@@ -10,6 +10,15 @@ from tests.kernel.ckpt import harness
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
 
 
+OWNED = [
+    *("credentials.py", "emulated_calls.py", "first_thread.c", "jailed.py", "mappings.c"),
+    *("memfds.py", "mounts.py", "owners.py", "packet_sockets.py", "posix_queues.c", "ptys.py"),
+    *("regular_files.py", "robust.c", "shared_memory.py", "sysv_messages.c", "sysv_semaphores.c"),
+    *("sysv_shm.c", "tcp_connections.py", "threads.py", "tree.py", "ttys.py"),
+    *("unix_datagrams.py", "unix_messages.py", "unix_sockets.py", "unlinked_files.py"),
+]
+"""Those in which somebody owns something, or a thread is made."""
+
 STAY = {"mappings.c"}
 """What tells the device of its root, another one when that is mounted anew."""
 
@@ -31,7 +40,7 @@ def test_workload(places, debian_root, build, name):
         pod.finish(min(pids))
 
 
-@pytest.mark.parametrize("name", harness.names())
+@pytest.mark.parametrize("name", OWNED)
 def test_workload_with_other_users_of_the_host(places, debian_root, build, name):
     """In a user namespace, and then in one with other ids, as another host gives them."""
     toml = f"{toml_of(name)}\n[user]\nnamespace = true\n"
