@@ -5,13 +5,11 @@ so that it can be made again after a reboot or a crash. It is read by anybody, a
 launcher.links alone, under the lock.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import msgspec
 
+from launcher import book as books
 from launcher.errors import PodError
 from launcher.identity import Identity
 from launcher.netconfig import Network
@@ -101,23 +99,9 @@ def identity_of(places: Places, name: str) -> Identity | None:
 
 def write(places: Places, book: Book) -> None:
     """Replace the book in one step; an empty one is no file."""
-    path = places.addresses()
-    if book == Book():
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with open(new, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(book), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    books.write(places.addresses(), None if book == Book() else book)
 
 
-@contextmanager
-def locked(places: Places) -> Iterator[None]:
+def locked(places: Places) -> AbstractContextManager[None]:
     """Hold the lock of all that pods share in the network, `/run/autopod/network.lock`."""
-    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(places.runs() / "network.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return books.locked(places, "network")

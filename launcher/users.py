@@ -6,15 +6,14 @@ the host has given to somebody else (subuid(5)). On another host it has others, 
 notices: its files know its users by its own numbers.
 """
 
-import fcntl
-import os
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from launcher import book as books
 from launcher import toml
 from launcher.config import PodConfig
 from launcher.errors import PodError
@@ -156,24 +155,8 @@ def _read(places: Places) -> _Book:
 
 
 def _write(places: Places, book: _Book) -> None:
-    """Replace the book in one step; an empty one is no file."""
-    path = places.users()
-    if not book.bases:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with open(new, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(book), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    books.write(places.users(), book if book.bases else None)
 
 
-@contextmanager
-def _locked(places: Places) -> Iterator[None]:
-    """Hold the lock of the book, `/run/autopod/users.lock`."""
-    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(places.runs() / "users.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _locked(places: Places) -> AbstractContextManager[None]:
+    return books.locked(places, "users")
