@@ -11,12 +11,12 @@ only there is known how addresses were translated. The mark is an option of the 
 and so goes through checkpoints, and to the next host.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from launcher import book as books
 from launcher.errors import PodError
 from launcher.identity import Identity
 from launcher.places import Places
@@ -226,17 +226,7 @@ def read(places: Places) -> Overlay | None:
 
 def write(places: Places, overlay: Overlay | None) -> None:
     """Write down what it is to be, in one step."""
-    path = places.overlay()
-    if overlay is None:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with open(new, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(overlay), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    books.write(places.overlay(), overlay)
 
 
 def check_marks(overlay: Overlay) -> None:

@@ -73,6 +73,12 @@ def registry() -> str | None:
     return None if shutil.which("skopeo") else "no skopeo"
 
 
+def huge_pages() -> str | None:
+    """Whether the kernel has them; that the host can give some, the test demands."""
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    return None if os.access(pool, os.W_OK) else "no huge pages of 2 MiB"
+
+
 def patched_pyfuse3() -> str | None:
     return _in_child("import pyfuse3; pyfuse3.HANDLE_IS_INODE")
 
@@ -89,6 +95,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
         browser,
         etcd,
         registry,
+        huge_pages,
         patched_pyfuse3,
     )
 }

@@ -10,7 +10,15 @@ import pytest
 from examples import hosts
 from examples.exim.mail import wait_until
 from tests.kernel.autopod import faulty
-from tests.kernel.autopod.test_migrate import FAULTY, count, goes_on, migrate_with, settle
+from tests.kernel.autopod.test_migrate import (
+    FAULTY,
+    by_pod,
+    count,
+    goes_on,
+    is_without_pod,
+    migrate_with,
+    settle,
+)
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
 
@@ -157,7 +165,5 @@ def test_a_full_disk_at_any_step_leaves_one_pod(pair, debian_root, side, faults)
         if living[0] is source:
             check_error(said)
         goes_on(living[0], before)
-        if living[0] is target:
-            source, target = target, source
-        assert "pod" not in target.run("autopod", "list"), (side, fault)
-        assert not target.root("pod").exists(), (side, fault)
+        source, target = by_pod(pair, living[0])
+        assert is_without_pod(target), (side, fault)

@@ -188,6 +188,16 @@ def settle(machines):
     return [machine for machine in machines if machine.living("pod")]
 
 
+def by_pod(pair, living):
+    """Return the two machines, that where the pod lives first."""
+    return sorted(pair, key=lambda machine: machine is not living)
+
+
+def is_without_pod(machine):
+    """Is nothing of the pod to be seen there?"""
+    return "pod" not in machine.run("autopod", "list") and not machine.root("pod").exists()
+
+
 def unsettled(machine):
     with contextlib.suppress(Locked), locked(machine.places, "pod"):
         return journal.is_moving(machine.places, "pod") or journal.unfinished(machine.places)
@@ -215,7 +225,5 @@ def test_a_fault_at_any_step_leaves_one_pod(pair, debian_root, side, faults):
         print(side, fault, [machine.name for machine in living], said)
         assert len(living) == 1, (side, fault, said, living)
         goes_on(living[0], before)
-        if living[0] is target:
-            source, target = target, source
-        assert "pod" not in target.run("autopod", "list"), (side, fault)
-        assert not target.root("pod").exists(), (side, fault)
+        source, target = by_pod(pair, living[0])
+        assert is_without_pod(target), (side, fault)

@@ -1,5 +1,6 @@
 """Memory of huge pages (hugetlbfs) comes back as it was, or is refused by name."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from ckpt.seed import RestoreError
 from tests.kernel.ckpt import harness
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc", "huge_pages"), pytest.mark.slow]
 
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 PAGES = 16
@@ -21,16 +22,15 @@ def resize(pages):
 
 @pytest.fixture
 def pool():
-    """Some huge pages of the host, for as long as the test takes."""
-    if not POOL.exists():
-        pytest.skip("this kernel has no huge pages of 2 MiB")
-    before = int((POOL / "nr_hugepages").read_text())
-    try:
-        if (there := resize(before + PAGES)) < PAGES:
-            pytest.skip(f"this host has {there} free huge pages, not {PAGES}")
-        yield before
-    finally:
-        resize(before)
+    """Some huge pages of the host, for as long as the test takes; one test at a time has them."""
+    with (POOL / "nr_hugepages").open() as number:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        before = int(number.read())
+        try:
+            assert resize(before + PAGES) >= PAGES, "the host has no such memory free"
+            yield before
+        finally:
+            resize(before)
 
 
 def start(pod, build):
