@@ -28,11 +28,11 @@ from autopod.errors import Refused
 from autopod.fleet import takeover
 from autopod.journal import Departure
 from autopod.wire import Link, LinkCut, PeerFailed
-from ckpt import dump, layers, stack
+from ckpt import abi, dump, layers, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
-from ckpt.archive.write import HEAD
+from ckpt.archive.seen import PAGES_AT
 from ckpt.model import NotCheckpointable
 from ckpt.progress import Progress
 from launcher import config, enter, network, pods
@@ -200,23 +200,27 @@ class _Sender:
     def send_archive(self, fd: int, size: int) -> None:
         """Send of the archive what of its first *size* bytes was not sent yet, and is much.
 
-        Its HEAD is sent when it is complete.
+        What is before the pages is sent again when it is complete.
         """
         if size - self._archive >= _PART:
-            self._send_part(fd, size)
+            self._send_part(fd, size, pages=True)
 
     def end_archive(self, file: Path) -> None:
         """Send what is left of the archive."""
         with file.open("rb") as stream:
-            self._send_part(stream.fileno(), file.stat().st_size)
-            self.link.send(wire.Head(os.pread(stream.fileno(), HEAD, 0)))
+            self._send_part(stream.fileno(), file.stat().st_size, pages=False)
+            self.link.send(wire.Head(os.pread(stream.fileno(), PAGES_AT, 0)))
 
-    def _send_part(self, fd: int, size: int) -> None:
-        """Send what of the archive's first *size* bytes was not sent yet."""
+    def _send_part(self, fd: int, size: int, *, pages: bool) -> None:
+        """Send what of the archive's first *size* bytes was not sent yet: *pages* and nothing else?
+
+        The disk begins with them meanwhile, since all must be there before the pod is killed.
+        """
         places = range(self._archive, size, wire.PIECE)
         pieces = (os.pread(fd, min(wire.PIECE, size - at), at) for at in places)
-        self.link.send(wire.Archive())
+        self.link.send(wire.Archive(pages))
         self.link.send_stream(self._counted(pieces))
+        abi.begin_writing(fd, self._archive, size - self._archive)
         self._archive = size
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:

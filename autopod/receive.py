@@ -17,10 +17,11 @@ from autopod.errors import Refused
 from autopod.fleet.takeover import Handover, are_kept
 from autopod.journal import Arrival
 from autopod.wire import Link
-from ckpt import layers, restore, stack
+from ckpt import abi, layers, restore, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
+from ckpt.archive.seen import Seen
 from ckpt.layers import Prepared
 from ckpt.progress import Silent
 from ckpt.stackcommand import Unpacking
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 _LAYER_ID: Final = "trusted.stackfs.id"
 _PATIENCE_S: Final = 60.0
 _PAUSE_S: Final = 0.2
+_MUCH_MEMORY: Final = 32 << 20
+"""Bytes of memory that follow when the pod runs, at least: few are written at once as fast."""
+
+_FOLLOWING: Final = ".following.pod"
+"""The archive, beside layers that are kept, until all memory of the pod has come from it."""
 
 
 def receive(places: Places, link: Link, offer: wire.Offer) -> None:
@@ -242,18 +248,31 @@ def _keep_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     link.send(wire.Done())
 
 
-def _take_archive(places: Places, link: Link, pod: str, fd: int) -> None:
-    """Write the archive to *fd* as it comes; keep the layers that come between its parts."""
+def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
+    """Write the archive to *fd* as it comes; keep the layers that come between its parts.
+
+    Returns:
+        What of its pages was hashed meanwhile, while the pod still runs at the other host.
+    """
+    seen, size = Seen(), 0
     with open(fd, "wb", closefd=False) as file:
         while not isinstance(
             message := link.receive(wire.Archive, wire.Layer, wire.Head), wire.Head
         ):
             if isinstance(message, wire.Layer):
                 _keep_layer(places, pod, message.id, link)
-            else:
-                file.writelines(link.receive_stream())
+            elif isinstance(message, wire.Archive):
+                began = size
+                for piece in link.receive_stream():
+                    file.write(piece)
+                    if message.pages:
+                        seen.add(piece, size)
+                    size += len(piece)
+                file.flush()
+                abi.begin_writing(fd, began, size - began)
         file.seek(0)
         file.write(message.data)
+    return seen
 
 
 def _take_pod(
@@ -272,7 +291,8 @@ def _take_pod(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
     try:
-        _take_archive(places, link, offer.pod, file.fd)
+        seen = _take_archive(places, link, offer.pod, file.fd)
+        kept = journal.cache(places, offer.pod) / _FOLLOWING
 
         def gate() -> Sequence[bytes]:
             handover.prepare()
@@ -296,6 +316,7 @@ def _take_pod(
             progress=Silent(),
             prepared=prepared,
             gate=gate,
+            lazy=restore.Following(least=_MUCH_MEMORY, seen=seen, kept=kept),
         )
         with suppress(wire.LinkCut):  # the other host will ask
             link.send(wire.Living(report.notes))

@@ -22,7 +22,7 @@ from autopod.hosts import Host
 from ckpt.archive import keys, schema
 from launcher.places import Places
 
-VERSION: Final = 4
+VERSION: Final = 5
 PIECE: Final = 1 << 20
 _MAX_MESSAGE: Final = 1 << 22
 _LENGTH: Final = struct.Struct(">I")
@@ -101,7 +101,13 @@ class Layer(Message, frozen=True):
 
 
 class Archive(Message, frozen=True):
-    """The next part of the archive follows, a stream. It may still be being written."""
+    """The next part of the archive follows, a stream. It may still be being written.
+
+    Attributes:
+        pages: it is nothing but pages, and in the first part what is before them.
+    """
+
+    pages: bool
 
 
 class Head(Message, frozen=True):

@@ -1,7 +1,7 @@
 """`make bench`: measure, print the tables, keep them in build/results.md.
 
-`make bench BENCH_ARGS=files`, and with snapshots, checkpoints, incremental, follow or fleet in its
-place, measures one.
+`make bench BENCH_ARGS=files`, and with snapshots, checkpoints, incremental, follow, moves or fleet
+in its place, measures one.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from bench import (
     fleet,
     follow,
     incremental,
+    moves,
     peers,
     picture,
     slow,
@@ -30,7 +31,7 @@ from bench.host import host
 from bench.measure import RUNS, aligned, table
 
 ROUNDS = 5
-WHATS = ("files", "snapshots", "checkpoints", "incremental", "follow", "fleet")
+WHATS = ("files", "snapshots", "checkpoints", "incremental", "follow", "moves", "fleet")
 RESULTS = Path(__file__).parent.parent / "build/results.md"
 PICTURE = RESULTS.with_name("files.png")
 FLEET_PICTURE = RESULTS.with_name("fleet.png")
@@ -45,6 +46,7 @@ def main() -> int:
         debian = here.build("from examples import roots; print(roots.debian())")
         say("checkpoint and restart")
         parts = [heading(), checkpoint_table(here), incremental_table(here), follow_table(here)]
+        parts.append(move_table(here))
         say("starts")
         rows = starts.measure(here, debian)
         parts.append(section("Starts", "", ("ms", "", "goal", ""), rows))
@@ -92,6 +94,8 @@ def only_one(argv: list[str]) -> int:
             text = incremental_table(here, args.rounds)
         elif args.what == "follow":
             text = follow_table(here, args.rounds)
+        elif args.what == "moves":
+            text = move_table(here, args.rounds)
         elif args.what == "fleet":
             text = fleet_tables(here, tuple(args.hosts or fleet.HOSTS))
         else:
@@ -107,6 +111,15 @@ def follow_table(here, rounds: int = follow.ROUNDS) -> str:
     caption = f"A program with {follow.MIB} MiB. Times since the command began; medians, in turns."
     rows = follow.measure(here, debian, rounds)
     return f"## Memory that follows\n\n{caption}\n\n{aligned(rows)}"
+
+
+def move_table(here, rounds: int = moves.MOVES) -> str:
+    debian = here.build("from examples import roots; print(roots.debian())")
+    caption = (
+        f"Medians of {rounds} moves there and back; both hosts and the client on this machine. The "
+        "second program rewrites 50 MiB of its memory each second."
+    )
+    return f"## Migrations\n\n{caption}\n\n{aligned(moves.measure(debian, rounds))}"
 
 
 def snapshot_table(here) -> str:

@@ -72,7 +72,10 @@ class Handover(Protocol):
     below: Sequence[str]
 
     def pass_on(self, fd: int, size: int) -> None:
-        """Take *size* bytes of the archive, which is being written to *fd*, but its HEAD."""
+        """Take *size* bytes of the archive, which is being written to *fd*.
+
+        What stands before the pages is not there yet.
+        """
 
     def pass_files(self) -> None:
         """Take what was written to files so far, and add to *below*: soon the pod stands still."""
@@ -181,7 +184,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         if not leave_running:
             holder.leave(places, pod)  # what is killed now is not to be started again
             _end(running, freeze, collector, wire)
-            _release(running, handover, wire)
+            _release(running, freeze, handover, wire)
     return DumpReport(
         frozen_ns,
         freeze.began_ns,
@@ -344,9 +347,12 @@ def _end(running: pods.Pod, freeze: Freeze, collector: FileCollector, wire: Wire
         connections.silence(collector.sources())
 
 
-def _release(running: pods.Pod, handover: Handover | None, wire: Wire) -> None:
+def _release(running: pods.Pod, freeze: Freeze, handover: Handover | None, wire: Wire) -> None:
     """Take away what is left of a pod that has ended; whoever takes it over may let it go on."""
-    if handover:
-        network.leave_network(running.places, running.name)
-        handover.release(wire.caught())
+    try:
+        if handover:
+            network.leave_network(running.places, running.name)
+            handover.release(wire.caught())
+    finally:
+        freeze.await_end()
     pods.destroy(running.places, running.name)

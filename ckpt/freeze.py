@@ -134,10 +134,13 @@ class Freeze:
             raise busy
 
     def kill_all(self) -> None:
-        """Kill all that is stopped, without letting any of it run again."""
+        """Kill all that is stopped: none of it will run again; call await_end() some time."""
         for tracee in self._tracees.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(tracee.tid, signal.SIGKILL)
+
+    def await_end(self) -> None:
+        """Wait for the end of all that was killed: of its memory, which takes longest."""
         # A leader is reported when its other threads have been waited for: leaders come last.
         for tracee in sorted(self._tracees.values(), key=lambda one: one.tid in self._leaders):
             tracee.await_end()

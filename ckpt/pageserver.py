@@ -3,7 +3,8 @@
 Who touches a page that is not there waits, and is served first; meanwhile the rest is brought in
 the order of addresses. When all is there the descriptors are closed, and nothing is left.
 
-One thread. Between two looks at what the kernel has to tell it copies FRAME bytes at most.
+One thread. Between two looks at what the kernel has to tell it copies FRAME bytes at most. What it
+knows is in a ledger (ckpt/ledger.py), so that it may be killed.
 """
 
 import errno
@@ -12,8 +13,9 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,9 +24,12 @@ from ckpt import absent, procfs, userfault
 from ckpt.archive.frames import FRAME_CONTENT
 from ckpt.copied import Copied
 from ckpt.kinds.memory import Run
+from ckpt.ledger import Ledger, Memory, Range, State
 from ckpt.model import PAGE_SIZE
 from ckpt.standstill import Standstill
 from ckpt.userfault import Change, Changing, Fault, Fork, Gone, NotThere
+from launcher import cgroups, enter
+from launcher.pods import Pod
 
 _AROUND: Final = 16 * PAGE_SIZE
 """Bytes that are brought with a page that somebody waits for."""
@@ -37,6 +42,10 @@ _MANY: Final = 64
 
 _BREATH_S: Final = 0.1
 """How long to wait where the pod has no memory left."""
+
+
+READY: Final = b"1"
+"""The word that all Given has been noted."""
 
 
 class Space(msgspec.Struct):
@@ -67,35 +76,70 @@ class PageServer:
 
     def __init__(
         self,
-        channel: socket.socket,
+        channel: socket.socket | None,
         door: socket.socket,
         *,
         read: Callable[[int, int], bytes],
-        pids: Callable[[], list[int]],
-        freezer: Path | None,
+        running: Pod,
         rate: int | None,
+        ledger: Ledger,
     ) -> None:
-        """Begin with nothing.
+        """Begin with nothing, or where another server was killed.
 
         Args:
-            channel: brings Given with descriptors; its end means that the pod was let go.
+            channel: brings Given with descriptors, until the sender shuts it down, and is told then
+                that all of it is READY. None: it has been, and the ledger has it.
             door: who connects to it wants all to be there soon, and waits for the end.
             read: returns pages of the archive: first, count.
-            pids: returns the host pids of the pod's processes.
-            freezer: the file that holds the pod (launcher.cgroups.freezer()).
+            running: the pod.
             rate: how many bytes a second are brought that nobody waits for; None: all that goes.
+            ledger: what must not be forgotten.
         """
-        self._channel: socket.socket | None = channel
+        self._channel = channel
         self._door = door
         self._clients: list[socket.socket] = []
-        self._read, self._pids, self._rate = read, pids, rate
+        self._read, self._rate = read, rate
+        self._pids = partial(enter.pids, running)
+        self._ledger = ledger
         self._spaces: dict[int, Space] = {}
-        self._standstill = Standstill(freezer)
+        self._closing: list[int] = []  # what nobody needs when the ledger has no word of it
+        self._standstill = Standstill(
+            cgroups.freezer(running.cgroups), ledger.hold, begun=ledger.held
+        )
+        self._many = _MANY
         self._lingers = False  # has the last standstill threads that have not gone on yet?
         self._next_s = 0.0  # when to bring more, on time.monotonic()
 
-    def run(self, ends: Sequence[int]) -> None:
+    def recall(self) -> None:
+        """Go on where another server was killed, with what the ledger tells.
+
+        Raises:
+            Ambiguous, OSError: it is not known what is to come where.
+        """
+        state, read = self._ledger.recall()
+        self._rate = state.rate
+        for memory in state.memories:
+            pages = Copied()
+            for one in memory.absent:
+                pages.put(one.start, one.end, one.first)
+            self._spaces[memory.fd] = Space(memory.fd, memory.host_pid, pages)
+        if read:
+            space, changes = self._spaces[read[0].fd], [one.change for one in read]
+            if self._ledger.held or not read[0].certain:
+                doubtful = sum(not one.certain for one in read)
+                self._settle(space, changes[:doubtful], changes[doubtful:])
+            else:
+                self._note(space, changes)
+        else:
+            self._standstill.end()
+        for space in self._spaces.values():
+            userfault.wake_all(space.fd)
+
+    def run(self, ends: Sequence[int]) -> bool:
         """Serve until all is there, or one of the descriptors *ends* becomes readable.
+
+        Returns:
+            Is all there?
 
         Raises:
             Ambiguous, OSError, ArchiveError: some of it cannot be brought.
@@ -106,7 +150,7 @@ class PageServer:
                 poll.register(fd, select.POLLIN)
             ready = {fd for fd, _ in poll.poll(self._patience_ms())}
             if ready.intersection(ends):
-                return
+                return False
             self._lingers = self._lingers and self._standstill.tend()
             self._greet(ready)
             for space in list(self._spaces.values()):
@@ -118,6 +162,7 @@ class PageServer:
                     self._bring(space, space.waiting.pop())
             if self._fills and time.monotonic() >= self._next_s:
                 self._fill()
+        return True
 
     @property
     def _fills(self) -> bool:
@@ -137,8 +182,12 @@ class PageServer:
         if self._door.fileno() in ready:
             self._clients.append(self._door.accept()[0])  # they hear when this process ends
             self._rate, self._next_s = None, 0.0
+            self._commit()
         if self._channel and self._channel.fileno() in ready and not self._take(self._channel):
-            self._channel = None
+            channel, self._channel = self._channel, None
+            self._ledger.begin(self._state())
+            with suppress(OSError):  # the restart was killed, and with it the pod
+                channel.send(READY)
 
     def _take(self, channel: socket.socket) -> bool:
         """Take a process; return False at the end."""
@@ -161,7 +210,25 @@ class PageServer:
     def _drop(self, space: Space) -> None:
         """Have the kernel watch it no more: all is there, or it is gone."""
         del self._spaces[space.fd]
-        os.close(space.fd)
+        self._closing.append(space.fd)
+        self._commit()
+
+    def _commit(self) -> None:
+        """Have what is known now be what the server after this one knows."""
+        if self._channel is None:
+            self._ledger.note(self._state())
+        for fd in self._closing:
+            os.close(fd)
+        self._closing.clear()
+
+    def _state(self) -> State:
+        return State(
+            [
+                Memory(space.fd, space.host_pid, [Range(*one) for one in space.absent])
+                for space in self._spaces.values()
+            ],
+            self._rate,
+        )
 
     # --- who waits -----------------------------------------------------------------------
 
@@ -170,7 +237,7 @@ class PageServer:
         if userfault.is_changing(space.fd):
             self._settle(space, [])
             return
-        message = userfault.read(space.fd)
+        message = self._ledger.read(space.fd, certain=False)
         if isinstance(message, Fault):
             space.waiting.add(message.address)
         elif message is not None:  # who has waited for a page does so no more
@@ -250,7 +317,7 @@ class PageServer:
 
     # --- changes -------------------------------------------------------------------------
 
-    def _settle(self, space: Space, read: list[Change]) -> None:
+    def _settle(self, space: Space, read: list[Change], sure: Sequence[Change] = ()) -> None:
         """Read what has changed, and note it.
 
         What a single thread does comes one after another. Of several ones none may go on before all
@@ -259,27 +326,30 @@ class PageServer:
         Args:
             space: what is, or was, changed.
             read: what was read of it already, by mistake, when all threads could go on.
+            sure: what was read of it after that, when none could.
         """
-        if not read and self._is_alone(space):
-            self._note(space, self._read_changes(space, most=1))
+        if not read and not sure and self._is_alone(space):
+            self._note(space, self._read_changes(space, most=1, certain=True))
             return
         certain = self._standstill.begin(self._pids())
-        changes = self._read_changes(space, most=None)
+        changes = [*sure, *self._read_changes(space, most=None, certain=certain)]
         doubtful = read if certain else [*read, *changes]
         for number, change in enumerate(doubtful):
             if absent.clash(change, [*read, *changes][number + 1 :]):
                 raise absent.Ambiguous("several threads have changed the same memory")
-        self._note(space, read)
-        self._note(space, changes)
+        self._note(space, read, changes)
         self._standstill.end()
         self._lingers = True
 
-    def _read_changes(self, space: Space, most: int | None) -> list[Change]:
-        """Read messages until nothing is being changed any more, or *most* changes were read."""
+    def _read_changes(self, space: Space, *, most: int | None, certain: bool) -> list[Change]:
+        """Read messages until nothing is being changed any more, or *most* changes were read.
+
+        *certain*: can nobody build upon what they tell before it was read?
+        """
         changes: list[Change] = []
         deadline = time.monotonic() + _RESTLESS_S
         while (most is None or len(changes) < most) and userfault.is_changing(space.fd):
-            match userfault.read(space.fd):
+            match self._ledger.read(space.fd, certain=certain):
                 case None:
                     if time.monotonic() > deadline:
                         raise OSError(errno.ETIMEDOUT, "memory does not come to rest")
@@ -291,14 +361,19 @@ class PageServer:
                     deadline = time.monotonic() + _RESTLESS_S
         return changes
 
-    def _note(self, space: Space, changes: list[Change]) -> None:
-        """Note changes that came at once, or one."""
-        before = space.absent
-        others = [change for change in changes if not isinstance(change, Fork)]
-        for change in changes:
-            if isinstance(change, Fork):
-                self._adopt(change.fd, before, others)
-        space.absent = absent.after(before, others)
+    def _note(self, space: Space, *groups: Sequence[Change]) -> None:
+        """Note groups of changes, of which those of one came at once, or one of them."""
+        for changes in groups:
+            before = space.absent
+            others = [change for change in changes if not isinstance(change, Fork)]
+            for change in changes:
+                if isinstance(change, Fork):
+                    self._adopt(change.fd, before, others)
+            space.absent = absent.after(before, others)
+        self._commit()
+        if len(self._spaces) > self._many:
+            self._bury()
+            self._many = len(self._spaces) + _MANY
 
     def _adopt(self, fd: int, before: Copied, others: Sequence[Change]) -> None:
         """Take a child that was forked beside *others*."""
@@ -307,11 +382,9 @@ class PageServer:
         except Changing:
             raise absent.Ambiguous("a child changes what its parent was changing") from None
         except Gone:
-            os.close(fd)
+            self._closing.append(fd)
         else:
             self._spaces[fd] = Space(fd, None, pages)
-            if len(self._spaces) % _MANY == 0:
-                self._bury()
 
     def _bury(self) -> None:
         """Drop children that have ended before it was their turn: each holds a descriptor."""

@@ -89,6 +89,8 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
         stack.callback(raising.kill)
         raising.build()
         tcp.settle()
+        if lazy:
+            lazy.settle()
         gate()
         with open_network(), enter.network(running):
             tcp.release()

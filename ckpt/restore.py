@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+    from ckpt.archive.seen import Seen
     from ckpt.lazy import Lazy
 
 
@@ -53,9 +54,15 @@ class Following(Struct, frozen=True):
 
     Attributes:
         rate: how many bytes a second come that no program waits for; None: as many as go.
+        least: bytes that may follow; if there are fewer, they are there before.
+        seen: what of the archive was hashed as it came.
+        kept: the name that the archive has as long as memory follows; None: its own, for good.
     """
 
     rate: int | None = None
+    least: int = 1
+    seen: "Seen | None" = None
+    kept: Path | None = None
 
 
 def restore(  # noqa: PLR0913 (the command's own choices)
@@ -232,8 +239,8 @@ def _follow(
     Raises:
         ArchiveError: they are not what was signed.
     """
-    count = following.count(model) if wish else 0
-    if wish is None or not count:
+    size = following.count(model) * PAGE_SIZE if wish else 0
+    if wish is None or size < wish.least:
         yield None, []
         return
     from ckpt import lazy, userfault
@@ -242,9 +249,9 @@ def _follow(
         yield None, ["its memory was there before it ran: this kernel has no userfaultfd for that"]
         return
     with progress.step("verify", archive.pages.count * PAGE_SIZE):
-        archive.pages.check(progress)
-    with lazy.Lazy(running, archive, wish.rate) as server:
-        yield server, [f"{count * PAGE_SIZE / 2**20:.0f} MiB of its memory follow while it runs"]
+        archive.check_pages(progress, wish.seen)
+    with lazy.Lazy(running, archive, wish.rate, wish.kept) as server:
+        yield server, [f"{size / 2**20:.0f} MiB of its memory follow while it runs"]
 
 
 class _Opening:

@@ -9,7 +9,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst; kernel/cgroup/freezer.c, cgroup
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ckpt import procfs
@@ -21,10 +21,18 @@ from ckpt.tracee import Tracee
 class Standstill:
     """One standstill after another."""
 
-    def __init__(self, freezer: Path | None) -> None:
-        """Begin with none; *freezer* is the file that holds the pod, if there is one."""
-        self._freezer = freezer
-        self._is_ours = False
+    def __init__(
+        self, freezer: Path | None, note: Callable[[bool], None], *, begun: bool = False
+    ) -> None:
+        """Begin with none.
+
+        Args:
+            freezer: the file that holds the pod, if there is one.
+            note: is told before one begins, and when it has ended.
+            begun: has one been begun, by somebody else, who cannot end it any more?
+        """
+        self._freezer, self._note = freezer, note
+        self._is_ours = begun
         self._tracees: dict[int, Tracee] = {}
 
     def begin(self, host_pids: Iterable[int]) -> bool:
@@ -37,8 +45,10 @@ class Standstill:
         """
         if self._freezer is None:
             return False
-        self._is_ours = self._freezer.read_text().strip() == "0"
-        self._freezer.write_text("1")
+        if self._is_ours or self._freezer.read_text().strip() == "0":
+            self._is_ours = True
+            self._note(True)
+            self._freezer.write_text("1")
         for pid in host_pids:
             for tid in procfs.threads(pid):
                 if tid not in self._tracees:
@@ -49,6 +59,7 @@ class Standstill:
         """Let the pod go on."""
         if self._is_ours and self._freezer:
             self._freezer.write_text("0")
+            self._note(False)
         self._is_ours = False
         self.tend()
 

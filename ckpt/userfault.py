@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import struct
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -138,16 +139,28 @@ def register(fd: int, start: int, length: int) -> None:
     abi.ioctl(fd, abi.UFFDIO_REGISTER, wanted)
 
 
-def read(fd: int) -> Message | None:
+def read(fd: int, place: memoryview) -> Message | None:
     """Return a message, None if there is none. Who has caused it, unless by a fault, goes on.
 
     Faults come first, whatever has happened earlier.
+
+    Args:
+        fd: the descriptor.
+        place: what is read is there, too: as long as MESSAGE, filled with zeros.
     """
     try:
-        kind, first, second, third = MESSAGE.unpack(os.read(fd, MESSAGE.size))
+        os.readv(fd, [place])
     except BlockingIOError:
         return None
+    return parse(place)
+
+
+def parse(data: bytes | memoryview) -> Message | None:
+    """Return the message that *data* begins with; None: none was read there."""
+    kind, first, second, third = MESSAGE.unpack_from(data)
     match kind:
+        case 0:
+            return None
         case abi.UFFD_EVENT_PAGEFAULT:
             return Fault(second & -PAGE_SIZE)
         case abi.UFFD_EVENT_FORK:
@@ -190,6 +203,8 @@ def has(fd: int, address: int) -> bool:
 
 
 _NOWHERE: Final = 0x10  # below vm.mmap_min_addr
+_TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
+"""Where addresses end: arch/x86/include/asm/page_64_types.h, TASK_SIZE_MAX."""
 
 
 def copy(fd: int, address: int, data: bytes, offset: int, length: int) -> int:
@@ -226,7 +241,17 @@ def clear(fd: int, address: int) -> None:
 
 def wake(fd: int, address: int) -> None:
     """Have who waits for a page look again."""
-    argument = abi.uffdio_range(address, PAGE_SIZE)
+    _wake(fd, address, address + PAGE_SIZE)
+
+
+def wake_all(fd: int) -> None:
+    """Have all who wait for any page look again."""
+    least = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
+    _wake(fd, max(PAGE_SIZE, least + PAGE_SIZE - 1 & -PAGE_SIZE), _TASK_SIZE)
+
+
+def _wake(fd: int, start: int, end: int) -> None:
+    argument = abi.uffdio_range(start, end - start)
     abi.ioctl_errno(fd, abi.UFFDIO_WAKE, ctypes.addressof(argument))
 
 

@@ -76,14 +76,7 @@ class NewFile:
             os.fsync(self._dir_fd)
 
     def _link(self, name: str) -> None:
-        """Give the nameless file a name, as open(2) shows under O_TMPFILE."""
-        os.link(
-            f"/proc/self/fd/{self.fd}",
-            name,
-            src_dir_fd=self._dir_fd,  # unused, but without it os.link() does not follow
-            dst_dir_fd=self._dir_fd,
-            follow_symlinks=True,
-        )
+        _link(self.fd, name, self._dir_fd)
 
     def discard(self) -> None:
         """Close it; without commit() nothing is left of it. Call it once."""
@@ -92,3 +85,27 @@ class NewFile:
                 os.unlink(self._hidden, dir_fd=self._dir_fd)
         os.close(self.fd)
         os.close(self._dir_fd)
+
+
+def name(fd: int, path: Path) -> None:
+    """Give an open file, which may have other names or none, a new one.
+
+    Raises:
+        FileExistsError: something has it.
+    """
+    directory_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _link(fd, path.name, directory_fd)
+    finally:
+        os.close(directory_fd)
+
+
+def _link(fd: int, name: str, directory_fd: int) -> None:
+    """Link an open file as open(2) shows under O_TMPFILE."""
+    os.link(
+        f"/proc/self/fd/{fd}",
+        name,
+        src_dir_fd=directory_fd,  # unused, but without it os.link() does not follow
+        dst_dir_fd=directory_fd,
+        follow_symlinks=True,
+    )

@@ -31,6 +31,7 @@ from ckpt.archive.errors import (
 )
 from ckpt.archive.frameread import FrameReader, PageReader, Workers
 from ckpt.archive.schema import Descriptor
+from ckpt.archive.seen import Seen
 from ckpt.model import MODEL_VERSION, PAGE_SIZE, Pod
 from ckpt.progress import Progress
 from ckpt.states import UNDECODABLE
@@ -243,6 +244,24 @@ class Archive:
         with _naming(self.path):
             hashes = self._small(schema.HASHES_TYPE)
         return self.earlier.page_hashes() + hashes if self.earlier else hashes
+
+    def check_pages(self, progress: Progress, seen: Seen | None = None) -> None:
+        """Compare all that `pages` can read with what was signed; nothing is decompressed.
+
+        Args:
+            progress: is told.
+            seen: what was hashed of them as they came, if the archive builds upon no other.
+
+        Raises:
+            Damaged: it is not that.
+        """
+        if seen is None or self.earlier:
+            self.pages.check(progress)
+            return
+        blob = self._blobs[schema.PAGES_TYPE]
+        member = self._members[layout.blob_name(blob.digest)]
+        if seen.digest(self._fd, member.offset, member.size) != blob.digest:
+            raise Damaged(f"{self.path}: the pages do not have their digest")
 
     def layer_tar(self, layer: Layer) -> Iterator[bytes]:
         """Yield the OCI layer tar of *layer* in pieces."""

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from ckpt.archive import container, crypt, dsse, host, keys, schema
+from ckpt.archive import crypt, dsse, host, keys, schema
 from ckpt.archive.blobs import FrameWriter, TarWriter
 from ckpt.archive.frames import FRAME_CONTENT
 from ckpt.archive.newfile import NewFile
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
     from ckpt.archive.read import Archive, Layer
-
-HEAD: Final = 3 * container.BLOCK
-"""Bytes before the pages: a member, and the header of the pages."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -122,7 +119,7 @@ class ArchiveWriter:
     def so_far(self) -> tuple[int, int]:
         """Return the file, and how many bytes at its start stay as they are while pages are added.
 
-        Not the first HEAD of them: the header of the pages is there, and written when they end.
+        Not the first PAGES_AT of them: the header of the pages is there, and written when they end.
         """
         return self._file.fd, self._tar.written
 

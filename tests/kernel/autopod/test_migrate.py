@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autopod import journal, moves
-from ckpt import stack
+from ckpt import lazy, stack
 from examples import hosts
 from examples.exim.mail import wait_until
 from launcher import enter, pods, userns
@@ -127,6 +127,32 @@ def test_files_that_are_written_all_the_time_go_ahead(pair, debian_root):
     # Sealed for the offer, when memory had gone, and when the pod stood still.
     assert len(stack.status(target.places, "pod").layers) == 3
     assert (target.root("pod") / "var/tmp/busy").stat().st_size == 8 << 20
+
+
+REMEMBERS = """\
+import hashlib, os
+kept, n = os.urandom(64 << 20), 0
+first = hashlib.sha256(kept).digest()
+while hashlib.sha256(kept).digest() == first:
+    n += 1
+    with open("/var/tmp/count", "w") as file:
+        file.write(f"{n}\\n")
+"""
+
+
+def test_memory_follows_when_the_pod_runs_already(pair, debian_root):
+    source, target = pair
+    source.run("autopod", "add", "pod", "--base", debian_root)
+    (source.root("pod") / "var/tmp/remembers.py").write_text(REMEMBERS)
+    source.run("autopod", "addproc", "pod", "/usr/bin/python3", "/var/tmp/remembers.py")
+    wait_until(lambda: count(source) > 1, "it remembers")
+    for _ in range(3):
+        before = count(source)
+        assert "of its memory follow" in source.run("autopod", "migrate", "pod", target.name)
+        goes_on(target, before + 1)
+        lazy.wait(target.places, "pod")
+        assert not list(target.places.states().glob(".*/.following*"))
+        source, target = target, source
 
 
 SOURCE_FAULTS = [

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import re
+import select
 import signal
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import pytest
 
 from ckpt import lazy, restore, userfault
 from ckpt.archive.errors import Damaged
-from launcher import pods
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
@@ -26,10 +27,30 @@ def start(pod, build, threads=1, rounds=200):
     return min(pod.host_pids())
 
 
+def kill(pid):
+    """Kill a process, and wait until it has ended."""
+    with open_pidfd(pid) as pidfd:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], harness.DEADLINE_S)[0]
+
+
+@contextlib.contextmanager
+def open_pidfd(pid):
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
 def look(pod, pid):
     """Have the program do what it does, and look at all of its memory."""
     before = pod.log().count("ok\n")
     pod.signal(pid)
+    look_at_answer(pod, before)
+
+
+def look_at_answer(pod, before=0):
     harness.poll(lambda: "fail" in pod.log() or pod.log().count("ok\n") > before, "answer")
     assert "fail" not in pod.log()
 
@@ -41,7 +62,10 @@ def watched(pod):
 
 
 def servers(pod):
-    """Return the process ids of guard and page server, which have the archive open."""
+    """Return the process ids of guard and page server, which have the archive open, by name.
+
+    None: there are not two of them, now.
+    """
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -49,8 +73,10 @@ def servers(pod):
             if os.fspath(pod.archive) in open_files:
                 status = (entry / "status").read_text()
                 found[int(entry.name)] = int(re.search(r"PPid:\s(\d+)", status)[1])
-    (server,) = [pid for pid, parent in found.items() if parent in found]
-    return found[server], server
+    guards = [pid for pid, parent in found.items() if parent in found]
+    if len(guards) != 1 or len(found) != 2:
+        return None
+    return {"guard": guards[0], "server": found[guards[0]]}
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -97,22 +123,43 @@ def test_a_checkpoint_has_what_has_not_arrived(places, exim_root, build):
 
 
 @pytest.mark.parametrize("which", ["guard", "server"])
-def test_without_its_server_the_pod_ends(places, exim_root, build, which):
+def test_another_one_takes_the_place_of_who_is_killed(places, exim_root, build, which):
     with harness.Pod(places, exim_root) as pod:
         pid = start(pod, build)
         pod.dump()
         pod.restore(lazy=ON_DEMAND)
-        guard, server = servers(pod)
-        os.kill(server, signal.SIGSTOP)
+        before = servers(pod)
+        os.kill(before["server"], signal.SIGSTOP)
         pod.signal(pid)  # it waits for a page
-        os.kill(guard if which == "guard" else server, signal.SIGKILL)
-        os.kill(server, signal.SIGCONT)
-        harness.poll(lambda: pod.running() is None, "end of the pod")
-        harness.poll(lambda: "so the pod was killed" in pod.log(), "reason")
-        assert "ok" not in pod.log()
-        assert "fail" not in pod.log()
-        pods.destroy(places, pod.name)
-        pod.restore(lazy=ON_DEMAND)
+        kill(before[which])
+        if which == "guard":
+            os.kill(before["server"], signal.SIGCONT)
+        look_at_answer(pod)
+        harness.poll(lambda: servers(pod), "there are two again")
+        assert servers(pod)["server"] == before["server" if which == "guard" else "guard"]
+        lazy.wait(places, pod.name)
+        harness.poll(lambda: servers(pod) is None, "they end")
+        assert not watched(pod)
+        look(pod, pid)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_they_may_be_killed_at_any_moment(places, exim_root, build, threads):
+    """Again and again, while the program changes its memory: it is right, and all of it comes."""
+    with harness.Pod(places, exim_root) as pod:
+        pid = start(pod, build, threads, rounds=400)
+        pod.dump()
+        pod.restore(lazy=restore.Following(rate=1 << 20))
+        pod.signal(pid)
+        chance, killed = random.Random(threads), 0
+        while "ok" not in pod.log() and "fail" not in pod.log():
+            if found := servers(pod):
+                kill(found["guard" if chance.random() < 0.2 else "server"])
+                killed += 1
+        print(f"{killed} were killed")
+        assert killed
+        look_at_answer(pod)
+        lazy.wait(places, pod.name)
         look(pod, pid)
 
 

@@ -1,0 +1,185 @@
+"""The processes that bring a pod's memory: the page server, and the guard that takes its place.
+
+They are nobody's children, and end when all has arrived or the pod has. They share their open files
+(CLONE_FILES), so that no descriptor is lost with one of them: were the last one closed, the kernel
+would give the program zeros. When the server is killed the guard becomes the server, where the
+ledger (ckpt/ledger.py) says; when the guard is killed the server makes another one. Who gives up,
+because the archive has become unreadable, kills the pod first.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from ckpt import abi
+from ckpt.arch import x86_64 as arch
+from ckpt.ledger import Ledger
+from ckpt.pageserver import PageServer
+from launcher import abi as launcher_abi
+from launcher import pods
+
+if TYPE_CHECKING:
+    from ckpt.archive.read import Archive
+
+DOOR: Final = "pages.sock"
+"""In the pod's directory below /run: who connects waits until all is there."""
+
+_CLONE_FILES: Final = 0x400
+_PR_SET_NAME: Final = 15
+_DEATH_MS: Final = 10_000
+
+
+class Attendant:
+    """A process that is the server, or its guard; forked from the restart."""
+
+    def __init__(
+        self,
+        running: pods.Pod,
+        archive: "Archive",
+        wish: tuple[int | None, Path | None],
+        lent: tuple[socket.socket, socket.socket, int],
+    ) -> None:
+        """Take descriptors of the process that calls, which is about to have no other use for them.
+
+        Args:
+            running: the pod.
+            archive: what it is restarted from.
+            wish: as PageServer's rate; a name of the archive's to be removed at the end.
+            lent: the channel of PageServer, its door, and a pidfd of the pod's.
+        """
+        self._running, self._archive = running, archive
+        self._rate, self._kept = wish
+        self._channel: socket.socket | None = lent[0]
+        self._door, self._pod_fd = lent[1:]
+        door = running.places.run(running.name) / DOOR
+        self._names = {path: path.stat().st_ino for path in (door, self._kept) if path}
+
+    def run(self) -> NoReturn:
+        """Be the first server, with nothing of the command but what is needed."""
+        try:
+            if os.fork():
+                os._exit(0)
+            self._leave_command()
+            self._ledger = Ledger()
+            self._serve()
+        except BaseException:  # noqa: BLE001 (it must not leave this process)
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _leave_command(self) -> None:
+        os.setsid()
+        os.chdir("/")
+        log = self._running.places.run(self._running.name) / "pages.log"
+        with open(os.devnull, "rb") as nothing, open(log, "ab") as file:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
+        lent = (self._door.fileno(), self._pod_fd, *self._archive.descriptors())
+        channel = [self._channel.fileno()] if self._channel else []
+        _close_all_but(sorted((*lent, *channel)))
+        name = ctypes.create_string_buffer(b"pages")
+        abi.prctl(_PR_SET_NAME, ctypes.addressof(name))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each child
+        with contextlib.suppress(OSError):  # in a container
+            Path("/proc/self/oom_score_adj").write_text("-1000")
+
+    def _serve(self) -> NoReturn:
+        """Be the server until the end."""
+        try:
+            own_fd = os.pidfd_open(os.getpid())
+            server = PageServer(
+                self._channel,
+                self._door,
+                read=self._archive.pages.read,
+                running=self._running,
+                rate=self._rate,
+                ledger=self._ledger,
+            )
+            guard, guard_fd = self._make_guard(own_fd)
+            if self._channel is None:
+                server.recall()
+            while not server.run((self._pod_fd, guard_fd)) and not _is_over(self._pod_fd):
+                os.close(guard_fd)
+                os.waitpid(guard, 0)
+                guard, guard_fd = self._make_guard(own_fd)
+            self._end()
+        except BaseException:  # noqa: BLE001 (the guard is told, the log says it)
+            traceback.print_exc()
+            sys.stderr.flush()
+            self._ledger.end(failed=True)
+        finally:
+            os._exit(1)
+
+    def _end(self) -> NoReturn:
+        """Leave: all is there, or the pod has ended."""
+        for path, inode in self._names.items():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == inode:  # not the next restart's
+                    path.unlink()
+        self._ledger.end(failed=False)
+        os._exit(0)
+
+    def _make_guard(self, server_fd: int) -> tuple[int, int]:
+        """Fork the guard of the server that *server_fd* is; return its pid and a pidfd of it."""
+        args = abi.clone_args(flags=_CLONE_FILES, exit_signal=signal.SIGCHLD)
+        size, number = ctypes.sizeof(args), arch.SYSCALLS["clone3"]
+        guard = abi.syscall("clone3", number, ctypes.byref(args), size)
+        if guard == 0:
+            self._guard(server_fd)
+        return guard, os.pidfd_open(guard)
+
+    def _guard(self, server_fd: int) -> NoReturn:
+        """Be the guard: wait until the server has ended, and see to what it has left."""
+        try:
+            select.select([server_fd], [], [])
+            os.close(server_fd)
+            if self._ledger.is_serving and not _is_over(self._pod_fd):
+                self._channel = None
+                self._serve()
+            if not self._ledger.is_over:
+                self._kill_pod()
+        except BaseException:  # noqa: BLE001 (it must not leave this process)
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+
+    def _kill_pod(self) -> None:
+        """Kill the pod before anything of its memory is given up."""
+        if _is_over(self._pod_fd):
+            return
+        pods.kill(self._running)
+        name = self._running.name
+        text = (
+            f"autopod: not all memory of pod {name} can be brought, so the pod was killed: "
+            f"restart it from {self._kept or self._archive.path}\n"
+        )
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        with open(self._running.places.log(name), "a") as log:
+            log.write(text)
+        poll = select.poll()
+        poll.register(self._pod_fd, select.POLLIN)
+        poll.poll(_DEATH_MS)
+
+
+def _is_over(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def _close_all_but(kept: Sequence[int]) -> None:
+    """Close all descriptors from 3 on but those, which are ascending."""
+    for first, last in zip((3, *(fd + 1 for fd in kept)), (*kept, 1 << 32), strict=True):
+        if first < last:
+            launcher_abi.close_range(first, last - 1, 0)
