@@ -12,17 +12,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
 from ckpt import states
-from ckpt.archive import container, crypt, dsse, earlier, frames, layout, schema
+from ckpt.archive import container, crypt, dsse, earlier, frames, layout, parse, schema
 from ckpt.archive.container import Member, read_exactly
 from ckpt.archive.errors import (
-    ArchiveError,
     Damaged,
     FormatError,
     NotARecipient,
@@ -34,7 +33,6 @@ from ckpt.archive.schema import Descriptor
 from ckpt.archive.seen import Seen
 from ckpt.model import MODEL_VERSION, PAGE_SIZE, Pod
 from ckpt.progress import Progress
-from ckpt.states import UNDECODABLE
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -46,8 +44,6 @@ _LIMITS: Final = {
     schema.POD_CONFIG_TYPE: schema.MAX_SMALL,
     schema.INDEX_TYPE: schema.MAX_INDEX,
 }
-
-T = TypeVar("T")
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -145,7 +141,7 @@ class Archive:
         """Take *fd* and what *open_earlier* opens, unless this raises; see open_archive()."""
         self._fd, self.path, self._workers = fd, path, Workers()
         self.earlier: Archive | None = None
-        with _naming(path):
+        with parse.naming(path):
             self._open(trusted_keys, identities, open_earlier)
 
     def _open(
@@ -174,7 +170,7 @@ class Archive:
 
     def _read_index(self, image: schema.ImageManifest) -> None:
         self._blobs = layout.by_type(image, self._suffix)
-        index = _decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
+        index = parse.decode(self._small(schema.INDEX_TYPE), schema.Index, "index blob")
         self._framed = index.frames
         layer_type = schema.LAYER_TYPE + self._suffix
         own = [self._layer(d) for d in image.layers if d.media_type == layer_type]
@@ -227,21 +223,21 @@ class Archive:
         Raises:
             FormatError: it is not the signed one, or not one of this version.
         """
-        with _naming(self.path):
+        with parse.naming(self.path):
             encoded = b"".join(self._model)
-            version = _decode(encoded, _ModelVersion, "process model").version
+            version = parse.decode(encoded, parse.ModelVersion, "process model").version
             if version != MODEL_VERSION:
                 raise UnsupportedVersion(f"process model of version {version}, not {MODEL_VERSION}")
-            return states.check(_decode(encoded, Pod, "process model"))
+            return states.check(parse.decode(encoded, Pod, "process model"))
 
     def config(self) -> bytes:
         """Return the pod's configuration file, as it was at the checkpoint."""
-        with _naming(self.path):
+        with parse.naming(self.path):
             return self._small(schema.POD_CONFIG_TYPE)
 
     def page_hashes(self) -> bytes:
         """Return the SHA-256 digests of the unique pages, those of the earlier archive first."""
-        with _naming(self.path):
+        with parse.naming(self.path):
             hashes = self._small(schema.HASHES_TYPE)
         return self.earlier.page_hashes() + hashes if self.earlier else hashes
 
@@ -280,9 +276,9 @@ class Archive:
             FormatError: something is not what was signed.
         """
         if self.earlier and self.earlier.path not in good:
-            with _naming(self.path):
+            with parse.naming(self.path):
                 self.earlier.verify(progress)
-        with progress.step("verify", self.size), _naming(self.path):
+        with progress.step("verify", self.size), parse.naming(self.path):
             if self.is_locked:
                 for blob in self._image.layers:
                     self._check_digest(blob)
@@ -316,13 +312,13 @@ class Archive:
             members[-1], len(index)
         ):
             raise FormatError("index.json does not belong to the manifest")
-        return _decode_json(manifest, schema.ImageManifest, "image manifest")
+        return parse.decode_json(manifest, schema.ImageManifest, "image manifest")
 
     def _read_manifest(self, image: schema.ImageManifest) -> schema.Manifest:
         if image.artifact_type != schema.ARTIFACT_TYPE:
             raise UnsupportedVersion(f"artifact type {image.artifact_type!r}")
         data = self._blob(image.config, schema.MAX_SMALL)
-        version = _decode_json(data, schema.Version, "pod manifest")
+        version = parse.decode_json(data, schema.Version, "pod manifest")
         if version.format not in schema.READABLE_VERSIONS:
             raise UnsupportedVersion(
                 f"format version {version.format}; this version reads "
@@ -331,7 +327,7 @@ class Archive:
         for feature in version.requires:
             if feature not in schema.FEATURES:
                 raise UnsupportedFeature(f"needs feature {feature!r}, which is not known here")
-        return _decode_json(data, schema.Manifest, "pod manifest")
+        return parse.decode_json(data, schema.Manifest, "pod manifest")
 
     def _shared(self) -> list[Layer]:
         """Return the layers that the earlier archive has."""
@@ -415,32 +411,3 @@ class Archive:
         if member.size > limit:
             raise FormatError(f"{member.name}: {member.size} bytes where {limit} are allowed")
         return read_exactly(self._fd, member.offset, member.size)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let what refuses the archive say which file that is."""
-    try:
-        yield
-    except ArchiveError as e:
-        if not str(e).startswith(f"{path}: "):
-            e.args = (f"{path}: {e}",)
-        raise
-
-
-class _ModelVersion(msgspec.Struct):
-    version: int
-
-
-def _decode(data: bytes, kind: type[T], what: str) -> T:
-    try:
-        return msgspec.msgpack.decode(data, type=kind)
-    except UNDECODABLE as e:
-        raise FormatError(f"{what}: {e}") from e
-
-
-def _decode_json(data: bytes, kind: type[T], what: str) -> T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except UNDECODABLE as e:
-        raise FormatError(f"{what}: {e}") from e
