@@ -24,8 +24,10 @@
 #                (AUTOPOD_LAB=PROGRAM; MOVES_ARGS="--kernels 6.1-6.18-6.1")
 #   make bench   measurements; the table goes to build/results.md, too
 #                (BENCH_ARGS=files: file systems only; with --pin 1 or --free one way of two;
-#                BENCH_ARGS=snapshots; BENCH_ARGS=incremental; BENCH_ARGS=follow: a lazy restart; BENCH_ARGS=checkpoints: beside CRIU, where BENCH_CRIU or PATH
-#                has it; BENCH_ARGS=fleet: simulated hosts in etcd and SQLite, also with --hosts 1000)
+#                BENCH_ARGS=snapshots; BENCH_ARGS=incremental; BENCH_ARGS=follow: a lazy restart;
+#                BENCH_ARGS=moves: migrations; BENCH_ARGS=checkpoints: beside CRIU, where BENCH_CRIU
+#                or PATH has it; BENCH_ARGS=fleet: simulated hosts in etcd and SQLite, also with
+#                --hosts 1000)
 #   make clean   remove what the above left, but for Debian packages
 
 SHELL := /bin/bash
