@@ -7,6 +7,7 @@ fails, what was made is undone, and the pod's former state on this host is as it
 
 import ipaddress
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -245,13 +246,25 @@ def _follow(
         return
     from ckpt import lazy, userfault
 
+    against = ""
     if not userfault.is_there():
-        yield None, ["its memory was there before it ran: this kernel has no userfaultfd for that"]
+        against = "this kernel has no userfaultfd for that"
+    elif size > _free_memory():  # to be found out while the pod can still be had where it was
+        against = "this host has little memory free"
+    if against:
+        yield None, [f"its memory was there before it ran: {against}"]
         return
     with progress.step("verify", archive.pages.count * PAGE_SIZE):
         archive.check_pages(progress, wish.seen)
     with lazy.Lazy(running, archive, wish.rate, wish.kept) as server:
         yield server, [f"{size / 2**20:.0f} MiB of its memory follow while it runs"]
+
+
+def _free_memory() -> int:
+    """Return how many bytes programs may still take without others being killed."""
+    text = Path("/proc/meminfo").read_text()
+    found = re.findall(r"^(?:MemAvailable|SwapFree):\s+([0-9]+) kB$", text, re.MULTILINE)
+    return 1024 * sum(map(int, found))
 
 
 class _Opening:

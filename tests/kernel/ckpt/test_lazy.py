@@ -213,6 +213,17 @@ def test_a_kernel_that_cannot_is_told(places, exim_root, build, monkeypatch):
         look(pod, pid)
 
 
+def test_a_host_with_little_memory_looks_first(places, exim_root, build, monkeypatch):
+    with harness.Pod(places, exim_root) as pod:
+        pid = start(pod, build)
+        pod.dump()
+        monkeypatch.setattr(restore, "_free_memory", lambda: 1 << 20)
+        report = pod.restore(lazy=ON_DEMAND)
+        assert any("little memory" in note for note in report.notes)
+        assert not watched(pod)
+        look(pod, pid)
+
+
 def test_an_encrypted_archive_that_builds_upon_another(places, exim_root, build):
     with harness.Pod(places, exim_root) as pod:
         harness.tool("ckpt", "keygen", "--encryption")
