@@ -34,9 +34,9 @@ def pair():
         yield machines
 
 
-def start_counter(machine, debian_root):
+def start_counter(machine, debian_root, program=COUNTER):
     machine.run("autopod", "add", "pod", "--base", debian_root)
-    (machine.root("pod") / "var/tmp/counter.py").write_text(COUNTER)
+    (machine.root("pod") / "var/tmp/counter.py").write_text(program)
     machine.run("autopod", "addproc", "pod", "/usr/bin/python3", "/var/tmp/counter.py")
     wait_until(lambda: count(machine), "it counts")
 
@@ -142,17 +142,14 @@ while hashlib.sha256(kept).digest() == first:
 
 def test_memory_follows_when_the_pod_runs_already(pair, debian_root):
     source, target = pair
-    source.run("autopod", "add", "pod", "--base", debian_root)
-    (source.root("pod") / "var/tmp/remembers.py").write_text(REMEMBERS)
-    source.run("autopod", "addproc", "pod", "/usr/bin/python3", "/var/tmp/remembers.py")
-    wait_until(lambda: count(source) > 1, "it remembers")
-    for _ in range(3):
+    start_counter(source, debian_root, REMEMBERS)
+    for _ in range(3):  # the next one begins while memory still follows
         before = count(source)
         assert "of its memory follow" in source.run("autopod", "migrate", "pod", target.name)
-        goes_on(target, before + 1)
-        lazy.wait(target.places, "pod")
-        assert not list(target.places.states().glob(".*/.following*"))
         source, target = target, source
+    goes_on(source, before + 1)
+    lazy.wait(source.places, "pod")
+    assert not list(source.places.states().glob(".*/.following*"))
 
 
 SOURCE_FAULTS = [
@@ -228,6 +225,18 @@ def unsettled(machine):
     with contextlib.suppress(Locked), locked(machine.places, "pod"):
         return journal.is_moving(machine.places, "pod") or journal.unfinished(machine.places)
     return True
+
+
+@pytest.mark.parametrize("fault", ["kill:after:autopod.journal.decide", "kill:after:send.Living"])
+def test_who_receives_a_pod_whose_memory_follows_is_killed(pair, debian_root, fault):
+    source, target = pair
+    start_counter(source, debian_root, REMEMBERS)
+    before = count(source)
+    migrate_with(source, target, "target", fault)
+    assert settle(pair) == [target]
+    goes_on(target, before + 2)
+    lazy.wait(target.places, "pod")
+    assert not list(target.places.states().glob(".*/.following*"))
 
 
 @pytest.mark.parametrize(
