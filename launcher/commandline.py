@@ -125,7 +125,7 @@ def leave(status: int) -> NoReturn:
     Nothing of ours is to be done at exit: contexts have ended, output is flushed here.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it; closed
             stream.flush()
     os._exit(status)
 
