@@ -219,7 +219,7 @@ def test_network_identity_stays_over_restarts(pod):
             ["nsenter", net, "ip", "-o", "addr", "show", "dev", "eth0"],
             ["nsenter", net, "ip", "route"],
         )
-        out = [subprocess.check_output(a, text=True) for a in argv]
+        out = [subprocess.check_output(a, text=True).replace("tentative ", "") for a in argv]
         pods.destroy(pod.places, "a")
         return [*out, os.stat(network.path(pod.places, "a")).st_ino]
 
