@@ -1,14 +1,20 @@
 """One command at a time works on a pod. Library functions do not lock; commands do."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from launcher.errors import Locked
-from launcher.places import Places
+
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
+    from launcher.places import Places
 
 _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.01
@@ -16,7 +22,21 @@ _PAUSE_S: Final = 0.01
 
 @contextmanager
 def locked(places: Places, name: str) -> Iterator[None]:
-    """Hold the lock of pod *name*, `/run/autopod/POD/lock` (flock(2)).
+    """Hold the lock of pod *name*.
+
+    Raises:
+        Locked: somebody else holds it; the text names the process.
+        OSError: the lock file cannot be opened.
+    """
+    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
+    places.run(name).mkdir(mode=0o700, exist_ok=True)
+    with held(os.fspath(places.run(name)), name):
+        yield
+
+
+@contextmanager
+def held(directory: str, name: str) -> Iterator[None]:
+    """Hold the lock in *directory*, `/run/autopod/POD`, of pod *name* (flock(2)).
 
     It dies with the process and those that it has forked meanwhile: what a killed command has
     begun is at an end when another one gets the lock. For that, and for nothing else, is waited.
@@ -25,10 +45,7 @@ def locked(places: Places, name: str) -> Iterator[None]:
         Locked: somebody else holds it; the text names the process.
         OSError: the lock file cannot be opened.
     """
-    places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
-    places.run(name).mkdir(mode=0o700, exist_ok=True)
-    path = places.run(name) / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         deadline = time.monotonic() + _PATIENCE_S
         while not _try(fd):
