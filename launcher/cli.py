@@ -84,8 +84,10 @@ def _enter(way_in: Entrance, argv: list[str]) -> int:
     from launcher.lock import held
 
     with_terminal = os.isatty(0)
+    # For a terminal or a listener the pod's holder may have to be started, by one at a time.
+    alone = with_terminal or way_in.confinement.install is not None
     try:
-        with held(way_in.run, way_in.name):
+        with held(way_in.run, way_in.name, shared=not alone):
             start = _start_with_terminal if with_terminal else attached.start
             session = start(way_in, argv)
         status = session.wait()

@@ -219,6 +219,16 @@ class TestBothWays:
             client.stdout.close()
         assert client.returncode in {4, 141}
 
+    def test_many_at_once(self, pod, option):
+        argv = [LAUNCHER, *option, "exec", "a", "/bin/sh", "-c", "read x; exit $x"]
+        clients = [
+            subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)
+        ]
+        said = [client.communicate(b"7\n")[1] for client in clients]
+        if not option:  # the long way is gone by one at a time
+            assert said == [b""] * 8
+            assert {client.returncode for client in clients} == {7}
+
     def test_a_pod_that_is_killed_takes_its_programs_along(self, pod, option):
         argv = [LAUNCHER, *option, "exec", "a", "/bin/sleep", "1000"]
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as client:
