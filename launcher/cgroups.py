@@ -174,16 +174,6 @@ def _set(path: Path, values: dict[str, list[tuple[str, str]]], controllers: Iter
             target.write_text(value)
 
 
-def open_procs(paths: Sequence[Path]) -> list[int]:
-    """Return `cgroup.procs` of each group, open for writing; the caller closes them.
-
-    The kernel judges a write by who opened the file, and a process may write "0" for itself:
-    that is how a process joins that cannot see the groups any more.
-    """
-    flags = os.O_WRONLY | os.O_CLOEXEC
-    return [os.open(path / "cgroup.procs", flags) for path in paths]
-
-
 def kill(paths: Sequence[Path]) -> None:
     """Kill every process of the groups at once, where the kernel can (v2, since Linux v5.14)."""
     for path in paths:

@@ -1,89 +1,40 @@
-"""The `launcher` command: what people type; the work is done elsewhere."""
+"""The `launcher` command: the short way for what is asked most often, else launcher.verbs.
 
-import argparse
+`launcher exec POD PROGRAM [ARG…]`, and `run` where the pod runs, is little work, and to import what
+the command line and the configuration can be takes ten times as long. Where somebody has left the
+pod's entrance (launcher.entrance), nothing of that is needed. So this module and what it imports is
+kept small: tests/unit/launcher/test_light.py says how. Whatever is out of the ordinary (options,
+another configuration than before, a pod that does not run) goes the long way, which works it all
+out, and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import gc
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
 
-from launcher import commandline
-from launcher.places import Places
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-_DESCRIPTION = """\
-Start, enter and end pods.
+    from launcher.attached import Session
+    from launcher.entrance import Entrance
 
-A pod's root is mounted by `stackfs mount POD --lower DIR`; its configuration is
-/etc/autopod/pods/POD.toml, all of it optional.
-"""
-
-_START = """\
-Start PROGRAM in POD in the background; return when it runs.
-
-The pod is made if it is not running. The program's output goes to the pod's log (`launcher logs
-POD`). Without PROGRAM it is the pod's service, as configured.
-"""
-
-_RUN = """\
-Run PROGRAM in POD, attached; exit with its status.
-
-The pod is made if it is not running, and then ends with the program unless others run in it by
-that time. Where stdin is a terminal, the program gets one of the pod's own.
-
-Exit status: the program's; 128+N if signal N killed it; 125 the launcher failed, 126 the program
-cannot be executed, 127 it is not there.
-"""
-
-_PROGRAM = "its path inside the pod"
-
-_EXEC = "Run PROGRAM in POD, which must be running; otherwise as `launcher run`."
-
-_ATTACH = """\
-Attach to a terminal of POD again: /dev/pts/PTS, or the only one.
-
-Three times Ctrl-] detaches; the program goes on.
-"""
-
-_SERVE = """\
-Start the service of POD, as configured; return when it is over. SIGTERM stops the pod.
-
-For a service manager: tells it when the service runs (sd_notify(3)). If it is killed the pod goes
-on, and the next `launcher serve` watches it again.
-"""
-
-_POLICY = """\
-Print what POD's programs cannot ask of the kernel, a system call per line.
-
-It follows from the pod's configuration; the pod need not run.
-"""
-
-_PROBE = """\
-Try the known ways out of POD, from inside, as one of its programs; the pod must be running.
-
-A line for each: held; open; or granted, where the pod's configuration opens it on purpose.
-Nothing is done that harms the pod or the host. Exit status: 1 if any is open.
-"""
-
-_TOP = """\
-Show what the running pods use: processor time, memory, pressure (PSI).
-
-In a terminal the table is renewed every second until Ctrl-C; elsewhere, and with --json, it is
-printed once.
-"""
-
-_Run = Callable[[Places, argparse.Namespace], int]
+_IN_NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-"
+_FAILED = 125
 
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line *argv*, or that of the process; return the exit status."""
     for fd in (0, 1, 2):
         _open_if_closed(fd)
-    arguments = _parser().parse_args(argv)
-    return commandline.run("launcher", arguments, arguments.failed)
+    status = _short_way(sys.argv[1:])
+    if status is not None:
+        os._exit(status)  # launcher.commandline.leave() says why
+    from launcher import commandline, verbs
+
+    commandline.leave(verbs.main())
 
 
 def _open_if_closed(fd: int) -> None:
@@ -94,197 +45,68 @@ def _open_if_closed(fd: int) -> None:
         os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is *fd*
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = commandline.Parser(
-        prog="launcher",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="show a traceback when something fails"
-    )
-    parser.set_defaults(failed=1)
-    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def _short_way(argv: list[str]) -> int | None:
+    """Do what *argv* says, and return the exit status; or None: nothing was done."""
+    name = asked(argv)
+    prefix = os.environ.get("AUTOPOD_PREFIX") or "/"
+    if name is None or prefix[0] != "/":
+        return None
+    gc.disable()  # as in launcher.light: there will be no garbage
+    try:
+        from launcher import entrance
 
-    def verb(name: str, run: _Run, text: str, summary: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = verbs.add_parser(
-            name,
-            help=summary,
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.set_defaults(run=run)
-        return made
+        way_in = entrance.kept(prefix, name)
+        return None if way_in is None else _enter(way_in, argv[2:])
+    except KeyboardInterrupt:
+        return 130
+    except Exception as e:  # noqa: BLE001 (it is told as any command's)
+        from launcher import commandline
 
-    _add_programs(verb)
-    _add_lives(verb)
-    _add_tables(verb)
-    return parser
+        return commandline.settle("launcher", e, _FAILED)
+    finally:
+        gc.enable()
 
 
-_Verb = Callable[[str, _Run, str, str], argparse.ArgumentParser]
+def asked(argv: list[str]) -> str | None:
+    """Return the pod that a plain `exec POD PROGRAM…` or `run` names; None for all else. Pure."""
+    if len(argv) < 3 or argv[0] not in ("exec", "run") or "--" in argv:
+        return None
+    _, name, program = argv[:3]
+    if not name or name.strip(_IN_NAMES) or name[0] == "-" or program[:1] == "-":
+        return None
+    return name
 
 
-def _add_programs(verb: _Verb) -> None:
-    start = verb("start", _start, _START, "start a program in a pod, in the background")
-    start.add_argument(
-        "--dry-run", action="store_true", help="print the steps that would make the pod"
-    )
-    run = verb("run", _run, _RUN, "run a program in a pod, attached")
-    run.set_defaults(make=True, failed=125)
-    exec_ = verb("exec", _run, _EXEC, "run a program in a running pod, attached")
-    exec_.set_defaults(make=False, failed=125)
-    for attached in (run, exec_):
-        attached.add_argument(
-            "-t", "--terminal", action="store_true", help="give it a terminal, whatever stdin is"
-        )
-    for parser in (start, run, exec_):
-        _add_pod(parser)
-        nargs = "?" if parser is start else None
-        parser.add_argument("program", metavar="PROGRAM", nargs=nargs, help=_PROGRAM)
-        rest = parser.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER)
-        rest.required = False  # else it is named where PROGRAM alone is missing
+def _enter(way_in: Entrance, argv: list[str]) -> int:
+    """Run a program in a pod as launcher.commands.run() does; return the exit status."""
+    from launcher import attached
+    from launcher.errors import SpawnFailed
+    from launcher.lock import held
 
-
-def _add_lives(verb: _Verb) -> None:
-    attach = verb("attach", _attach, _ATTACH, "attach to a terminal of a pod again")
-    serve = verb("serve", _serve, _SERVE, "run a pod's service, for systemd")
-    stop = verb(
-        "stop", _stop, "End POD: SIGTERM to every process, wait, kill what is left.", "end a pod"
-    )
-    kill = verb("kill", _kill, "Kill POD and all its processes at once.", "kill a pod")
-    for parser in (attach, serve, stop, kill):
-        _add_pod(parser)
-    attach.add_argument("pts", metavar="PTS", type=int, nargs="?")
-    stop.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        help="until it is killed (default: as configured, or 10)",
-    )
-
-
-def _add_tables(verb: _Verb) -> None:
-    listing = verb("list", _list, "List the pods that this host knows.", "list pods")
-    top = verb("top", _top, _TOP, "show what pods use")
-    ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
-    logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
-    policy = verb("policy", _policy, _POLICY, "print the system-call policy of a pod")
-    probe = verb("probe", _probe, _PROBE, "try to get out of a pod")
-    for parser in (ps, logs, policy, probe):
-        _add_pod(parser)
-    for parser in (listing, top, ps, policy, probe):
-        parser.add_argument("--json", action="store_true", help="as an array of objects")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
-
-
-def _add_pod(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pod", metavar="POD", type=commandline.pod)
-
-
-def _start(places: Places, arguments: argparse.Namespace) -> int:
+    with_terminal = os.isatty(0)
+    # For a terminal or a listener the pod's holder may have to be started, by one at a time.
+    alone = with_terminal or way_in.confinement.install is not None
+    try:
+        with held(way_in.run, way_in.name, shared=not alone):
+            start = _start_with_terminal if with_terminal else attached.start
+            session = start(way_in, argv)
+        status = session.wait()
+    except SpawnFailed as e:
+        return attached.report(e)
+    if status != attached.KILLED:
+        return status
     from launcher import commands
+    from launcher.places import Places
 
-    if arguments.dry_run:
-        print("\n".join(commands.describe(places, arguments.pod)))
-    else:
-        given = [arguments.program, *arguments.arguments] if arguments.program else []
-        commands.start(places, arguments.pod, given)
-    return 0
+    return commands.explained(Places.from_environment(), way_in.name, status)
 
 
-def _run(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
+def _start_with_terminal(way_in: Entrance, argv: list[str]) -> Session:
+    """Start a program with a terminal: more to import, but neither configuration nor policy."""
+    from launcher import light, terminal  # noqa: F401 (light first)
+    from launcher.places import Places
 
-    argv = [arguments.program, *arguments.arguments]
-    return commands.run(places, arguments.pod, argv, arguments.terminal, make=arguments.make)
-
-
-def _attach(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
-
-    commands.attach(places, arguments.pod, arguments.pts)
-    return 0
-
-
-def _serve(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
-
-    commands.serve(places, arguments.pod)
-    return 0
-
-
-def _stop(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
-
-    commands.stop(places, arguments.pod, arguments.timeout)
-    return 0
-
-
-def _kill(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
-
-    commands.kill(places, arguments.pod)
-    return 0
-
-
-def _list(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import tables
-
-    tables.show(tables.pods_known(places), tables.PodRow, as_json=arguments.json)
-    return 0
-
-
-def _top(places: Places, arguments: argparse.Namespace) -> int:
-    import time
-
-    from launcher import tables, usage
-
-    live = sys.stdout.isatty() and not arguments.json
-    while True:
-        rows = usage.running(places)
-        if live:
-            sys.stdout.write("\33[H\33[J")  # home, and clear what is below
-        tables.show(rows, usage.UsageRow, as_json=arguments.json)
-        if not live:
-            return 0
-        sys.stdout.flush()
-        time.sleep(1)
-
-
-def _ps(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import tables
-
-    rows = tables.processes(places, arguments.pod)
-    tables.show(rows, tables.ProcessRow, as_json=arguments.json)
-    return 0
-
-
-def _policy(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import config, policytable, tables
-
-    privileges = config.load(places, arguments.pod).privileges
-    if not arguments.json:
-        print("\n".join(policytable.heading(privileges)), end="\n\n")
-    rows = policytable.rows(privileges)
-    tables.show(rows, policytable.CallRow, as_json=arguments.json)
-    return 0
-
-
-def _probe(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands, tables
-    from launcher.probe import AttemptRow
-
-    rows = commands.probe(places, arguments.pod)
-    tables.show(rows, AttemptRow, as_json=arguments.json)
-    return int(any(row.state == "open" for row in rows))
-
-
-def _logs(places: Places, arguments: argparse.Namespace) -> int:
-    from launcher import commands
-
-    commands.logs(places, arguments.pod, follow=arguments.follow)
-    return 0
+    return terminal.start(Places.from_environment(), way_in, argv)
 
 
 if __name__ == "__main__":

@@ -108,15 +108,20 @@ def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone; nothing more can be told
+    except Exception as e:
+        if arguments.debug and not isinstance(e, BrokenPipeError):
+            raise
+        return settle(tool, e, failed)
+    return status
+
+
+def settle(tool: str, error: Exception, failed: int) -> int:
+    """Print *error*; return the exit status, in general *failed*."""
+    if isinstance(error, BrokenPipeError):  # our reader has gone; nothing more can be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except Exception as e:
-        if arguments.debug:
-            raise
-        complain(tool, e)
-        return failed
-    return status
+    complain(tool, error)
+    return failed
 
 
 def leave(status: int) -> NoReturn:
@@ -125,7 +130,7 @@ def leave(status: int) -> NoReturn:
     Nothing of ours is to be done at exit: contexts have ended, output is flushed here.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it; closed
             stream.flush()
     os._exit(status)
 

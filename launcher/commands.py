@@ -1,6 +1,5 @@
 """The commands that act: one function each, locked, with the library below."""
 
-import errno
 import os
 import select
 import signal
@@ -11,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from launcher import attached, enter, entrance, holder, hosts, pods, program, users
 from launcher import config as configuration
-from launcher import enter, holder, hosts, pods, program, users
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError, SpawnFailed
 from launcher.lock import locked
@@ -23,9 +22,6 @@ from launcher.program import NULL, Program
 if TYPE_CHECKING:
     from launcher.probe import AttemptRow
 
-_NOT_FOUND = 127
-_NOT_EXECUTABLE = 126
-_KILLED = 128 + signal.SIGKILL
 _AGAIN_S = 1.0
 
 
@@ -43,10 +39,12 @@ def start(places: Places, name: str, argv: list[str]) -> None:
     Without *argv* it is the pod's service. A program that is to be started again when it ends is
     left to the pod's keeper.
     """
-    config = configuration.load(places, name)
+    text, config = configuration.read(places, name)
     argv = program.command_line(config, argv or _service(config))
     with locked(places, name), _running(places, config):
         pod = _found(places, name)
+        way_in = entrance.of(pod, config)
+        entrance.keep(way_in, text)
         if config.log.size is not None:
             from launcher import logfile
 
@@ -57,17 +55,15 @@ def start(places: Places, name: str, argv: list[str]) -> None:
             return
         log_fd = program.open_log(pod)
         variables = program.environment(config)
-        program.execute(
-            pod, config, Program(argv, variables, (NULL, log_fd, log_fd), detached=True)
-        )
+        program.execute(way_in, Program(argv, variables, (NULL, log_fd, log_fd), detached=True))
 
 
 def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make: bool) -> int:
-    """Run a program in pod *name*, attached; return its exit status as env(1) does."""
-    from launcher import terminal
+    """Run a program in pod *name*, attached; return its exit status as env(1) does.
 
-    config = configuration.load(places, name)
-    argv = program.command_line(config, argv)
+    Where it runs already, launcher.cli may do the same in a shorter way.
+    """
+    text, config = configuration.read(places, name)
     made = False
     if not make:
         _found(places, name)
@@ -77,37 +73,34 @@ def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make
             if made:
                 pods.create(places, config)
             pod = _found(places, name)
+            way_in = entrance.of(pod, config)
+            entrance.keep(way_in, text)
             if with_terminal or os.isatty(0):
-                session = terminal.start(places, pod, config, argv)
+                from launcher import terminal
+
+                session = terminal.start(places, way_in, argv)
             else:
-                session = terminal.start_plain(pod, config, argv)
-        status = session.wait()
-        if status == _KILLED and config.limits.memory is not None:
-            _explain_kill(places, name)
-        return status
+                session = attached.start(way_in, argv)
+        return explained(places, name, session.wait())
     except SpawnFailed as e:
-        return _report(e)
+        return attached.report(e)
     finally:
         if made:
             _end_if_empty(places, name)
 
 
-def _explain_kill(places: Places, name: str) -> None:
-    """Say that it was for want of memory, if the kernel has killed one of the pod for that."""
+def explained(places: Places, name: str, status: int) -> int:
+    """Return the exit status of a program; say it if the kernel killed it for want of memory."""
+    if status != attached.KILLED:
+        return status
     from launcher import usage
 
     pod = pods.find(places, name)
     row = usage.of(pod) if pod is not None else None
-    if row is not None and row.oom_killed:
+    if row is not None and row.limit is not None and row.oom_killed:
         limit = f"the pod's {row.limit} KiB are used up"
         sys.stderr.write(f"launcher: the kernel killed {row.oom_killed}: {limit}\n")
-
-
-def _report(e: SpawnFailed) -> int:
-    sys.stderr.write(f"launcher: error: {e}\n")
-    if e.errno in (errno.ENOENT, errno.ENOTDIR):
-        return _NOT_FOUND
-    return _NOT_EXECUTABLE if e.errno in (errno.EACCES, errno.ENOEXEC) else 125
+    return status
 
 
 def serve(places: Places, name: str) -> None:

@@ -273,13 +273,18 @@ def load(places: Places, name: str) -> PodConfig:
         ConfigError: the file cannot be understood.
         ValueError: *name* cannot name a pod.
     """
+    return read(places, name)[1]
+
+
+def read(places: Places, name: str) -> tuple[bytes, PodConfig]:
+    """Return the text of the configuration, b"" without a file, and what it says, as load()."""
     check_pod_name(name)
     path = places.config(name)
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        return PodConfig(name=name)
-    return parse(text, name, path)
+        text = b""
+    return text, parse(text, name, path)
 
 
 def parse(text: bytes, name: str, path: Path) -> PodConfig:

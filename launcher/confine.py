@@ -4,60 +4,100 @@ The pod's init, `start`, `run` and `exec` all come through here, so none is conf
 in the process itself: nothing may import lazily (see launcher.execute).
 """
 
+from __future__ import annotations
+
 import os
 import resource
 import signal
-from collections.abc import Callable
-from typing import Final
 
-from msgspec import Struct
+from launcher import abi
 
-from launcher import abi, capabilities, policy, seccomp
-from launcher.config import Privileges
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from launcher import policy
+    from launcher.config import Privileges
 
 _LAST_CAPABILITY: Final = 63
 
 
-class Confinement(Struct, frozen=True):
+class Confinement:
     """What a program is allowed.
 
     Attributes:
         capabilities: its bounding, permitted and effective set, as a bit mask.
         no_new_privileges: see prctl(2), PR_SET_NO_NEW_PRIVS.
-        filter: a packed BPF program for seccomp(2), or b"" for none.
+        bpf: a packed BPF program for seccomp(2), or b"" for none.
+        limits: resources and what they are limited to, at most (setrlimit(2)).
         install: installs a filter that leaves calls to the pod's monitor, and returns its listener
             (launcher.listener, which only such a filter needs); else None.
-        limits: resources and what they are limited to, at most (setrlimit(2)).
     """
 
-    capabilities: int
-    no_new_privileges: bool
-    filter: bytes
-    limits: tuple[tuple[int, int], ...] = ()
-    install: Callable[[bytes], int] | None = None
+    def __init__(
+        self,
+        capabilities: int,
+        no_new_privileges: bool,
+        bpf: bytes,
+        limits: tuple[tuple[int, int], ...] = (),
+        install: Callable[[bytes], int] | None = None,
+    ) -> None:
+        self.capabilities, self.no_new_privileges = capabilities, no_new_privileges
+        self.bpf, self.limits, self.install = bpf, limits, install
 
 
 def of_programs(privileges: Privileges) -> Confinement:
-    """Return what the pod's programs are allowed: no capability that we have not ourselves."""
-    lowered = policy.lowered_limits(privileges.capabilities)
-    install = None
-    if privileges.rules is not None and privileges.rules.emulated:
-        from launcher import listener
+    """Return what the pod's programs are allowed."""
+    from launcher import capabilities, policy
 
-        install = listener.install
+    lowered = policy.lowered_limits(privileges.capabilities)
+    emulated = privileges.rules is not None and privileges.rules.emulated
     return Confinement(
-        capabilities.mask(privileges.capabilities) & _bounding_set(),
+        capabilities.mask(privileges.capabilities),
         privileges.no_new_privileges,
         _filter(privileges.rules),
         tuple((getattr(resource, f"RLIMIT_{name}"), most) for name, most in lowered.items()),
-        install,
+        _install() if emulated else None,
     )
+
+
+def _install() -> Callable[[bytes], int]:
+    from launcher import listener
+
+    return listener.install
 
 
 def of_init(privileges: Privileges) -> Confinement:
     """Return what the pod's init is allowed: it only reaps, and needs nothing for that."""
+    from launcher import policy
+
     rules = None if privileges.rules is None else policy.rules()
-    return Confinement(0, no_new_privileges=True, filter=_filter(rules))
+    return Confinement(0, no_new_privileges=True, bpf=_filter(rules))
+
+
+def to_plain(confinement: Confinement) -> tuple[object, ...]:
+    """Return *confinement* for marshal."""
+    c = confinement
+    return c.capabilities, c.no_new_privileges, c.bpf, c.limits, c.install is not None
+
+
+def from_plain(plain: tuple[int, bool, bytes, tuple[tuple[int, int], ...], bool]) -> Confinement:
+    """Return the confinement of which to_plain() made *plain*."""
+    capabilities, no_new_privileges, bpf, limits, has_listener = plain
+    install = _install() if has_listener else None
+    return Confinement(capabilities, no_new_privileges, bpf, limits, install)
+
+
+def at_most_ours(confinement: Confinement) -> Confinement:
+    """Return *confinement* without the capabilities that we have not ourselves."""
+    return Confinement(
+        confinement.capabilities & _bounding_set(),
+        confinement.no_new_privileges,
+        confinement.bpf,
+        confinement.limits,
+        confinement.install,
+    )
 
 
 def apply(confinement: Confinement) -> int | None:
@@ -78,9 +118,9 @@ def apply(confinement: Confinement) -> int | None:
         abi.prctl(abi.PR_SET_NO_NEW_PRIVS, 1)
     listener_fd = None
     if confinement.install is not None:
-        listener_fd = confinement.install(confinement.filter)
-    elif confinement.filter:
-        abi.set_seccomp_filter(confinement.filter)
+        listener_fd = confinement.install(confinement.bpf)
+    elif confinement.bpf:
+        abi.set_seccomp_filter(confinement.bpf)
     for number in range(_LAST_CAPABILITY + 1):
         if not confinement.capabilities >> number & 1 and not _drop(number):
             break
@@ -118,4 +158,6 @@ def _at_most(limit: int, most: int) -> int:
 
 
 def _filter(rules: policy.Rules | None) -> bytes:
+    from launcher import seccomp
+
     return b"" if rules is None else seccomp.compile_rules(rules, os.uname().machine)

@@ -1,13 +1,21 @@
 """The way into a running pod, for those who place processes in it."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Final
+from __future__ import annotations
 
-from launcher import wall
+import errno
+import os
+from contextlib import contextmanager, suppress
+
 from launcher.errors import PodError
-from launcher.pods import Pod, start_time
+
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Final
+
+    from launcher.entrance import Entrance
+    from launcher.pods import Pod
 
 NAMESPACES: Final = ("mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
 """The namespaces of a pod, as /proc/PID/ns names them."""
@@ -35,7 +43,7 @@ def namespaces(pod: Pod) -> dict[str, int]:
     return opened
 
 
-def pidfd(pod: Pod) -> int:
+def pidfd(pod: Pod | Entrance) -> int:
     """Return a pidfd of the pod's init, which stands for all its namespaces in setns(2).
 
     Raises:
@@ -60,6 +68,8 @@ def network(pod: Pod) -> Iterator[None]:
     Raises:
         OSError: the namespace cannot be opened.
     """
+    from launcher import wall
+
     fd = os.open(f"/proc/{pod.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with wall.inside(fd):
@@ -68,7 +78,7 @@ def network(pod: Pod) -> Iterator[None]:
         os.close(fd)
 
 
-def check_alive(pod: Pod) -> None:
+def check_alive(pod: Pod | Entrance) -> None:
     """Make sure that what was opened through the init's pid before is the pod's.
 
     Raises:
@@ -76,6 +86,45 @@ def check_alive(pod: Pod) -> None:
     """
     if start_time(pod.init_pid) != pod.init_start:
         raise PodError(f"pod {pod.name!r} has ended")
+
+
+def start_time(pid: int) -> int:
+    """Return when process *pid* started, in clock ticks since boot; 0 if it is dead or a zombie.
+
+    Source: proc_pid_stat(5), fields 3 and 22; the second, in parentheses, may hold anything.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    fields = stat.rpartition(b")")[2].split()
+    return 0 if fields[0] in b"ZX" else int(fields[19])
+
+
+def open_control_groups(paths: Sequence[str | Path]) -> list[int]:
+    """Return `cgroup.procs` of each group, open for writing; the caller closes them.
+
+    The kernel judges a write by who opened the file, and a process may write "0" for itself:
+    that is how a process joins that cannot see the groups any more.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    return [os.open(f"{path}/cgroup.procs", flags) for path in paths]
+
+
+def join_control_groups(cgroup_fds: Sequence[int]) -> None:
+    """Move the calling process into the groups whose `cgroup.procs` are open as *cgroup_fds*.
+
+    Raises:
+        OSError: EINVAL for a process with real-time scheduling and a v1 group with controller
+            `cpu` (tried on 6.18 with CONFIG_RT_GROUP_SCHED).
+    """
+    for fd in cgroup_fds:
+        try:
+            os.write(fd, b"0")
+        except OSError as e:
+            reason = " (real-time scheduling?)" if e.errno == errno.EINVAL else ""
+            raise OSError(e.errno, f"cannot join a control group: {e.strerror}{reason}") from e
 
 
 def join_cgroups(pod: Pod, pid: int) -> None:

@@ -23,3 +23,7 @@ class SpawnFailed(PodError):  # noqa: N818 (it says what happened)
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+class StepFailed(Exception):  # noqa: N818 (it says what happened)
+    """A step of the plan failed: the text says which and why."""

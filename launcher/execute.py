@@ -10,7 +10,6 @@ So no path is walked twice, and neither a hostile root tree nor one that changes
 a mount elsewhere.
 """
 
-import errno
 import fcntl
 import os
 import stat
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from launcher import abi, userns
+from launcher.enter import join_control_groups
+from launcher.errors import StepFailed
 from launcher.plan import (
     BindReadOnly,
     Device,
@@ -57,10 +58,6 @@ _RESTRICTED: Final = (
     abi.MOUNT_ATTR_RDONLY | abi.MOUNT_ATTR_NOSUID | abi.MOUNT_ATTR_NODEV | abi.MOUNT_ATTR_NOEXEC
 )
 _BELOW_ROOT: Final = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
-
-
-class StepFailed(Exception):  # noqa: N818 (it says what happened)
-    """A step of the plan failed: the text says which and why."""
 
 
 class Executor:
@@ -181,21 +178,6 @@ class Executor:
             _set_attributes(mount_fd, _RESTRICTED & ~abi.MOUNT_ATTR_NODEV)
             os.close(null_fd)
         _attach(mount_fd, target_fd)
-
-
-def join_control_groups(cgroup_fds: Sequence[int]) -> None:
-    """Move the calling process into the groups whose `cgroup.procs` are open as *cgroup_fds*.
-
-    Raises:
-        OSError: EINVAL for a process with real-time scheduling and a v1 group with controller
-            `cpu` (tried on 6.18 with CONFIG_RT_GROUP_SCHED).
-    """
-    for fd in cgroup_fds:
-        try:
-            os.write(fd, b"0")
-        except OSError as e:
-            reason = " (real-time scheduling?)" if e.errno == errno.EINVAL else ""
-            raise OSError(e.errno, f"cannot join a control group: {e.strerror}{reason}") from e
 
 
 def _set_clocks(monotonic_ns: int, boottime_ns: int) -> None:

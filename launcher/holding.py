@@ -28,7 +28,14 @@ from typing import Final
 import msgspec
 
 from launcher import config as configuration
-from launcher import enter, holder, listener, logfile, pods
+from launcher import (
+    enter,
+    holder,
+    listener,
+    logfile,
+    pods,
+    seccomp,  # noqa: F401 (what is imported later may be another version's by then)
+)
 from launcher.crew import Crew
 from launcher.holder import SCROLLBACK, Reply, Request
 from launcher.keeper import Keeper

@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from launcher import abi, enter, pods, program
+from launcher import abi, enter, entrance, pods, program
 from launcher import config as configuration
 from launcher.config import PodConfig
 from launcher.errors import Locked, PodError
@@ -201,7 +201,7 @@ class _Service:
         try:
             stdio = (NULL, log_fd, log_fd)
             what = Program(argv, program.environment(self._config), stdio)
-            self._pid = program.execute(self._pod, self._config, what)
+            self._pid = program.execute(entrance.of(self._pod, self._config), what)
         finally:
             os.close(log_fd)
 

@@ -16,12 +16,13 @@ import msgspec
 
 from launcher import addresses, cgroups, confine, guard, hosts, iolimits, network, users
 from launcher.config import PodConfig
+from launcher.enter import open_control_groups, start_time
 from launcher.errors import PodError
 from launcher.init import Init
 from launcher.places import Places, is_pod_name
 from launcher.plan import Plan, plan
 
-__all__ = ["ClockOffsets", "Pod", "PodError", "create", "destroy", "find", "names"]
+__all__ = ["ClockOffsets", "Pod", "PodError", "create", "destroy", "find", "names", "start_time"]
 
 _DEATH_S: Final = 10.0
 _STUCK: Final = "a process in uninterruptible sleep (state D in `ps`) holds it; see the kernel log"
@@ -236,7 +237,7 @@ def _check_shift(places: Places, name: str, base: int | None) -> None:
 
 
 def _build(the_plan: Plan, config: PodConfig, groups: Sequence[Path]) -> Init:
-    cgroup_fds = cgroups.open_procs(groups)
+    cgroup_fds = open_control_groups(groups)
     try:
         return Init(the_plan, confine.of_init(config.privileges), cgroup_fds)
     finally:
@@ -257,19 +258,6 @@ def _kill_init(pid: int) -> None:
             raise PodError(f"process {pid}, the pod's init, does not die", _STUCK)
     finally:
         os.close(fd)
-
-
-def start_time(pid: int) -> int:
-    """Return when process *pid* started, in clock ticks since boot; 0 if it is dead or a zombie.
-
-    Source: proc_pid_stat(5), fields 3 and 22; the second, in parentheses, may hold anything.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _boot_id() -> str:
@@ -301,5 +289,5 @@ def _write_record(places: Places, pod: Pod) -> None:
 
 
 def _forget(places: Places, name: str) -> None:
-    for file in ("pod.json", "pod.new", "holder.sock", "pages.sock"):
+    for file in ("pod.json", "pod.new", "entrance", "entrance.new", "holder.sock", "pages.sock"):
         (places.run(name) / file).unlink(missing_ok=True)

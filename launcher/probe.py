@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import abi, attempts, capabilities, enter, program, tries
+from launcher import abi, attempts, capabilities, enter, entrance, program, tries
 from launcher.attempts import Attempt
 from launcher.config import PodConfig, Privileges
 from launcher.errors import PodError
@@ -49,7 +49,7 @@ def probe(pod: Pod, config: PodConfig) -> list[AttemptRow]:
         try:
             body = _Body(outside, config.privileges)
             what = Program(["probe"], {}, (NULL, writer, NULL), body=body.run)
-            pid = program.execute(pod, config, what)
+            pid = program.execute(entrance.of(pod, config), what)
         finally:
             os.close(writer)
         said = answers.read()

@@ -10,24 +10,27 @@ Stages, each a child of the one before:
    and exits, and the pod's init becomes its parent.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import fcntl
 import os
 import stat
-import termios
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import Final, NoReturn
 
-from msgspec import Struct
-
-from launcher import abi, cgroups, confine, enter, spawn, userns
-from launcher.config import PodConfig
+from launcher import abi, confine, enter, spawn, userns
 from launcher.errors import PodError, SpawnFailed
-from launcher.execute import join_control_groups
-from launcher.pods import Pod
 from launcher.spawn import Report
+
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Final, NoReturn
+
+    from launcher.config import PodConfig
+    from launcher.entrance import Entrance
+    from launcher.pods import Pod
 
 _NAMESPACES: Final = (
     abi.CLONE_NEWNS
@@ -46,7 +49,7 @@ NULL: Final = -1
 """In place of a descriptor: the pod's /dev/null."""
 
 
-class Program(Struct, frozen=True):
+class Program:
     """A program to be executed in a pod.
 
     Attributes:
@@ -59,22 +62,28 @@ class Program(Struct, frozen=True):
             imported, and it must close or mark what it has opened (launcher.probe).
     """
 
-    argv: list[str]
-    environment: Mapping[str, str]
-    stdio: tuple[int, int, int]
-    detached: bool = False
-    terminal: bool = False
-    body: Callable[[], None] | None = None
+    def __init__(
+        self,
+        argv: list[str],
+        environment: Mapping[str, str],
+        stdio: tuple[int, int, int],
+        *,
+        detached: bool = False,
+        terminal: bool = False,
+        body: Callable[[], None] | None = None,
+    ) -> None:
+        self.argv, self.environment, self.stdio = argv, environment, stdio
+        self.detached, self.terminal, self.body = detached, terminal, body
 
 
-def environment(config: PodConfig, **more: str) -> dict[str, str]:
+def environment(pod: Entrance | PodConfig, **more: str) -> dict[str, str]:
     """Return what the pod's programs find in their environment."""
-    return {**_ENVIRONMENT, **more, **config.environment}
+    return {**_ENVIRONMENT, **more, **pod.environment}
 
 
-def command_line(config: PodConfig, argv: list[str]) -> list[str]:
+def command_line(pod: Entrance | PodConfig, argv: list[str]) -> list[str]:
     """Return *argv*; a program alone gets the arguments that the configuration has for it."""
-    return argv if len(argv) > 1 else [*argv, *config.arguments.get(argv[0], ())]
+    return argv if len(argv) > 1 else [*argv, *pod.arguments.get(argv[0], ())]
 
 
 def service(config: PodConfig) -> list[str]:
@@ -98,7 +107,7 @@ def open_log(pod: Pod) -> int:
     return fd
 
 
-def execute(pod: Pod, config: PodConfig, program: Program) -> int:
+def execute(pod: Entrance, program: Program) -> int:
     """Execute *program* in the pod; return when it runs.
 
     A program that is not detached becomes a child of the calling process, which has to wait for
@@ -112,9 +121,9 @@ def execute(pod: Pod, config: PodConfig, program: Program) -> int:
         PodError: the pod has ended.
     """
     if program.detached:
-        return _Entry(pod, config, program).make()
+        return _Entry(pod, program).make()
     with _child_subreaper():
-        return _Entry(pod, config, program).make()
+        return _Entry(pod, program).make()
 
 
 @contextmanager
@@ -132,9 +141,9 @@ def _child_subreaper() -> Iterator[None]:
 class _Entry:
     """What the stages share; they are forks of one another."""
 
-    def __init__(self, pod: Pod, config: PodConfig, program: Program) -> None:
+    def __init__(self, pod: Entrance, program: Program) -> None:
         self._pod, self._program = pod, program
-        self._confinement = confine.of_programs(config.privileges)
+        self._confinement = confine.at_most_ours(pod.confinement)
         self._report = Report()
 
     def make(self) -> int:
@@ -142,7 +151,7 @@ class _Entry:
             self._pidfd = enter.pidfd(self._pod)
             self._base = userns.of(self._pidfd)
             opened.callback(os.close, self._pidfd)
-            self._cgroup_fds = cgroups.open_procs(self._pod.cgroups)
+            self._cgroup_fds = enter.open_control_groups(self._pod.groups)
             for fd in self._cgroup_fds:
                 opened.callback(os.close, fd)
             self._hand_over = self._reach_holder(opened)
@@ -155,9 +164,13 @@ class _Entry:
         """Return what hands a listener to the pod's holder; None where no filter has one."""
         if self._confinement.install is None:
             return None
-        from launcher import holder
+        from pathlib import Path
 
-        connection = opened.enter_context(holder.connect(self._pod.places, self._pod.name))
+        from launcher import holder
+        from launcher.places import Places
+
+        places = Places(Path(self._pod.prefix))
+        connection = opened.enter_context(holder.connect(places, self._pod.name))
 
         def hand_over(listener_fd: int) -> None:
             try:
@@ -199,12 +212,12 @@ class _Entry:
 
     def _become(self) -> NoReturn:
         program = self._program
-        join_control_groups(self._cgroup_fds)
+        enter.join_control_groups(self._cgroup_fds)
         os.setsid()
         spawn.become_ordinary()
         _place_stdio(program.stdio, self._base)
         if program.terminal:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            fcntl.ioctl(0, abi.TIOCSCTTY, 0)
         if self._base is not None:
             abi.setns(self._pidfd, abi.CLONE_NEWUSER)
             userns.become_root()

@@ -6,14 +6,18 @@ looked up in the pod's root. What it has to say goes through a pipe that is clos
 without an error means that the program runs.
 """
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Callable
-from typing import Final
 
 from launcher import abi, confine
-from launcher.errors import SpawnFailed
-from launcher.execute import StepFailed
+from launcher.errors import SpawnFailed, StepFailed
+
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
 
 _ERROR: Final = "error"
 _FAILED: Final = 125

@@ -5,16 +5,19 @@ So a capability that a pod has over its network, it has as the root of its user 
 pod's: its mounts, its pid namespace, its control groups.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import resource
-import socket
-from pathlib import Path
-from typing import Final, NoReturn
 
-from launcher import abi, capabilities
+from launcher import abi
 from launcher.errors import PodError
-from launcher.users import COUNT
+
+TYPE_CHECKING = False  # launcher.light says why
+if TYPE_CHECKING:
+    import socket
+    from typing import Final, NoReturn
 
 _COUNTED: Final = (resource.RLIMIT_MSGQUEUE, resource.RLIMIT_SIGPENDING, resource.RLIMIT_MEMLOCK)
 _ALL: Final = 1 << 31  # more ids than a pod's namespace has: it is the host's
@@ -27,17 +30,24 @@ def new_network(base: int) -> int:
         PodError: the kernel makes none.
         OSError: it cannot be made.
     """
+    import socket
+
+    from launcher import capabilities
+    from launcher.users import COUNT
+
+    needed = capabilities.mask(["sys_admin"])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         pid = os.fork()
         if not pid:
             ours.close()  # so that its end tells us to go
-            _make(theirs, base)
+            _make(theirs, base, needed)
         theirs.close()
         try:
             _expect(ours)
             for name in ("uid_map", "gid_map"):
-                Path(f"/proc/{pid}/{name}").write_text(f"0 {base} {COUNT}")
+                with open(f"/proc/{pid}/{name}", "w") as file:
+                    file.write(f"0 {base} {COUNT}")
             ours.send(b"mapped")
             _expect(ours)
             return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -46,7 +56,7 @@ def new_network(base: int) -> int:
             os.waitpid(pid, 0)
 
 
-def _make(channel: socket.socket, base: int) -> NoReturn:
+def _make(channel: socket.socket, base: int, needed: int) -> NoReturn:
     """Be the first process of the namespaces, until the other end of *channel* is closed.
 
     The network namespace comes when the map is there: what is in it gets its owner as it is made.
@@ -59,7 +69,6 @@ def _make(channel: socket.socket, base: int) -> NoReturn:
             _, most = resource.getrlimit(name)
             resource.setrlimit(name, (most, most))  # the namespace's for ever
         os.seteuid(base)
-        needed = capabilities.mask(["sys_admin"])
         abi.capset(needed, needed, 0)
         for flag in (abi.CLONE_NEWUSER, abi.CLONE_NEWNET):
             try:
@@ -87,7 +96,8 @@ def base(pid: int) -> int | None:
 
     None: it has none of its own, and its ids are the host's.
     """
-    first, start, count = Path(f"/proc/{pid}/uid_map").read_text().split()[:3]
+    with open(f"/proc/{pid}/uid_map") as file:
+        first, start, count = file.read().split()[:3]
     return int(start) if first == "0" and int(count) < _ALL else None
 
 

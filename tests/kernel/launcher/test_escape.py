@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import config, network, pods, program, users
+from launcher import config, entrance, network, pods, program, users
 from launcher.program import Program
 
 from .conftest import wait_until
@@ -119,11 +119,11 @@ def test_walking_up_from_a_broken_chroot(stack):
 
 def test_the_barrier_holds_where_a_descriptor_got_in(stack, tmp_path):
     running = stack.create("a")
-    settings = config.load(stack.places, "a")
+    way_in = entrance.of(running, config.load(stack.places, "a"))
     leaked = os.open(stack.places.root("a"), os.O_RDONLY | os.O_DIRECTORY)
     out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    pid = program.execute(running, settings, Program(["/probe", "x"], {}, (leaked, out, out)))
+    pid = program.execute(way_in, Program(["/probe", "x"], {}, (leaked, out, out)))
 
     assert os.waitpid(pid, 0)[1] == 0
     os.close(leaked)

@@ -43,3 +43,25 @@ def test_what_a_killed_command_has_begun_is_waited_for(places, monkeypatch):
         assert waits
     for fd in (told, ready, getting_ready):
         os.close(fd)
+
+
+def test_programs_on_their_way_share_it_and_are_waited_for(places, monkeypatch):
+    with lock.locked(places, "w"):
+        pass
+    directory = places.run("w")
+    waits = []
+    first, second = (lock.held(directory, "w", shared=True) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+
+    def let_go(seconds):
+        waits.append(seconds)
+        if len(waits) < 3:
+            (first, second)[len(waits) - 1].__exit__(None, None, None)
+
+    monkeypatch.setattr(lock.time, "sleep", let_go)
+    with lock.locked(places, "w"):
+        assert len(waits) == 2
+        holding = lock.held(directory, "w", shared=True)
+        with pytest.raises(Locked, match=f"process {os.getpid()}"), holding:
+            pass

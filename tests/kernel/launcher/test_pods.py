@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import cgroups, config, enter, network, pods, program
+from launcher import cgroups, config, enter, entrance, network, pods, program
 from launcher.errors import PodError
 from launcher.pods import ClockOffsets
 from launcher.program import NULL, Program
@@ -219,7 +219,7 @@ def test_network_identity_stays_over_restarts(pod):
             ["nsenter", net, "ip", "-o", "addr", "show", "dev", "eth0"],
             ["nsenter", net, "ip", "route"],
         )
-        out = [subprocess.check_output(a, text=True) for a in argv]
+        out = [subprocess.check_output(a, text=True).replace("tentative ", "") for a in argv]
         pods.destroy(pod.places, "a")
         return [*out, os.stat(network.path(pod.places, "a")).st_ino]
 
@@ -349,11 +349,10 @@ def test_processes_of_the_pod_are_found_zombies_too(pod):
     zombie = "import os, time; os.fork() or os._exit(0); time.sleep(1000)"
     log_fd = program.open_log(running)
     argv = ["/usr/bin/python3", "-c", zombie]
-    variables = program.environment(config.load(pod.places, "a"))
     settings = config.load(pod.places, "a")
-    program.execute(
-        running, settings, Program(argv, variables, (NULL, log_fd, log_fd), detached=True)
-    )
+    variables = program.environment(settings)
+    what = Program(argv, variables, (NULL, log_fd, log_fd), detached=True)
+    program.execute(entrance.of(running, settings), what)
     os.close(log_fd)
 
     def states():
