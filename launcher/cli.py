@@ -1,7 +1,6 @@
 """The `launcher` command: what people type; the work is done elsewhere."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -80,18 +79,8 @@ def command() -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line *argv*, or that of the process; return the exit status."""
-    for fd in (0, 1, 2):
-        _open_if_closed(fd)
     arguments = _parser().parse_args(argv)
     return commandline.run("launcher", arguments, arguments.failed)
-
-
-def _open_if_closed(fd: int) -> None:
-    """Make sure that no descriptor of ours gets the number of a standard stream."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is *fd*
 
 
 def _parser() -> argparse.ArgumentParser:

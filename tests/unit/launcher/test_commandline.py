@@ -1,0 +1,74 @@
+"""What the commands have in common: standard streams that are not there, full or shut; names."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from launcher import commandline, tables
+
+BIN = Path(sys.executable).parent
+LISTS = (
+    ("launcher", "list"),
+    ("launcher", "policy", "pod", "--json"),
+    ("launcher", "top"),
+    ("autopod", "list"),
+    ("stackfs", "list"),
+)
+HOSTILE = "a\nb\x1b]0;owned\x07\u202e\udcff"
+HARMLESS = r"a\nb\x1b]0;owned\x07\u202e\udcff"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command with a redirection of the shell; return its status and what it complains of."""
+    monkeypatch.setenv("AUTOPOD_PREFIX", os.fspath(tmp_path))
+
+    def run(argv, redirection):
+        script = f'exec "$@" {redirection}'
+        words = [os.fspath(BIN / argv[0]), *argv[1:]]
+        argv = ["sh", "-c", script, "sh", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("argv", LISTS, ids=" ".join)
+def test_closed_streams_are_nobodys(run, argv):
+    assert run(argv, "<&- >&- 2>&-") == (0, "")
+
+
+def test_an_error_is_told_where_only_standard_output_is_closed(run):
+    assert run(("launcher", "list"), ">&-") == (0, "")
+    status, said = run(("launcher", "ps", "pod"), "<&- >&-")
+    assert (status, said) == (1, "launcher: error: pod 'pod' is not running\n")
+    assert run(("launcher", "ps", "pod"), ">&- 2>&-") == (1, "")
+
+
+@pytest.mark.parametrize("argv", [*LISTS[:-1], ("stackfs", "list", "--json")], ids=" ".join)
+def test_a_full_disk_below_standard_output_is_not_the_pods(run, argv):
+    status, said = run(argv, ">/dev/full")
+    assert status == 1
+    assert said == f"{argv[0]}: error: No space left on device: standard output\n"
+
+
+def test_names_command_no_terminal(capsys):
+    class Row(msgspec.Struct):
+        command: str
+        pid: int
+
+    tables.show([Row(HOSTILE, 7)], Row, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{HARMLESS}  7"]
+    tables.show([Row(HOSTILE.removesuffix("\udcff"), 7)], Row, as_json=True)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_errors_command_no_terminal(capsys):
+    commandline.print_error("launcher", f"no {HOSTILE}", f"see {HOSTILE}")
+    assert capsys.readouterr().err == (
+        f"launcher: error: no {HARMLESS}\nlauncher: hint: see {HARMLESS}\n"
+    )
