@@ -143,7 +143,9 @@ def load_spec(places: Places, pod: str) -> Spec:
     try:
         return Spec.load(path)
     except FileNotFoundError as e:
-        raise Refused(f"{pod} has not been mounted before", "say --lower DIR") from e
+        raise Refused(
+            f"{pod} has not been mounted before", f"stackfs mount {pod} --lower DIR mounts it"
+        ) from e
     except (ValueError, KeyError, TypeError) as e:
         raise Refused(f"{path} cannot be read: {e!r}", "mount again with --lower DIR") from e
 
@@ -347,12 +349,17 @@ def _await_end(run: Path) -> None:
 
 
 def stacks(places: Places) -> list[dict[str, Any]]:
-    """Return a record of each pod whose daemon has left one, by name."""
+    """Return a record of each pod whose daemon has left one, by name.
+
+    Raises:
+        PermissionError: they are not the caller's to read.
+    """
     found = []
-    for path in sorted(places.runs().glob("*/stackfs.json")):
+    for run in sorted(places.runs().glob("*/")):
+        path = run / "stackfs.json"
         with contextlib.suppress(FileNotFoundError):
             record: dict[str, Any] = json.loads(path.read_text())
-            with lock_pod(path.parent) as lock:
+            with lock_pod(run) as lock:
                 alive = lock is None
             point = places.barrier(record["pod"])
             record["mounted"] = alive and mounts.stack_at(point) is not None

@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from stackfs import cli, mounting
+
 from .conftest import STACKFS, wait_until
 
 pytestmark = pytest.mark.needs("root", "fuse")
@@ -72,6 +74,8 @@ def test_errors_say_what_to_do(host):
     assert "is not mounted" in failing("umount", "pod")
     assert "is not mounted" in failing("snapshot", "pod")
     assert "has not been mounted" in failing("check", "pod")
+    hint = b"stackfs: hint: stackfs mount pod --lower DIR mounts it\n"
+    assert hint in host.stackfs("diff", "pod", check=False).stderr
     (host.state() / "stack.json").write_text('{"lower": 1}')
     assert "cannot be read" in failing("mount", "pod")
     assert "cannot name a pod" in failing("mount", "Not A Pod", status=2)
@@ -380,3 +384,46 @@ def test_reading_again_asks_for_nothing(host):
     os.close(root_fd)
     assert _asked(host) == before
     assert not list((host.state() / "upper").iterdir())
+
+
+def test_what_is_not_the_callers_is_told_so(prefix, capsys):
+    assert cli.main(["list"]) == 0, "its modules are loaded while they can be"
+    assert cli.main(["check", "pod"]) == 1
+    assert "has not been mounted" in capsys.readouterr().err
+    state, run = prefix / "var/lib/autopod/pod", prefix / "run/autopod/pod"
+    for path in (state, run):
+        path.mkdir(parents=True)
+    prefix.chmod(0o755)
+    for path in (state, run):
+        path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        for argv, what in (
+            (["list"], run / "stackfs.json"),
+            (["stats", "pod"], run / "stackfs.sock"),
+            (["snapshot", "pod"], run / "stackfs.sock"),
+            (["check", "pod"], state / "stack.json"),
+        ):
+            assert cli.main(argv) == 1
+            assert capsys.readouterr() == (
+                "",
+                f"stackfs: error: Permission denied: {what}\n"
+                "stackfs: hint: pods are root's to work on\n",
+            )
+    finally:
+        os.seteuid(0)
+
+
+def test_a_reader_that_goes_and_ctrl_c_are_no_errors(host, monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    with host.spawn(STACKFS, "list", "--json", stdout=write, stderr=subprocess.PIPE) as process:
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+    os.close(write)
+
+    def interrupted(places):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mounting, "stacks", interrupted)
+    assert cli.main(["list"]) == 130
+    assert capfd.readouterr() == ("", "")
