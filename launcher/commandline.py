@@ -79,8 +79,23 @@ def add_lazy(parser: argparse.ArgumentParser) -> None:
         "--lazy-rate",
         metavar="MIB",
         type=_rate,
-        help="with --lazy: MiB a second of what no program waits for",
+        action=_LazyRate,
+        help="--lazy, and MiB a second of what no program waits for",
     )
+
+
+class _LazyRate(argparse.Action):
+    """An option that would be nothing without another, and so means that, too."""
+
+    def __call__(  # type: ignore[explicit-override]
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Set both."""
+        namespace.lazy, namespace.lazy_rate = True, values
 
 
 def _rate(text: str) -> int:

@@ -72,3 +72,19 @@ def test_errors_command_no_terminal(capsys):
     assert capsys.readouterr().err == (
         f"launcher: error: no {HARMLESS}\nlauncher: hint: see {HARMLESS}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "lazy", "rate"),
+    [
+        ([], False, None),
+        (["--lazy"], True, None),
+        (["--lazy-rate", "5"], True, 5),
+        (["--lazy-rate", "0", "--lazy"], True, 0),
+    ],
+)
+def test_a_rate_of_what_follows_means_that_it_follows(words, lazy, rate):
+    parser = commandline.Parser()
+    commandline.add_lazy(parser)
+    asked = parser.parse_args(words)
+    assert (asked.lazy, asked.lazy_rate) == (lazy, rate)
