@@ -27,7 +27,7 @@ example:
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
+    commandline.be(main)
 
 
 def main(argv: list[str] | None = None) -> int:

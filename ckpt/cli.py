@@ -23,7 +23,7 @@ _PULL = "Get an archive that was pushed, verify it, and write it as it was to a 
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
+    commandline.be(main)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -74,7 +74,7 @@ _Run = Callable[[Places, argparse.Namespace], int]
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
+    commandline.be(main)
 
 
 def main(argv: list[str] | None = None) -> int:

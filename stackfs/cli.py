@@ -334,7 +334,10 @@ def _identity(places: Places, asked: argparse.Namespace) -> None:
 
 def command() -> NoReturn:
     """Be the command; end without taking the interpreter apart, which takes long, for nothing."""
-    status = main()
+    try:
+        status = main()
+    except KeyboardInterrupt:  # while the command line is read
+        status = 130
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()

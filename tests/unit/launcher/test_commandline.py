@@ -8,7 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from autopod import cli as autopod
+from ckpt import cli as ckpt
+from launcher import cli as launcher
 from launcher import commandline, tables
+from stackfs import cli as stackfs
 
 BIN = Path(sys.executable).parent
 LISTS = (
@@ -88,3 +92,15 @@ def test_a_rate_of_what_follows_means_that_it_follows(words, lazy, rate):
     commandline.add_lazy(parser)
     asked = parser.parse_args(words)
     assert (asked.lazy, asked.lazy_rate) == (lazy, rate)
+
+
+@pytest.mark.parametrize("cli", [autopod, ckpt, launcher, stackfs], ids=lambda cli: cli.__name__)
+def test_ctrl_c_while_the_command_line_is_read(monkeypatch, capsys, cli):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="130"):
+        cli.command()
+    assert capsys.readouterr() == ("", "")
