@@ -104,3 +104,25 @@ def test_ctrl_c_while_the_command_line_is_read(monkeypatch, capsys, cli):
     with pytest.raises(SystemExit, match="130"):
         cli.command()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_policy_that_nobody_wrote_down_is_told_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AUTOPOD_PREFIX", os.fspath(tmp_path))
+    file = tmp_path / "etc/autopod/pods/mail.toml"
+    assert launcher.main(["policy", "mail"]) == 0
+    told, first, *_ = capsys.readouterr().out.splitlines()
+    assert told == f"{file} is not there: all is at its default"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    assert launcher.main(["policy", "mail"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == first
+
+
+@pytest.mark.parametrize(
+    ("verb", "units"), [("top", ["seconds", "KiB", "percent"]), ("ps", ["seconds", "KiB"])]
+)
+def test_columns_have_units(capsys, verb, units):
+    with pytest.raises(SystemExit):
+        launcher.main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert all(unit in said for unit in units)
