@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -298,7 +299,12 @@ def _check(places: Places, asked: argparse.Namespace) -> None:
 def _pack(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.oci import pack
 
-    pack(_named(asked), sys.stdout.buffer, redirects=asked.redirects)
+    try:
+        pack(_named(asked), sys.stdout.buffer, redirects=asked.redirects)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):  # who only reads needs no room
+            e.filename = streams.OUTPUT
+        raise
 
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:

@@ -78,6 +78,7 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
             raise Refused(f"{pod} is mounted already", f"stackfs umount {pod} ends it")
         point = places.barrier(pod)
         spec = _resolve(places, pod, request)
+        _check_apart(spec)
         if request.lower is None:
             _clear_stale(point)
         stack = _open(spec, request)
@@ -131,6 +132,18 @@ def _resolve(places: Places, pod: str, request: Request) -> Spec:
         raise Refused("a stack needs at least one lower layer", "say --lower DIR")
     upper = Path(request.upper).absolute() if request.upper else places.state(pod) / "upper"
     return Spec(tuple(_real_name(path) for path in request.lower), upper, request.shift or 0)
+
+
+def _check_apart(spec: Spec) -> None:
+    """Refuse an upper directory by which a pod would change a lower layer.
+
+    That a lower layer has the upper directory in it is its owner's affair: it may be `/`.
+    """
+    upper = Path(os.path.realpath(spec.upper))
+    for lower in spec.lower:
+        if Path(os.path.realpath(lower)).is_relative_to(upper):
+            error = f"the upper directory {spec.upper} would change the lower layer {lower}"
+            raise Refused(error, "give it another with --upper")
 
 
 def load_spec(places: Places, pod: str) -> Spec:

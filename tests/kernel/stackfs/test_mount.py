@@ -1,5 +1,6 @@
 """The commands around a mount, and what becomes of its files."""
 
+import errno
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import threading
 
 import pytest
 
-from stackfs import cli, mounting
+from stackfs import cli, history, mounting
 
 from .conftest import STACKFS, wait_until
 
@@ -384,6 +385,36 @@ def test_reading_again_asks_for_nothing(host):
     os.close(root_fd)
     assert _asked(host) == before
     assert not list((host.state() / "upper").iterdir())
+
+
+def test_what_a_pod_writes_does_not_go_to_a_lower_layer(host):
+    """The next snapshot would have moved it away."""
+    fill(host.lower)
+    below, link = host.prefix / "below", host.prefix / "link"
+    (below / "base").mkdir(parents=True)
+    link.symlink_to(host.lower)
+    for lower, upper in ((host.lower, host.lower), (host.lower, link), (below / "base", below)):
+        argv = ("mount", "pod", "--lower", lower, "--upper", upper)
+        done = host.stackfs(*argv, check=False)
+        assert done.returncode == 1
+        assert done.stderr.decode() == (
+            f"stackfs: error: the upper directory {upper} would change the lower layer {lower}\n"
+            "stackfs: hint: give it another with --upper\n"
+        )
+    assert host.list() == []
+    assert os.listdir(host.lower) == ["etc"]
+
+
+def test_a_snapshot_on_a_full_disk_says_which(tmp_path, monkeypatch):
+    """What writes out tells of errors that came meanwhile, without a name."""
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "syncfs: No space left on device")
+
+    monkeypatch.setattr(history.abi, "syncfs", full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device") as caught:
+        history._sync(tmp_path)
+    assert caught.value.filename == os.fspath(tmp_path)
 
 
 def test_what_is_not_the_callers_is_told_so(prefix, capsys):

@@ -53,7 +53,10 @@ def test_an_error_is_told_where_only_standard_output_is_closed(run):
     assert run(("launcher", "ps", "pod"), ">&- 2>&-") == (1, "")
 
 
-@pytest.mark.parametrize("argv", [*LISTS[:-1], ("stackfs", "list", "--json")], ids=" ".join)
+FULL = (*LISTS[:-1], ("stackfs", "list", "--json"), ("stackfs", "pack", "/etc/default"))
+
+
+@pytest.mark.parametrize("argv", FULL, ids=" ".join)
 def test_a_full_disk_below_standard_output_is_not_the_pods(run, argv):
     status, said = run(argv, ">/dev/full")
     assert status == 1
