@@ -69,7 +69,7 @@ def _explain(message: str, content: dict[str, object], kind: type[Table], *not_t
         reason = f"there is no such key{', but ' if there else ''}{', '.join(there)}"
         key = f"{key}.{unknown[1]}".removeprefix(".")
         value = _value(content, key)
-    elif reason.startswith("Invalid enum value"):
+    elif reason.startswith("Invalid enum value") or reason == f"Invalid value {value!r}":
         reason = f"must be {' or '.join(map(str, _choices(kind, key)))}"
     reason = re.sub(r"`(.*?)(?: \| null)?`", r"\1", reason[:1].lower() + reason[1:])
     reason = reason.replace("object", "table")
@@ -105,12 +105,27 @@ def _keys(kind: type[Table], key: str) -> list[str]:
 def _choices(kind: type[Table], key: str) -> list[object]:
     """Return the values of which *key* ("network.mode") has one."""
     *tables, name = _parts(key)
+    tags = _tags(kind, tables)
+    if name in tags:
+        return tags[name]
     return [
         choice
         for field in _fields(kind, tables)
         if field.encode_name == name
         for choice in _literals(field.type)
     ]
+
+
+def _tags(kind: type[Table], tables: list[str]) -> dict[str, list[object]]:
+    """Return key and values by which tables of several kinds, at *tables*, are told apart."""
+    *above, name = tables or [""]
+    of = next((one.type for one in _fields(kind, above) if one.encode_name == name), None)
+    found: dict[str, list[object]] = {}
+    for table in _tables(of):
+        if table.__struct_config__.tag_field:
+            choice = f'"{table.__struct_config__.tag}"'
+            found.setdefault(table.__struct_config__.tag_field, []).append(choice)
+    return found
 
 
 def _fields(kind: type[Table], tables: list[str]) -> tuple[msgspec.structs.FieldInfo, ...]:
