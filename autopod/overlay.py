@@ -198,6 +198,9 @@ def _wanted(places: Places) -> tuple[Overlay | None, dict[str, str]]:
     except OSError as e:
         hint = "network.toml, [overlay] address"
         raise Refused(f"overlay: {own.address} of this host: {e.strerror}", hint) from e
+    if ipaddress.ip_address(address).is_loopback:
+        hint = f"{places.network_config()}, [overlay] address: the one by which they do"
+        raise Refused(f"overlay: no other host reaches this one by {address}", hint)
     version = ipaddress.ip_address(address).version
     members, problems = [], {}
     for name, host in hosts.known(places).items():

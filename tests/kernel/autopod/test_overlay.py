@@ -414,6 +414,7 @@ def test_pools_that_overlap_are_refused(three, debian_root):
     ("text", "message"),
     [
         ('address = "192.0.2.77"', "overlay: 192.0.2.77 is not an address of this host"),
+        ('address = "127.0.0.1"', "overlay: no other host reaches this one by 127.0.0.1"),
         ('address = "x"', "overlay.address = 'x': 'x' does not appear to be an IPv4 or IPv6"),
         ("mtu = 1500", "overlay: 10.7.1.1 carries packets of 1500 bytes, not 1500"),
         ("mtu = 9", "overlay.mtu = 9: must be 1280 to 65535"),
@@ -424,6 +425,18 @@ def test_wrong_configuration(text, message):
     with hosts.routed("a") as ((a,), _):
         a.places.network_config().write_text(f"[overlay]\n{text}\n")
         assert message in a.run("autopod", "overlay", "sync", expect=1)
+        assert not links(a)
+
+
+def test_a_host_name_that_is_loopback_s_is_no_address():
+    """As Debian's /etc/hosts has it: `autopod host init` without --address."""
+    with hosts.routed("a") as ((a,), _):
+        file = a.prefix / "etc/autopod/host.toml"
+        file.write_text(file.read_text().replace(a.address, "localhost"))
+        a.places.network_config().write_text("[overlay]\n")
+        said = refused(a, "autopod", "overlay", "sync")
+        assert "overlay: no other host reaches this one by " in said
+        assert f"hint: {a.places.network_config()}, [overlay] address" in said
         assert not links(a)
 
 
