@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -121,7 +122,7 @@ def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
     `arguments.debug` it is raised.
     """
     _open_closed_streams()
-    _name_output()
+    _prepare_output()
     try:
         status: int = arguments.run(Places.from_environment(), arguments)
         sys.stdout.flush()
@@ -150,8 +151,13 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 (till the end)
 
 
-def _name_output() -> None:
-    """Have an error of standard output name it, so that nobody looks for it elsewhere."""
+def _prepare_output() -> None:
+    """Have an error of standard output name it, so that nobody looks for it elsewhere.
+
+    What its encoding lacks is no error: a pod's programs choose their names.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def named(call: Callable[..., int | None]) -> Callable[..., int | None]:
         def called(*arguments: str) -> int | None:

@@ -354,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     asked = _parser().parse_args(arguments)
     streams.open_closed()
-    streams.name_output()
+    streams.prepare_output()
     try:
         asked.run(Places.from_environment(), asked)
         sys.stdout.flush()

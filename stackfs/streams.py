@@ -1,5 +1,6 @@
 """The standard streams of a command, and what people are shown there."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -20,8 +21,13 @@ def open_closed() -> None:
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 (till the end)
 
 
-def name_output() -> None:
-    """Have an error of standard output name it, so that nobody looks for it elsewhere."""
+def prepare_output() -> None:
+    """Have an error of standard output name it, so that nobody looks for it elsewhere.
+
+    What its encoding lacks is no error: a pod's programs choose their names.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def named(call: Callable[..., int | None]) -> Callable[..., int | None]:
         def called(*arguments: str) -> int | None:

@@ -1,5 +1,6 @@
 """What the commands have in common: standard streams that are not there, full or shut; names."""
 
+import io
 import os
 import subprocess
 import sys
@@ -129,3 +130,21 @@ def test_columns_have_units(capsys, verb, units):
         launcher.main([verb, "--help"])
     said = capsys.readouterr().out
     assert all(unit in said for unit in units)
+
+
+@pytest.mark.parametrize("cli", ["launcher", "stackfs"])
+def test_names_that_the_terminal_cannot_write_are_no_error(tmp_path, monkeypatch, cli):
+    def show(*_):
+        print("café")
+        return 0
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setenv("AUTOPOD_PREFIX", os.fspath(tmp_path))
+    if cli == "stackfs":
+        monkeypatch.setattr(stackfs, "_list", show)
+        assert stackfs.main(["list"]) == 0
+    else:
+        monkeypatch.setattr(launcher, "_list", show)
+        assert launcher.main(["list"]) == 0
+    assert written.getvalue() == b"caf\\xe9\n"
