@@ -36,13 +36,15 @@ def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -
         The pod's identity in the network; None if it has none.
 
     Raises:
-        Refused: it is here already, or the arguments contradict each other or the file.
+        Refused: it is here already, or reached through here, or the arguments contradict each
+            other or the file.
         config.ConfigError: the configuration file cannot be understood.
         PodError: the network cannot be made.
         StackError: the root cannot be mounted.
     """
     if stack.is_mounted(places, name):
         raise Refused(f"pod {name!r} is already added", f"start a program: autopod addproc {name}")
+    _check_relay(places, name)
     known = config.load(places, name)
     chosen = choose_lowers(name, known, [_directory(base) for base in bases], _bound(places, name))
     if not chosen and not (places.state(name) / "stack.json").exists():
@@ -60,6 +62,14 @@ def add(places: Places, name: str, bases: Iterable[Path], address: str | None) -
         stack.mount(places, name, chosen)
         undo.pop_all()
     return addresses.identity_of(places, name)
+
+
+def _check_relay(places: Places, name: str) -> None:
+    """Refuse a second pod *name* where the first is reached: it would no more be."""
+    relay = addresses.read(places).relayed.get(name)
+    if relay is not None:
+        hint = f"autopod relay end {name}; or give the new one another name"
+        raise Refused(f"pod {name!r} is at host {relay.host}, reached through this one", hint)
 
 
 def choose_lowers(

@@ -27,7 +27,7 @@ example:
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
+    commandline.be(main)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
     checkpointing.add_verbs(verbs)
 
-    remove = verbs.add_parser("rm", help="remove a pod from this host; its base is left alone")
+    remove = verbs.add_parser(
+        "rm", help="remove a pod and its file from this host; its base is left alone"
+    )
     remove.set_defaults(run=_remove)
     _add_pod(remove)
     remove.add_argument(

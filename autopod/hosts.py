@@ -110,7 +110,8 @@ def init(places: Places, name: str | None, address: str | None) -> Own:
             raise Refused(f"this host is {own.name} at {own.address} already", hint)
     else:
         system = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())
-        own = Own(check_name(name or system), with_port(address or socket.gethostname()))
+        named = check_name(system if name is None else name)
+        own = Own(named, with_port(socket.gethostname() if address is None else address))
     keys.ensure(places.keys(), places.trust())
     _ensure_certificate(places, own.name)
     if not file.exists():

@@ -101,7 +101,7 @@ def rows(places: Places) -> list[Row]:
     """
     made = overlay.read(places)
     if made is None:
-        hint = "write [overlay] into network.toml; then autopod overlay sync"
+        hint = f"write [overlay] into {places.network_config()}; then autopod overlay sync"
         raise Refused("this host is in no overlay", hint)
     found = {one.name: one.address for one in made.members}
     members = [
@@ -169,7 +169,10 @@ def look(places: Places, name: str, own: Identity, *, keeps: bool) -> None:
             raise Refused(f"address {address} of pod {name!r} is another machine's, too", hint)
     lacking = [address for address in wanted if address not in found]
     if lacking and keeps:
-        hint = f"autopod overlay list, on both hosts; UDP port {made.port} must pass, both ways"
+        hint = (
+            f"UDP port {made.port} must pass, both ways; port and vni, in network.toml, are the "
+            "same on all hosts"
+        )
         raise Refused(f"pod {name!r} does not answer over the overlay at {lacking[0]}", hint)
 
 
@@ -195,6 +198,9 @@ def _wanted(places: Places) -> tuple[Overlay | None, dict[str, str]]:
     except OSError as e:
         hint = "network.toml, [overlay] address"
         raise Refused(f"overlay: {own.address} of this host: {e.strerror}", hint) from e
+    if ipaddress.ip_address(address).is_loopback:
+        hint = f"{places.network_config()}, [overlay] address: the one by which they do"
+        raise Refused(f"overlay: no other host reaches this one by {address}", hint)
     version = ipaddress.ip_address(address).version
     members, problems = [], {}
     for name, host in hosts.known(places).items():

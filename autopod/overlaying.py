@@ -38,6 +38,8 @@ def _sync(places: Places, _arguments: argparse.Namespace | None) -> int:
     """Exit status 1 tells that hosts are left out."""
     from autopod import overlay
 
+    if not overlay.is_wanted(places):
+        sys.stdout.write(f"no overlay is wanted: {places.network_config()} has no [overlay]\n")
     problems = overlay.sync(places)
     for problem in problems:
         commandline.print_error("autopod", f"overlay: {problem}", "it is left out")

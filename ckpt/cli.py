@@ -23,7 +23,7 @@ _PULL = "Get an archive that was pushed, verify it, and write it as it was to a 
 
 def command() -> NoReturn:
     """Be the command."""
-    commandline.leave(main())
+    commandline.be(main)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -239,11 +239,15 @@ def _whole(places: Places, arguments: argparse.Namespace) -> int:
 
 
 def _check(places: Places, arguments: argparse.Namespace) -> int:
-    from ckpt import dump
+    from ckpt import dump, snapshot
+    from launcher import enter, pods
     from launcher.lock import locked
 
     with locked(places, arguments.pod):
         refusals = dump.check(places, arguments.pod)
+        running = pods.find(places, arguments.pod)
+    if running is None or not enter.pids(running):
+        raise snapshot.empty(arguments.pod)
     if arguments.json:
         import msgspec
 

@@ -59,8 +59,3 @@ def describe(source: Source) -> str:
         names = (socket.AddressFamily(domain).name, socket.SocketKind(kind).name)
         return f"a socket of {' '.join(names)} protocol {protocol}"
     return f"a socket of family {domain}"
-
-
-def printable(text: str) -> str:
-    """Return *text*, which a program has chosen, fit for a person's terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from ckpt.archive.read import Archive
 from ckpt.diff import Area, Change, Diff, FileChange
-from ckpt.show import printable, size
+from ckpt.show import size
+from launcher.commandline import printable
 
 _SIGNS = {"came": "+", "gone": "-", "changed": "~"}
 

@@ -19,10 +19,11 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from ckpt.descriptions import Files, describe, printable, search
+from ckpt.descriptions import Files, describe, search
 from ckpt.kinds import abi, flags, late, procinfo, table
 from ckpt.kinds.protocol import Mount, Source
 from ckpt.model import PAGE_SIZE, Descriptor, Object, OpenFile, Part, Refusal
+from launcher.commandline import printable
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ from ckpt.archive.errors import FormatError
 from ckpt.archive.read import Archive
 from ckpt.model import PAGE_SIZE
 from ckpt.states import UNDECODABLE
+from launcher.commandline import printable
 
 _WIDTH: Final = 100
 _NAMES: Final = ("comm", "name", "command")
@@ -50,11 +51,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def printable(text: str) -> str:
-    """Return *text* with what could command a terminal as escapes: names are the pod's choice."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _everything(archive: Archive) -> dict[str, Any]:

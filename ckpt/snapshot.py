@@ -71,10 +71,13 @@ def collect_all(
     if refusals or files.refusals:
         raise NotCheckpointable(*refusals, *files.refusals)
     if not living:
-        raise pods.PodError(
-            f"no program runs in pod {running.name!r}: there is nothing to checkpoint"
-        )
+        raise empty(running.name)
     return Snapshot(clocks, frozen, living, files)
+
+
+def empty(name: str) -> pods.PodError:
+    """Return what stands against a checkpoint of pod *name*, in which no program runs."""
+    return pods.PodError(f"no program runs in pod {name!r}: there is nothing to checkpoint")
 
 
 def model_of(name: str, snapshot: Snapshot) -> Pod:

@@ -34,7 +34,7 @@ def command() -> NoReturn:
         os._exit(status)  # launcher.commandline.leave() says why
     from launcher import commandline, verbs
 
-    commandline.leave(verbs.main())
+    commandline.be(verbs.main)
 
 
 def _open_if_closed(fd: int) -> None:

@@ -3,14 +3,17 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from launcher import light  # noqa: F401 (first: it makes the others cheaper)
 from launcher.places import Places, check_pod_name
 
+OUTPUT: Final = "standard output"
 _PACKAGES = ("autopod", "ckpt", "launcher")
 
 
@@ -77,8 +80,23 @@ def add_lazy(parser: argparse.ArgumentParser) -> None:
         "--lazy-rate",
         metavar="MIB",
         type=_rate,
-        help="with --lazy: MiB a second of what no program waits for",
+        action=_LazyRate,
+        help="--lazy, and MiB a second of what no program waits for",
     )
+
+
+class _LazyRate(argparse.Action):
+    """An option that would be nothing without another, and so means that, too."""
+
+    def __call__(  # type: ignore[explicit-override]
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Set both."""
+        namespace.lazy, namespace.lazy_rate = True, values
 
 
 def _rate(text: str) -> int:
@@ -103,6 +121,8 @@ def run(tool: str, arguments: argparse.Namespace, failed: int = 1) -> int:
     An error is printed as `TOOL: error: …` and, where more is known, `TOOL: hint: …`; with
     `arguments.debug` it is raised.
     """
+    _open_closed_streams()
+    _prepare_output()
     try:
         status: int = arguments.run(Places.from_environment(), arguments)
         sys.stdout.flush()
@@ -122,6 +142,48 @@ def settle(tool: str, error: Exception, failed: int) -> int:
         return 1
     complain(tool, error)
     return failed
+
+
+def _open_closed_streams() -> None:
+    """Make sure that standard streams are there, and no descriptor of ours gets their numbers."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is *fd*
+        if getattr(sys, name) is None:
+            mode = "w" if fd else "r"
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 (till the end)
+
+
+def _prepare_output() -> None:
+    """Have an error of standard output name it, so that nobody looks for it elsewhere.
+
+    What its encoding lacks is no error: a pod's programs choose their names.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def named(call: Callable[..., int | None]) -> Callable[..., int | None]:
+        def called(*arguments: str) -> int | None:
+            try:
+                return call(*arguments)
+            except OSError as e:
+                e.filename = OUTPUT
+                raise
+
+        return called
+
+    for name in ("write", "flush"):
+        setattr(sys.stdout, name, named(getattr(sys.stdout, name)))
+
+
+def be(main: Callable[[], int]) -> NoReturn:
+    """Be the command *main*; Ctrl-C before it has begun, too, is no error to tell."""
+    try:
+        leave(main())
+    except KeyboardInterrupt:
+        leave(130)
 
 
 def leave(status: int) -> NoReturn:
@@ -157,7 +219,9 @@ def findings(tool: str, error: Exception) -> list[tuple[str, str]]:
 def system_call(error: OSError) -> tuple[str, str]:
     """Return *error* in words, and what may help, or ""; of a full disk, which one that is."""
     where, hint = os.fsdecode(error.filename or ""), ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if where == OUTPUT:
+        pass  # whoever wrote the command line knows where that is
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = where or os.fspath(Places.from_environment().states())
         hint = f"make room there: df {where if os.path.isdir(where) else os.path.dirname(where)}"
     elif isinstance(error, PermissionError) and os.geteuid():
@@ -167,6 +231,11 @@ def system_call(error: OSError) -> tuple[str, str]:
 
 def print_error(tool: str, message: str, hint: str = "") -> None:
     """Print the line *message*, and *hint* if there is one, to standard error."""
-    sys.stderr.write(f"{tool}: error: {message}\n")
+    sys.stderr.write(f"{tool}: error: {printable(message)}\n")
     if hint:
-        sys.stderr.write(f"{tool}: hint: {hint}\n")
+        sys.stderr.write(f"{tool}: hint: {printable(hint)}\n")
+
+
+def printable(text: str) -> str:
+    """Return *text* with what could command a terminal as escapes: names are the pod's choice."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

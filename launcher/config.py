@@ -30,6 +30,7 @@ __all__ = [
 
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
+_MOST_PIDS: Final = 1 << 22  # PID_MAX_LIMIT: proc(5), pid_max
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -41,6 +42,15 @@ def _bytes(key: str, value: int | str | None) -> int | None:
     if size is None:
         reject(key, value, "must be like 512M")
     return int(size[1]) << 10 * " KMGT".index(size[2] or " ")
+
+
+def _check_size(key: str, value: int | str | None, least: str) -> None:
+    """Refuse fewer bytes than *least* ("1M"), and more than the kernel can count."""
+    found, fewest = _bytes(key, value), _bytes(key, least)
+    if found is not None and fewest is not None and found < fewest:
+        reject(key, value, f"is less than {least}")
+    if found is not None and found >= 1 << 63:
+        reject(key, value, "is more than there can be")
 
 
 class Root(Table, frozen=True):
@@ -139,8 +149,7 @@ class Log(Table, frozen=True):
     keep: int = 4
 
     def __post_init__(self) -> None:
-        if self.size_bytes is not None and self.size_bytes < 1 << 16:
-            reject("size", self.size, "is less than 64K")
+        _check_size("size", self.size, "64K")
         if not 1 <= self.keep <= 99:
             reject("keep", self.keep, "must be 1 to 99")
 
@@ -168,15 +177,13 @@ class Limits(Table, frozen=True):
     io_write: int | str | None = None
 
     def __post_init__(self) -> None:
-        if self.memory_bytes is not None and self.memory_bytes < 1 << 20:
-            reject("memory", self.memory, "is less than 1M")
-        if self.pids is not None and self.pids < 2:
-            reject("pids", self.pids, "must be 2 or more: the pod's init is one")
-        for key, rate in (("io_read", self.io_read_bytes), ("io_write", self.io_write_bytes)):
-            if rate is not None and rate < 1 << 16:
-                reject(key, getattr(self, key), "is less than 64K")
+        _check_size("memory", self.memory, "1M")
+        if self.pids is not None and not 2 <= self.pids <= _MOST_PIDS:
+            reject("pids", self.pids, f"must be 2 to {_MOST_PIDS}: the pod's init is one")
+        _check_size("io_read", self.io_read, "64K")
+        _check_size("io_write", self.io_write, "64K")
         if self.cpus is not None and not 0.01 <= self.cpus <= 4096:
-            reject("cpus", self.cpus, "must be 0.01 or more")
+            reject("cpus", self.cpus, "must be 0.01 to 4096")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -209,6 +216,8 @@ class Service(Table, frozen=True):
     stop_timeout: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.program is not None and (not self.program or "\0" in self.program):
+            reject("program", self.program, "names no program")
         if self.restart != "no" and self.program is None:
             reject("restart", self.restart, "needs a program beside it")
         if not 0 <= self.stop_timeout <= 86400:
@@ -259,6 +268,10 @@ class PodConfig(Table, frozen=True):
                 reject("environment", name, "is no name of a variable")
             if "\0" in value:
                 reject(f"environment.{name}", value, "contains a null byte")
+        for program, words in self.arguments.items():
+            for word in words:
+                if "\0" in word:
+                    reject(f"arguments.{program}", word, "contains a null byte")
 
     @property
     def host_name(self) -> str:
@@ -284,6 +297,8 @@ def read(places: Places, name: str) -> tuple[bytes, PodConfig]:
         text = path.read_bytes()
     except FileNotFoundError:
         text = b""
+    except (IsADirectoryError, NotADirectoryError) as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
     return text, parse(text, name, path)
 
 

@@ -7,6 +7,7 @@ step is such that it may be taken again.
 """
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -361,5 +362,8 @@ def _main(verb: str, name: str) -> int:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # launcher.network blocks it
         sys.exit(_main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -73,7 +73,9 @@ class Network(Table, frozen=True):
     def __post_init__(self) -> None:
         _check_mac(self.mac)
         self._check_mode()
-        if any((self.address, self.address6, self.gateway, self.gateway6)):
+        if any(
+            one is not None for one in (self.address, self.address6, self.gateway, self.gateway6)
+        ):
             _check_pair("address", self.address, "gateway", self.gateway, own=self._own)
             _check_pair("address6", self.address6, "gateway6", self.gateway6, own=self._own)
         ports = [_port(text) for text in self.publish]
@@ -191,6 +193,8 @@ def _check_mac(mac: str | None) -> None:
         reject("mac", mac, "must be six pairs of lower-case hexadecimal digits, like 02:50:…")
     if mac is not None and int(mac[:2], 16) & 1:
         reject("mac", mac, "is a multicast address")
+    if mac is not None and not mac.strip("0:"):
+        reject("mac", mac, "is nobody's address")
 
 
 def _port(text: str) -> Port:
@@ -235,6 +239,8 @@ def _interface(key: str, address: str) -> "IPv4Interface | IPv6Interface":
         interface = kind(address)
     except ValueError:
         reject(key, address, f"must be like {example}")
+    if interface.is_multicast or interface.ip.is_loopback or interface.is_unspecified:
+        reject(key, address, "is no machine's address in a network")
     most = interface.max_prefixlen - 2
     if "/" not in address or not 1 <= interface.network.prefixlen <= most:
         reject(key, address, f"needs a prefix length of 1 to {most}")

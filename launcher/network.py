@@ -281,15 +281,23 @@ def opened(file: Path) -> Iterator[int]:
 
 
 def _spawn(verb: str, places: Places, name: str, text: bytes) -> "subprocess.Popen[bytes]":
-    """Start launcher.links; *text*, which fits into a pipe, is its standard input."""
+    """Start launcher.links; *text*, which fits into a pipe, is its standard input.
+
+    Ctrl-C, which a terminal sends to both, reaches it when it is loaded.
+    """
+    import signal
     import subprocess
 
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "launcher.links", verb, name],
-        env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "launcher.links", verb, name],
+            env={**os.environ, "AUTOPOD_PREFIX": os.fspath(places.prefix)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert process.stdin is not None  # noqa: S101 (for the type checker)
     with process.stdin:
         process.stdin.write(text)

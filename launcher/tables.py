@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher import addresses, config, enter, pods, userns
+from launcher.commandline import printable
 from launcher.errors import PodError
 from launcher.places import Places, check_pod_name
 from launcher.pods import Pod
@@ -138,4 +139,4 @@ def _line(cells: list[str], widths: list[int]) -> str:
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

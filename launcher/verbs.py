@@ -65,7 +65,14 @@ _TOP = """\
 Show what the running pods use: processor time, memory, pressure (PSI).
 
 In a terminal the table is renewed every second until Ctrl-C; elsewhere, and with --json, it is
-printed once.
+printed once. CPU is in seconds of all the pod's life, MEMORY and LIMIT are in KiB, the pressures
+in percent of the last ten seconds.
+"""
+
+_LIST = "List the pods that this host knows. AGE is in seconds."
+
+_PS = """\
+List the processes of POD. RSS is in KiB, AGE in seconds; PID, PARENT and USER are the pod's own.
 """
 
 _Run = Callable[[Places, argparse.Namespace], int]
@@ -149,9 +156,9 @@ def _add_lives(verb: _Verb) -> None:
 
 
 def _add_tables(verb: _Verb) -> None:
-    listing = verb("list", _list, "List the pods that this host knows.", "list pods")
+    listing = verb("list", _list, _LIST, "list pods")
     top = verb("top", _top, _TOP, "show what pods use")
-    ps = verb("ps", _ps, "List the processes of POD.", "list a pod's processes")
+    ps = verb("ps", _ps, _PS, "list a pod's processes")
     logs = verb("logs", _logs, "Print what the programs of POD have written.", "print a pod's log")
     policy = verb("policy", _policy, _POLICY, "print the system-call policy of a pod")
     probe = verb("probe", _probe, _PROBE, "try to get out of a pod")
@@ -249,6 +256,8 @@ def _policy(places: Places, arguments: argparse.Namespace) -> int:
 
     privileges = config.load(places, arguments.pod).privileges
     if not arguments.json:
+        if not places.config(arguments.pod).exists():
+            print(f"{places.config(arguments.pod)} is not there: all is at its default")
         print("\n".join(policytable.heading(privileges)), end="\n\n")
     rows = policytable.rows(privileges)
     tables.show(rows, policytable.CallRow, as_json=arguments.json)

@@ -2,14 +2,17 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from stackfs import streams
 from stackfs.control import Refused, refusal
 from stackfs.places import Places, check_pod_name
+from stackfs.streams import printable
 
 _MAX_LINE = 1 << 16
 
@@ -113,7 +116,7 @@ def _add_stack_verbs(verbs: Any) -> None:  # noqa: ANN401
         "diff",
         help="list what the pod changed: A added, C changed, D deleted",
         description="List what the pod changed: A added, C changed, D deleted; the size in bytes "
-        "(of a deleted file: what it was), and the path.",
+        "(of a deleted file: what it was), and the path; what of it cannot be printed is escaped.",
     )
     diff.add_argument(
         "--from",
@@ -255,7 +258,7 @@ def _diff(places: Places, asked: argparse.Namespace) -> None:
         return
     for change in found:
         size = change.before if change.size is None else change.size
-        sys.stdout.buffer.write(b"%b %12d %b\n" % (change.kind.encode(), size or 0, change.path))
+        print(f"{change.kind} {size or 0:12d} {printable(os.fsdecode(change.path))}")
 
 
 def _flatten(places: Places, asked: argparse.Namespace) -> None:
@@ -296,7 +299,12 @@ def _check(places: Places, asked: argparse.Namespace) -> None:
 def _pack(places: Places, asked: argparse.Namespace) -> None:
     from stackfs.layers.oci import pack
 
-    pack(_named(asked), sys.stdout.buffer, redirects=asked.redirects)
+    try:
+        pack(_named(asked), sys.stdout.buffer, redirects=asked.redirects)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):  # who only reads needs no room
+            e.filename = streams.OUTPUT
+        raise
 
 
 def _unpack(places: Places, asked: argparse.Namespace) -> None:
@@ -332,7 +340,10 @@ def _identity(places: Places, asked: argparse.Namespace) -> None:
 
 def command() -> NoReturn:
     """Be the command; end without taking the interpreter apart, which takes long, for nothing."""
-    status = main()
+    try:
+        status = main()
+    except KeyboardInterrupt:  # while the command line is read
+        status = 130
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
@@ -342,35 +353,43 @@ def command() -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     asked = _parser().parse_args(arguments)
+    streams.open_closed()
+    streams.prepare_output()
     try:
         asked.run(Places.from_environment(), asked)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone; nothing more can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except UsageError as e:
         _say_error(str(e), "see stackfs mount --help")
         return 2
-    except Refused as e:
+    except (Refused, OSError, ValueError) as e:
         if asked.debug:
             raise
-        _say_error(e.error, e.hint)
-        return 1
-    except OSError as e:
-        if asked.debug:
-            raise
-        refused = refusal(e)
+        refused = _refusal(e)
         _say_error(refused.error, refused.hint)
-        return 1
-    except ValueError as e:
-        if asked.debug:
-            raise
-        _say_error(str(e))
         return 1
     return 0
 
 
+def _refusal(error: Refused | OSError | ValueError) -> Refused:
+    """Return *error* in words."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ValueError):
+        return Refused(str(error))
+    if error.filename == streams.OUTPUT:
+        return Refused(f"{error.strerror}: {error.filename}")
+    return refusal(error)
+
+
 def _say_error(error: str, hint: str = "") -> None:
-    print(f"stackfs: error: {error}", file=sys.stderr)
+    print(f"stackfs: error: {printable(error)}", file=sys.stderr)
     if hint:
-        print(f"stackfs: hint: {hint}", file=sys.stderr)
+        print(f"stackfs: hint: {printable(hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ def refusal(error: OSError) -> Refused:
         states = os.fspath(Places.from_environment().states())
         where = where if os.path.isabs(where) else states
         hint = f"make room there: df {where if os.path.isdir(where) else os.path.dirname(where)}"
+    elif isinstance(error, PermissionError) and os.geteuid():
+        hint = "pods are root's to work on"
     return Refused(f"{error.strerror or error}{f': {where}' if where else ''}", hint)
 
 
@@ -53,7 +55,11 @@ def request(path: Path, op: str, **arguments: object) -> Reply:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as at:
         with _short(path) as name:
-            at.connect(name)
+            try:
+                at.connect(name)
+            except OSError as e:
+                e.filename = os.fspath(path)
+                raise
         line = b""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError), at.makefile("rb") as lines:
             at.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")

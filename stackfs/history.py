@@ -134,7 +134,10 @@ def snapshot(places: Places, pod: str) -> dict[str, Any]:
 def _sync(directory: Path) -> None:
     """Write out the file system of a directory."""
     with _opened(directory) as fd:
-        abi.syncfs(fd)
+        try:
+            abi.syncfs(fd)
+        except OSError as e:  # it is this one that is full
+            raise OSError(e.errno, os.strerror(e.errno or 0), os.fspath(directory)) from e
 
 
 @contextlib.contextmanager

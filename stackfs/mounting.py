@@ -78,6 +78,7 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
             raise Refused(f"{pod} is mounted already", f"stackfs umount {pod} ends it")
         point = places.barrier(pod)
         spec = _resolve(places, pod, request)
+        _check_apart(spec)
         if request.lower is None:
             _clear_stale(point)
         stack = _open(spec, request)
@@ -133,6 +134,18 @@ def _resolve(places: Places, pod: str, request: Request) -> Spec:
     return Spec(tuple(_real_name(path) for path in request.lower), upper, request.shift or 0)
 
 
+def _check_apart(spec: Spec) -> None:
+    """Refuse an upper directory by which a pod would change a lower layer.
+
+    That a lower layer has the upper directory in it is its owner's affair: it may be `/`.
+    """
+    upper = Path(os.path.realpath(spec.upper))
+    for lower in spec.lower:
+        if Path(os.path.realpath(lower)).is_relative_to(upper):
+            error = f"the upper directory {spec.upper} would change the lower layer {lower}"
+            raise Refused(error, "give it another with --upper")
+
+
 def load_spec(places: Places, pod: str) -> Spec:
     """Return what a pod's stack was made of when it was last mounted.
 
@@ -143,7 +156,9 @@ def load_spec(places: Places, pod: str) -> Spec:
     try:
         return Spec.load(path)
     except FileNotFoundError as e:
-        raise Refused(f"{pod} has not been mounted before", "say --lower DIR") from e
+        raise Refused(
+            f"{pod} has not been mounted before", f"stackfs mount {pod} --lower DIR mounts it"
+        ) from e
     except (ValueError, KeyError, TypeError) as e:
         raise Refused(f"{path} cannot be read: {e!r}", "mount again with --lower DIR") from e
 
@@ -347,12 +362,17 @@ def _await_end(run: Path) -> None:
 
 
 def stacks(places: Places) -> list[dict[str, Any]]:
-    """Return a record of each pod whose daemon has left one, by name."""
+    """Return a record of each pod whose daemon has left one, by name.
+
+    Raises:
+        PermissionError: they are not the caller's to read.
+    """
     found = []
-    for path in sorted(places.runs().glob("*/stackfs.json")):
+    for run in sorted(places.runs().glob("*/")):
+        path = run / "stackfs.json"
         with contextlib.suppress(FileNotFoundError):
             record: dict[str, Any] = json.loads(path.read_text())
-            with lock_pod(path.parent) as lock:
+            with lock_pod(run) as lock:
                 alive = lock is None
             point = places.barrier(record["pod"])
             record["mounted"] = alive and mounts.stack_at(point) is not None

@@ -1,5 +1,6 @@
 """`/etc/autopod/autopod.toml`: what the status service asks, and what it may do."""
 
+import math
 import re
 from pathlib import Path
 from typing import Final
@@ -94,6 +95,11 @@ class Faults(Table, frozen=True):
     memory_pressure: float = 20
     io_pressure: float = 60
 
+    def __post_init__(self) -> None:
+        for key in ("hours", "disk_percent", "memory_pressure", "io_pressure"):
+            if not getattr(self, key) > 0:
+                reject(key, getattr(self, key), "must be above 0")
+
 
 class Act(Table, frozen=True):
     """What is done about it.
@@ -147,7 +153,7 @@ class Service(Table, frozen=True):
     every_s: float = 3600
 
     def __post_init__(self) -> None:
-        if self.every_s != 0 and self.every_s < 1:
+        if not (self.every_s == 0 or 1 <= self.every_s < math.inf):
             reject("every_s", self.every_s, "use a second at least, or 0 for never")
 
 

@@ -24,7 +24,7 @@ class Webhook(Table, frozen=True, tag="webhook", tag_field="by"):
             reject("url", self.url, "use http://… or https://…")
         for name, value in self.headers.items():
             if not _HEADER.fullmatch(name) or not value.isprintable():
-                reject("headers", {name: value}, "it cannot be a header of HTTP")
+                reject("headers", name, "it, or its value, cannot be a header of HTTP")
 
     @property
     def name(self) -> str:

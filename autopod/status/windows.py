@@ -69,6 +69,8 @@ class Blackout(Table, frozen=True):
         for key, moment in (("from", self.begins), ("to", self.ends)):
             if moment.tzinfo is None:
                 reject(key, moment.isoformat(), "it lacks the offset from UTC, like Z or +01:00")
+        if self.ends <= self.begins:
+            reject("to", self.ends.isoformat(), "it is over before it begins")
 
 
 def against(windows: Sequence[Window], blackouts: Sequence[Blackout], now: datetime) -> str | None:

@@ -2,11 +2,21 @@
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _NO_TMPFILE: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOSYS}
+
+
+def _check(path: Path) -> None:
+    """Refuse to take the place of a device, a symbolic link, a directory: /dev/null is needed."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        why = "Not a regular file, and so not replaced"
+        raise FileExistsError(errno.EEXIST, why, os.fspath(path))
 
 
 class NewFile:
@@ -23,10 +33,9 @@ class NewFile:
         """Open a new file that will be *path*.
 
         Raises:
-            OSError: the directory does not allow it, or *path* is a directory.
+            OSError: the directory does not allow it, or *path* is something else than a file.
         """
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        _check(path)
         self._name = path.name
         self._hidden = f".{path.name[:200]}.{os.urandom(4).hex()}"
         self._is_hidden = False

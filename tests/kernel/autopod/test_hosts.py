@@ -84,6 +84,13 @@ def test_init_keeps_what_there_is(two):
         hosts.init(a, "other", None)
 
 
+def test_an_empty_name_or_address_is_none(places):
+    for name, address in (("", None), ("a", ""), ("A B", None), ("a", "a b")):
+        with pytest.raises(Refused, match=r"cannot name a host|is not an address"):
+            hosts.init(places, name, address)
+    assert not hosts.has_name(places)
+
+
 def test_an_invitation_holds_once(two):
     a, b = two
     secret = joining.invite(a)[64:]

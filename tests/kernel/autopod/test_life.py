@@ -76,6 +76,17 @@ def test_threads_go_on_where_they_were(counters, archive):
     assert threads(host, "count") == 4
 
 
+def test_a_pod_without_programs_cannot_be_checkpointed(host, debian_root, archive):
+    host.run("autopod", "add", "idle", "--base", debian_root)
+    host.run("autopod", "addproc", "idle", "/bin/true")
+    wait_until(lambda: not host.processes("idle"), "it has ended")
+    said = "no program runs in pod 'idle': there is nothing to checkpoint\n"
+    assert host.run("ckpt", "check", "idle", expect=1) == f"ckpt: error: {said}"
+    output = host.run("autopod", "checkpoint", "idle", "-o", archive, expect=1)
+    assert output == f"autopod: error: {said}"
+    assert not archive.exists()
+
+
 def test_two_restarts_in_a_row(counters, archive):
     host = counters
     for _ in range(2):

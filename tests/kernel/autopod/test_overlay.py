@@ -292,7 +292,12 @@ def test_without_the_overlay_nothing_of_it_is_left(three):
     a.run("autopod", "overlay", "sync")
     assert not links(a)
     assert a.run("nft", "list", "ruleset") == ""
-    assert "this host is in no overlay" in a.run("autopod", "overlay", "list", expect=1)
+    hint = f"write [overlay] into {a.places.network_config()}; then autopod overlay sync"
+    assert a.run("autopod", "overlay", "list", expect=1) == (
+        f"autopod: error: this host is in no overlay\nautopod: hint: {hint}\n"
+    )
+    said = f"no overlay is wanted: {a.places.network_config()} has no [overlay]\n"
+    assert a.run("autopod", "overlay", "sync") == said
     join_overlay(a)
     before = a.run("nft", "list", "ruleset")
     a.run("autopod", "overlay", "sync")
@@ -303,6 +308,11 @@ def test_a_relay_is_ended_before_the_overlay(three, debian_root):
     a, *_ = three
     serve(a, debian_root)
     a.run("autopod", "migrate", "pod", "b")
+    assert refused(a, "autopod", "add", "pod", "--base", debian_root) == (
+        "autopod: error: pod 'pod' is at host b, reached through this one\n"
+        "autopod: hint: autopod relay end pod; or give the new one another name\n"
+    )
+    assert relays(a)["pod"]["host"] == "b"
     a.places.network_config().write_text("")
     assert a.run("autopod", "overlay", "sync", expect=1) == (
         "autopod: error: pod 'pod' at host b is reached through this host\n"
@@ -363,7 +373,9 @@ def test_both_hosts_are_on_the_overlay_or_connections_end(three, debian_root):
     serve(a, debian_root)
     b.places.network_config().write_text("[overlay]\nport = 4789\n")
     b.run("autopod", "overlay", "sync")
-    assert "does not answer" in refused(a, "autopod", "migrate", "pod", "b", "--dry-run")
+    said = refused(a, "autopod", "migrate", "pod", "b", "--dry-run")
+    assert "does not answer" in said
+    assert "port and vni, in network.toml, are the same on all hosts" in said
     b.places.network_config().write_text("")
     b.run("autopod", "overlay", "sync")
     said = refused(a, "autopod", "migrate", "pod", "b", "--dry-run")
@@ -402,6 +414,7 @@ def test_pools_that_overlap_are_refused(three, debian_root):
     ("text", "message"),
     [
         ('address = "192.0.2.77"', "overlay: 192.0.2.77 is not an address of this host"),
+        ('address = "127.0.0.1"', "overlay: no other host reaches this one by 127.0.0.1"),
         ('address = "x"', "overlay.address = 'x': 'x' does not appear to be an IPv4 or IPv6"),
         ("mtu = 1500", "overlay: 10.7.1.1 carries packets of 1500 bytes, not 1500"),
         ("mtu = 9", "overlay.mtu = 9: must be 1280 to 65535"),
@@ -412,6 +425,18 @@ def test_wrong_configuration(text, message):
     with hosts.routed("a") as ((a,), _):
         a.places.network_config().write_text(f"[overlay]\n{text}\n")
         assert message in a.run("autopod", "overlay", "sync", expect=1)
+        assert not links(a)
+
+
+def test_a_host_name_that_is_loopback_s_is_no_address():
+    """As Debian's /etc/hosts has it: `autopod host init` without --address."""
+    with hosts.routed("a") as ((a,), _):
+        file = a.prefix / "etc/autopod/host.toml"
+        file.write_text(file.read_text().replace(a.address, "localhost"))
+        a.places.network_config().write_text("[overlay]\n")
+        said = refused(a, "autopod", "overlay", "sync")
+        assert "overlay: no other host reaches this one by " in said
+        assert f"hint: {a.places.network_config()}, [overlay] address" in said
         assert not links(a)
 
 

@@ -407,3 +407,12 @@ def test_an_interface_that_was_deleted_is_made_anew(pod):
     pod.create("a")
     assert on_bridge(pod)
     assert " eth0" in shown(pod, "a", "-o", "addr")
+
+
+def test_ctrl_c_while_the_maker_is_loaded_is_no_traceback(places, capfd):
+    """The terminal tells it as well as the command that waits for it."""
+    process = network._spawn("settle", places, "", b"")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert (said, process.returncode) == (b"", 130)
+    assert capfd.readouterr().err == ""

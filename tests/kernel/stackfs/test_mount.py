@@ -1,5 +1,6 @@
 """The commands around a mount, and what becomes of its files."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,8 @@ import subprocess
 import threading
 
 import pytest
+
+from stackfs import cli, history, mounting
 
 from .conftest import STACKFS, wait_until
 
@@ -72,6 +75,8 @@ def test_errors_say_what_to_do(host):
     assert "is not mounted" in failing("umount", "pod")
     assert "is not mounted" in failing("snapshot", "pod")
     assert "has not been mounted" in failing("check", "pod")
+    hint = b"stackfs: hint: stackfs mount pod --lower DIR mounts it\n"
+    assert hint in host.stackfs("diff", "pod", check=False).stderr
     (host.state() / "stack.json").write_text('{"lower": 1}')
     assert "cannot be read" in failing("mount", "pod")
     assert "cannot name a pod" in failing("mount", "Not A Pod", status=2)
@@ -380,3 +385,76 @@ def test_reading_again_asks_for_nothing(host):
     os.close(root_fd)
     assert _asked(host) == before
     assert not list((host.state() / "upper").iterdir())
+
+
+def test_what_a_pod_writes_does_not_go_to_a_lower_layer(host):
+    """The next snapshot would have moved it away."""
+    fill(host.lower)
+    below, link = host.prefix / "below", host.prefix / "link"
+    (below / "base").mkdir(parents=True)
+    link.symlink_to(host.lower)
+    for lower, upper in ((host.lower, host.lower), (host.lower, link), (below / "base", below)):
+        argv = ("mount", "pod", "--lower", lower, "--upper", upper)
+        done = host.stackfs(*argv, check=False)
+        assert done.returncode == 1
+        assert done.stderr.decode() == (
+            f"stackfs: error: the upper directory {upper} would change the lower layer {lower}\n"
+            "stackfs: hint: give it another with --upper\n"
+        )
+    assert host.list() == []
+    assert os.listdir(host.lower) == ["etc"]
+
+
+def test_a_snapshot_on_a_full_disk_says_which(tmp_path, monkeypatch):
+    """What writes out tells of errors that came meanwhile, without a name."""
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "syncfs: No space left on device")
+
+    monkeypatch.setattr(history.abi, "syncfs", full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device") as caught:
+        history._sync(tmp_path)
+    assert caught.value.filename == os.fspath(tmp_path)
+
+
+def test_what_is_not_the_callers_is_told_so(prefix, capsys):
+    assert cli.main(["list"]) == 0, "its modules are loaded while they can be"
+    assert cli.main(["check", "pod"]) == 1
+    assert "has not been mounted" in capsys.readouterr().err
+    state, run = prefix / "var/lib/autopod/pod", prefix / "run/autopod/pod"
+    for path in (state, run):
+        path.mkdir(parents=True)
+    prefix.chmod(0o755)
+    for path in (state, run):
+        path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        for argv, what in (
+            (["list"], run / "stackfs.json"),
+            (["stats", "pod"], run / "stackfs.sock"),
+            (["snapshot", "pod"], run / "stackfs.sock"),
+            (["check", "pod"], state / "stack.json"),
+        ):
+            assert cli.main(argv) == 1
+            assert capsys.readouterr() == (
+                "",
+                f"stackfs: error: Permission denied: {what}\n"
+                "stackfs: hint: pods are root's to work on\n",
+            )
+    finally:
+        os.seteuid(0)
+
+
+def test_a_reader_that_goes_and_ctrl_c_are_no_errors(host, monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    with host.spawn(STACKFS, "list", "--json", stdout=write, stderr=subprocess.PIPE) as process:
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+    os.close(write)
+
+    def interrupted(places):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mounting, "stacks", interrupted)
+    assert cli.main(["list"]) == 130
+    assert capfd.readouterr() == ("", "")

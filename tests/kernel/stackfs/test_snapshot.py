@@ -160,6 +160,7 @@ def test_differences_have_sizes_and_begin_at_any_snapshot(host):
         assert diff(host, "--from", "1") == diff(host, "--from", layer["id"]) == since_snapshot
         shown = host.stackfs("diff", "pod", "--from", "1").stdout.splitlines()
         assert shown[1] == b"D            5 /d/new"
+        assert shown[-1] == b"A            1 /\\udcff", "a name commands no terminal"
         refused = host.stackfs("diff", "pod", "--from", "2", check=False)
         assert b"no snapshot '2'" in refused.stderr
 

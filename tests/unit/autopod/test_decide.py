@@ -119,6 +119,20 @@ def test_the_file():
         ("[[act.blackout]]\nfrom = 2026-11-26T00:00:00\nto = 2026-11-28T00:00:00Z\n", "offset"),
         ('[apt]\nsecurity = ["x\\nPin-Priority: 1"]\n', "pins no release"),
         ("[service]\nevery_s = 0.1\n", "a second at least"),
+        ("[service]\nevery_s = nan\n", "a second at least"),
+        ("[faults]\nio_pressure = nan\n", r"faults\.io_pressure = nan: must be above 0"),
+        (
+            "[[act.blackout]]\nfrom = 2026-11-28T00:00:00Z\nto = 2026-11-26T00:00:00Z\n",
+            "over before it begins",
+        ),
+        (
+            "[[notify]]\nby = 'webhook'\nurl = 'http://x'\nheaders = {'a b' = 'secret'}\n",
+            r"notify\[0\]\.headers = 'a b': it, or its value, cannot be a header of HTTP$",
+        ),
+        (
+            "[[notify]]\nby = 'x'\n",
+            r'notify\[0\]\.by = .*: must be "webhook" or "mail" or "command"',
+        ),
         ("[act]\nenable = true\n", "no such key"),
     ],
 )

@@ -41,6 +41,20 @@ def test_places_where_no_archive_can_be(tmp_path, name):
     assert caught.value.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
+def test_only_a_regular_file_is_replaced(tmp_path):
+    """`-o /dev/null` replaced the host's, and `-o /dev/stdout` would have the link to it."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = sorted(os.listdir(tmp_path))
+    for name in ("fifo", "link", "dangling"):
+        with pytest.raises(OSError, match=f"Not a regular file.*{name}") as caught:
+            NewFile(tmp_path / name)
+        assert caught.value.filename == os.fspath(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
 def test_a_name_of_any_length(tmp_path):
     archives.make(tmp_path / ("x" * 255))
     archives.make(tmp_path / ("x" * 255))

@@ -91,16 +91,19 @@ def test_file_there_and_back(tmp_path):
         ),
         ("service.x = 1", "service.x = 1: there is no such key, but program, restart, stop_t"),
         ("[limits]\npids = 'a'", "limits.pids = 'a': expected int, got str"),
-        ("[limits]\npids = 1", "limits.pids = 1: must be 2 or more: the pod's init is one"),
+        ("[limits]\npids = 1", "limits.pids = 1: must be 2 to 4194304: the pod's init is one"),
         ("[limits]\nmemory = '3X'", "limits.memory = '3X': must be like 512M"),
         ("[limits]\nmemory = 4096", "limits.memory = 4096: is less than 1M"),
-        ("[limits]\ncpus = 0", "limits.cpus = 0.0: must be 0.01 or more"),
+        ("[limits]\ncpus = 0", "limits.cpus = 0.0: must be 0.01 to 4096"),
         ("hostname = 3", "hostname = 3: expected str, got int"),
         ("hostname = 'a b'", "hostname = 'a b': is no host name"),
         ("name = 'x'", "name = 'x': the pod is named by its file's name"),
         ("[root]\nlower = [1]", "root.lower[0] = 1: expected str, got int"),
         ("[root]\nlower = ['a']", "root.lower = 'a': must be an absolute path"),
-        ("[network]\nmode = 'x'", "network.mode = 'x': invalid enum value 'x'"),
+        (
+            "[network]\nmode = 'x'",
+            """network.mode = 'x': must be "bridge" or "macvlan" or "none\"""",
+        ),
         (
             "[network]\naddress = '10.98.0.300/24'",
             "network.address = '10.98.0.300/24': must be like",
@@ -137,7 +140,7 @@ def test_file_there_and_back(tmp_path):
         ),
         (
             "[network]\nmode = 'macvlan'\nnat = true",
-            'network.nat = True: is for mode "bridge", not "macvlan"',
+            'network.nat = true: is for mode "bridge", not "macvlan"',
         ),
         ("[network]\nparent = 'eth0'", "network.parent = 'eth0': is for mode \"macvlan\""),
         (
@@ -155,7 +158,7 @@ def test_file_there_and_back(tmp_path):
             "[privileges]\ncapabilities = ['CAP_CHOWN']",
             "privileges.capabilities = 'CAP_CHOWN': is no",
         ),
-        ("[privileges]\nprofile = 'x'", "privileges.profile = 'x': invalid enum value 'x'"),
+        ("[privileges]\nprofile = 'x'", "privileges.profile = 'x': must be \"strict\" or"),
         (
             "[privileges]\nadd_capabilities = ['x']",
             "privileges.add_capabilities = 'x': is no capability",
@@ -170,6 +173,28 @@ def test_file_there_and_back(tmp_path):
         ('[environment]\na = "x\\u0000"', "environment.a = 'x\\x00': contains a null byte"),
         ("x", "Expected '=' after a key"),
         (b"\xff", "'utf-8' codec"),
+        ("a = " + "[" * 3000, "maximum recursion depth exceeded"),
+        ("[limits]\npids = " + "9" * 5000, "Exceeds the limit (4300 digits)"),
+        ("user = true", "user = true: expected table, got bool"),
+        ("users.token = 'secret'", "users: there is no such key, but hostname, root, network,"),
+        ("[user]\nnamespace = 2020-01-01", "user.namespace = 2020-01-01: expected bool, got date"),
+        ("environment = {A = 'x', B = 5}", "environment.B = 5: expected str, got int"),
+        ("arguments = {'/bin/a.b' = 'x'}", "arguments./bin/a.b = 'x': expected array, got str"),
+        ("arguments = {'/bin/a.b' = ['x', 1]}", "arguments./bin/a.b[1] = 1: expected str, got int"),
+        ('arguments = {"/bin/a" = ["x\\u0000"]}', "arguments./bin/a = 'x\\x00': contains a null"),
+        ("service.program = ''", "service.program = '': names no program"),
+        ("[limits]\nmemory = '99999999T'", "limits.memory = '99999999T': is more than there can"),
+        ("[limits]\nio_read = '1K'", "limits.io_read = '1K': is less than 64K"),
+        ("[limits]\npids = 9999999", "limits.pids = 9999999: must be 2 to 4194304"),
+        ("[limits]\ncpus = inf", "limits.cpus = inf: must be 0.01 to 4096"),
+        ("[network]\naddress = ''", "network.address = '': must be like 10.98.0.10/24"),
+        ("[network]\naddress = '224.0.0.5/4'", "network.address = '224.0.0.5/4': is no machine's"),
+        ("[network]\naddress = '127.0.0.2/8'", "network.address = '127.0.0.2/8': is no machine's"),
+        ("[network]\naddress6 = 'ff02::5/64'", "network.address6 = 'ff02::5/64': is no machine's"),
+        (
+            "[network]\nmac = '00:00:00:00:00:00'",
+            "network.mac = '00:00:00:00:00:00': is nobody's",
+        ),
     ],
 )
 def test_errors_name_file_key_and_value(text, error):
@@ -225,3 +250,11 @@ def test_errors_in_the_hosts_file(tmp_path, text, error):
         netconfig.pools(places)
 
     assert str(caught.value).startswith(f"{tmp_path}/etc/autopod/network.toml: {error}")
+
+
+def test_a_directory_in_place_of_the_file(tmp_path):
+    places = Places(tmp_path)
+    places.config("mail").mkdir(parents=True)
+
+    with pytest.raises(ConfigError, match=r"mail\.toml: Is a directory"):
+        config.load(places, "mail")
