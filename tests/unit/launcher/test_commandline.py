@@ -11,8 +11,9 @@ import pytest
 
 from autopod import cli as autopod
 from ckpt import cli as ckpt
-from launcher import cli as launcher
+from launcher import cli as entry
 from launcher import commandline, tables
+from launcher import verbs as launcher
 from stackfs import cli as stackfs
 
 BIN = Path(sys.executable).parent
@@ -98,12 +99,21 @@ def test_a_rate_of_what_follows_means_that_it_follows(words, lazy, rate):
     assert (asked.lazy, asked.lazy_rate) == (lazy, rate)
 
 
-@pytest.mark.parametrize("cli", [autopod, ckpt, launcher, stackfs], ids=lambda cli: cli.__name__)
-def test_ctrl_c_while_the_command_line_is_read(monkeypatch, capsys, cli):
+@pytest.mark.parametrize(
+    ("cli", "parser"),
+    [
+        (autopod, "autopod.cli._parser"),
+        (ckpt, "ckpt.cli._parser"),
+        (entry, "launcher.verbs.parser"),
+        (stackfs, "stackfs.cli._parser"),
+    ],
+    ids=["autopod", "ckpt", "launcher", "stackfs"],
+)
+def test_ctrl_c_while_the_command_line_is_read(monkeypatch, capsys, cli, parser):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_parser", interrupted)
+    monkeypatch.setattr(parser, interrupted)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit, match="130"):
         cli.command()
