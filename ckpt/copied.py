@@ -2,8 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import Final
 
 from ckpt.model import PAGE_SIZE
+
+_END: Final = 1 << 64
 
 
 class Copied:
@@ -53,7 +56,7 @@ class Copied:
 
     def _first(self, start: int) -> int:
         """Return the index of the first range that ends behind *start*."""
-        index = bisect_right(self._ranges, start, key=lambda one: one[0])
+        index = bisect_right(self._ranges, (start, _END))
         return index - 1 if index and self._ranges[index - 1][1] > start else index
 
     def _remove(self, start: int, end: int) -> int:

@@ -102,7 +102,7 @@ def take_seed(host_pid: int, pid: int, used: Iterable[tuple[int, int]]) -> tuple
     if not tracee.wait_stop(time.monotonic() + TIMEOUT_S):
         raise ProcessLookupError("the seed ended")
     tracee.set_blocked(ALL_SIGNALS)
-    mappings = procfs.parse_smaps(procfs.read_bytes(host_pid, "maps"))
+    mappings = procfs.parse_maps(procfs.read_bytes(host_pid, "maps"))
     kernel_made = [m for m in mappings if m.name in _KERNEL_MADE]
     parked_bytes = sum(m.end - m.start for m in kernel_made)
     own = [(m.start, m.end) for m in mappings]

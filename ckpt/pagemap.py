@@ -30,6 +30,7 @@ class PageMap:
 
     def __init__(self, host_pid: int) -> None:
         self._fd = os.open(f"/proc/{host_pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._regions = (abi.page_region * _REGIONS)()
 
     def __enter__(self) -> "PageMap":
         return self
@@ -132,13 +133,12 @@ class PageMap:
     def _scan(
         self, start: int, end: int, *, absent: int, any_of: int, required: int = 0, flags: int = 0
     ) -> list[Range]:
-        regions = (abi.page_region * _REGIONS)()
         arg = abi.pm_scan_arg(
             size=ctypes.sizeof(abi.pm_scan_arg),
             flags=flags,
             start=start,
             end=end,
-            vec=ctypes.addressof(regions),
+            vec=ctypes.addressof(self._regions),
             vec_len=_REGIONS,
             category_inverted=absent,
             category_mask=absent | required,
@@ -148,7 +148,7 @@ class PageMap:
         found: list[Range] = []
         while arg.start < end:
             count = abi.ioctl(self._fd, abi.PAGEMAP_SCAN, arg)
-            for region in regions[:count]:
+            for region in self._regions[:count]:
                 _append(found, region.start, region.end)
             arg.start = arg.walk_end
         return found

@@ -3,6 +3,7 @@
 Source: proc(5), and fs/proc/task_mmu.c for VmFlags.
 """
 
+import functools
 import os
 import re
 from typing import Final
@@ -48,26 +49,38 @@ class Mapping(Struct):
         return f"{self.start:x}-{self.end:x}"
 
 
+def parse_maps(text: bytes) -> list[Mapping]:
+    """Return the mappings of /proc/PID/maps, without flags."""
+    return [_mapping(line, frozenset()) for line in text.splitlines()]
+
+
 def parse_smaps(text: bytes) -> list[Mapping]:
-    """Return the mappings of /proc/PID/smaps (or of maps, then without flags)."""
-    mappings: list[Mapping] = []
-    for line in text.splitlines():
-        if line.startswith(b"VmFlags:"):
-            mappings[-1].flags = frozenset(line[8:].decode().split())
-        elif match := _MAPPING.fullmatch(line):
-            start, end, mode, offset, device, inode, name = match.groups()
-            mappings.append(
-                Mapping(
-                    int(start, 16),
-                    int(end, 16),
-                    mode.decode(),
-                    int(offset, 16),
-                    device.decode(),
-                    int(inode),
-                    name,
-                )
-            )
+    """Return the mappings of /proc/PID/smaps.
+
+    The pod may stand still: of some 24 lines for each the first and the last are looked at only.
+    """
+    head, *rest = text.split(b"\nVmFlags:")
+    mappings = []
+    for part in rest:
+        flags, _, following = part.partition(b"\n")
+        mappings.append(_mapping(head, _flags(flags)))
+        head = following
     return mappings
+
+
+def _mapping(text: bytes, flags: frozenset[str]) -> Mapping:
+    """Return the mapping that the first line of *text* describes."""
+    match = _MAPPING.match(text)
+    if match is None:
+        raise ValueError(f"not a line of /proc/PID/maps: {text[:80]!r}")
+    start, end, mode, offset, device, inode, name = match.groups()
+    places = (int(start, 16), int(end, 16), mode.decode(), int(offset, 16))
+    return Mapping(*places, device.decode(), int(inode), name, flags)
+
+
+@functools.lru_cache
+def _flags(words: bytes) -> frozenset[str]:
+    return frozenset(words.decode().split())
 
 
 def parse_status(text: str) -> dict[str, str]:

@@ -78,7 +78,7 @@ def watch(process: FrozenProcess) -> Protected | None:
     Raises:
         LookupError: no system call can be made in it.
     """
-    mappings = procfs.parse_smaps(procfs.read_bytes(process.view, "maps"))
+    mappings = procfs.parse_maps(procfs.read_bytes(process.view, "maps"))
     flags = os.O_CLOEXEC | abi.UFFD_USER_MODE_ONLY
     with Injection(process, mappings) as injection, injection.borrow(process.leader) as call:
         try:

@@ -4,6 +4,7 @@ The kernel numbers some of them differently from one architecture to the next; t
 the names (proc_pid_fdinfo(5), open(2), signal(7)).
 """
 
+import functools
 import os
 import signal
 from collections.abc import Iterable, Mapping
@@ -108,9 +109,23 @@ def signal_number(name: str) -> int:
 
 def signal_set(mask: int) -> list[str]:
     """Return the names of the signals in *mask*, where bit N-1 is signal N."""
-    return [signal_name(n + 1) for n in range(64) if mask >> n & 1]
+    return list(_signal_set(mask))
+
+
+@functools.lru_cache
+def _signal_set(mask: int) -> tuple[str, ...]:
+    return tuple(signal_name(n + 1) for n in range(64) if mask >> n & 1)
 
 
 def signal_mask(names: Iterable[str]) -> int:
-    """Return the mask that signal_set() named."""
+    """Return the mask that signal_set() named.
+
+    Raises:
+        ValueError: *names* has one that is none.
+    """
+    return _signal_mask(tuple(names))
+
+
+@functools.lru_cache
+def _signal_mask(names: tuple[str, ...]) -> int:
     return sum(1 << signal_number(name) - 1 for name in names)

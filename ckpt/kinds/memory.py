@@ -172,7 +172,7 @@ def private_mappings(view: int) -> list[procfs.Mapping]:
 
     Not those that may be of huge pages: they are copied while all stand still.
     """
-    mappings = procfs.parse_smaps(procfs.read_bytes(view, "maps"))
+    mappings = procfs.parse_maps(procfs.read_bytes(view, "maps"))
     others = {*KERNEL_MADE, OUTSIDE}
     return [
         m

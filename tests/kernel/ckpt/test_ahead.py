@@ -74,7 +74,7 @@ def compare(process, copied, data):
     """Return how many pages were stored, all of which must be as they are; and how many not."""
     stored = missing = 0
     with Memory(process.host_pid) as memory, PageMap(process.host_pid) as pages:
-        for m in procfs.parse_smaps(procfs.read_bytes(process.host_pid, "maps")):
+        for m in procfs.parse_maps(procfs.read_bytes(process.host_pid, "maps")):
             if m.shared or m.name.startswith(b"[v"):
                 continue
             for start, end in pages.own_pages(m.start, m.end):

@@ -30,7 +30,7 @@ def test_find_hole(ranges, pages):
 
 @pytest.fixture(scope="module")
 def own_vdso():
-    mappings = procfs.parse_smaps(procfs.read_bytes(os.getpid(), "maps"))
+    mappings = procfs.parse_maps(procfs.read_bytes(os.getpid(), "maps"))
     (mapping,) = (m for m in mappings if m.name == b"[vdso]")
     with Memory(os.getpid()) as own:
         return own.read(mapping.start, mapping.end - mapping.start)

@@ -1,5 +1,7 @@
 import os
 
+import pytest
+
 from ckpt import procfs
 
 SMAPS = b"""\
@@ -9,6 +11,7 @@ VmFlags: rd mr mw me dw sd
 7f1bed088000-7f1bed08c000 rw-s 00000000 00:01 7 /dev/zero (deleted)
 VmFlags: rd wr sh mr mw me ms
 7f1bed08c000-7f1bed08e000 ---p 00000000 00:00 0
+VmFlags: mr mw me
 """
 
 
@@ -20,7 +23,18 @@ def test_smaps():
     assert first.link == "400000-401000"
     assert not first.shared
     assert second.shared
-    assert (third.inode, third.name, third.flags) == (0, b"", frozenset())
+    assert (third.inode, third.name, third.flags) == (0, b"", {"mr", "mw", "me"})
+
+
+def test_maps():
+    text = b"".join(line for line in SMAPS.splitlines(keepends=True) if b"-" in line)
+    smaps = procfs.parse_smaps(SMAPS)
+    for one in smaps:
+        one.flags = frozenset()
+    assert procfs.parse_maps(text) == smaps
+    assert procfs.parse_smaps(b"") == procfs.parse_maps(b"") == []
+    with pytest.raises(ValueError, match="not a line"):
+        procfs.parse_maps(b"what is that?\n")
 
 
 def test_stat_with_a_nasty_name():
