@@ -174,6 +174,8 @@ def load(places: Places, name: str) -> Host:
     try:
         return _load(_file(places, check_name(name)), Host)
     except FileNotFoundError:
+        if has_name(places) and own_name(places) == name:
+            raise Refused(f"host {name!r} is this one") from None
         names = ", ".join(known(places)) or "none"
         hint = f"known are: {names}; autopod host join makes two hosts known to each other"
         raise Refused(f"host {name!r} is not known here", hint) from None

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from ckpt import abi
+from ckpt.absent import Ambiguous
 from ckpt.arch import x86_64 as arch
+from ckpt.archive.errors import ArchiveError
 from ckpt.ledger import Ledger
 from ckpt.pageserver import PageServer
 from launcher import abi as launcher_abi
@@ -58,6 +60,7 @@ class Attendant:
         """
         self._running, self._archive = running, archive
         self._rate, self._kept = wish
+        self._source = os.path.abspath(self._kept or archive.path)
         self._channel: socket.socket | None = lent[0]
         self._door, self._pod_fd = lent[1:]
         door = running.places.run(running.name) / DOOR
@@ -115,11 +118,14 @@ class Attendant:
                 os.waitpid(guard, 0)
                 guard, guard_fd = self._make_guard(own_fd)
             self._end()
+        except (ArchiveError, Ambiguous, OSError) as e:
+            sys.stderr.write(f"autopod: error: {e}\n")
+            self._ledger.end(failed=True)
         except BaseException:  # noqa: BLE001 (the guard is told, the log says it)
             traceback.print_exc()
-            sys.stderr.flush()
             self._ledger.end(failed=True)
         finally:
+            sys.stderr.flush()
             os._exit(1)
 
     def _end(self) -> NoReturn:
@@ -163,7 +169,7 @@ class Attendant:
         name = self._running.name
         text = (
             f"autopod: not all memory of pod {name} can be brought, so the pod was killed: "
-            f"restart it from {self._kept or self._archive.path}\n"
+            f"restart it from {self._source}\n"
         )
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -260,7 +260,7 @@ def _exec(argv: list[str], variables: Mapping[str, str]) -> NoReturn:
     """Execute argv[0], searched in PATH as execvp(3) does."""
     name, missing = argv[0], errno.ENOENT
     directories = [""] if "/" in name else variables.get("PATH", "").split(":")
-    for directory in directories:
+    for directory in directories if name else ():
         try:
             os.execve(os.path.join(directory, name), argv, variables)  # noqa: S606
         except (FileNotFoundError, NotADirectoryError):

@@ -209,3 +209,12 @@ def test_list(two):
         ("a", True),
         ("b", False),
     ]
+
+
+def test_a_host_is_not_another_one(tmp_path):
+    places = Places(tmp_path)
+    hosts.init(places, "a", "192.0.2.1")
+    with pytest.raises(Refused, match="host 'a' is this one"):
+        hosts.load(places, "a")
+    with pytest.raises(Refused, match="host 'b' is not known here"):
+        hosts.load(places, "b")
