@@ -110,6 +110,9 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     """
     began = time.monotonic_ns()
     with ExitStack() as undo:
+        new = undo.enter_context(ExitStack())
+        if not places.state(pod).exists():
+            new.callback(_remove_state, places, pod)
         if prepared and prepared.mounting:
             undo.enter_context(prepared.mounting)
         archive = undo.enter_context(open_archive(path, trusted, identities, since))
@@ -119,8 +122,6 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         model = _model(archive, settings, tcp)
         walled = _check_addresses(settings, model)
         failed = undo.enter_context(ExitStack())
-        if not places.state(pod).exists():
-            failed.callback(_remove_state, places, pod)
         marker = places.restarting(pod)
         failed.callback(marker.unlink, missing_ok=True)
         making = network.begin(places, settings, walled=walled)
@@ -144,6 +145,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             notes = note + _raise(running, model, archive, progress, opening, server)
         _keep(places, pod, settings)
         failed.pop_all()
+        new.pop_all()
         network.announce_network(places, pod)
         opening.close()
     if installed.replaced is not None:
@@ -190,10 +192,11 @@ def _keep(places: Places, pod: str, settings: config.PodConfig) -> None:
 
 
 def _remove_state(places: Places, pod: str) -> None:
-    """Remove the state directory, which had only the log to hold when the layers are gone."""
+    """Remove the directories of a pod that is not here after all, where nothing else is in them."""
     places.log(pod).unlink(missing_ok=True)
-    with suppress(OSError):  # gone, or not ours to remove after all
-        places.state(pod).rmdir()
+    for path in (places.state(pod), places.barrier(pod)):
+        with suppress(OSError):  # gone, or not ours to remove
+            path.rmdir()
 
 
 def _raise(

@@ -31,6 +31,8 @@ def refused(places, path, kind, match, **named):
     assert not stack.is_mounted(places, "mail")
     left = {name for _, _, names in os.walk(places.prefix) for name in names}
     assert left <= {"stackfs.lock", "network.lock"}
+    assert not places.state("mail").exists()
+    assert not places.barrier("mail").exists()
 
 
 @pytest.fixture
