@@ -15,7 +15,7 @@ from launcher import enter, pods, userns
 from launcher.errors import Locked
 from launcher.lock import locked
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 COUNTER = """\
 import time
