@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import signal
@@ -111,8 +110,8 @@ class Machine:
     def end(self) -> list[str]:
         """Take everything away; return what the commands had left that they should not."""
         self.stop_service()
-        for row in json.loads(self.run("autopod", "list", "--json")):
-            self.run("autopod", "rm", row["pod"], "--purge")
+        for pod in pods.names(self.places):
+            self.run("autopod", "rm", pod, "--purge")
         deadline = time.monotonic() + GRACE_S
         while (left := leftovers.everything(self.prefix)) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -182,7 +182,7 @@ def migrate_with(source, target, side, fault):
 
 def settle(machines):
     """Let the services finish what is broken off; return where the pod lives then."""
-    for machine in machines:
+    for machine in filter(unsettled, machines):
         machine.run(sys.executable, "-m", "autopod.answer", "settle")
     wait_until(lambda: not any(map(unsettled, machines)), "nothing is left to be settled")
     return [machine for machine in machines if machine.living("pod")]
