@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from autopod import joining, journal, leaving, overlay, receive, wire
+from autopod import joining, journal, overlay, wire
 from autopod.errors import Refused
 from launcher import commandline, pods
 from launcher.errors import Locked
@@ -40,7 +40,7 @@ def settle(places: Places) -> None:
     What is being worked on is left alone, and what fails is told.
     """
     for session in journal.unfinished(places):
-        _try(partial(receive.finish, places, session, patience_s=0))
+        _try(partial(_finish, places, session))
     for pod in pods.names(places):
         if journal.is_moving(places, pod):
             _try(partial(_settle, places, pod))
@@ -53,13 +53,28 @@ def _answer(places: Places, link: wire.Link) -> None:
         _try(partial(overlay.follow, places))
     elif not link.peer:
         raise Refused("a host that is not known here asks for more than to join")
-    elif isinstance(request, wire.Offer):
+    else:
+        _serve(places, link, request)
+
+
+def _serve(places: Places, link: wire.Link, request: wire.Message) -> None:
+    from autopod import receive  # heavy, as what restarts pods is: for those only who need it
+
+    if isinstance(request, wire.Offer):
         receive.receive(places, link, request)
     elif isinstance(request, wire.Ask):
         link.send(receive.answer(places, link.peer, request.session))
 
 
+def _finish(places: Places, session: str) -> None:
+    from autopod import receive
+
+    receive.finish(places, session, patience_s=0)
+
+
 def _settle(places: Places, pod: str) -> None:
+    from autopod import leaving, receive
+
     with locked(places, pod):
         receive.clear(places, pod)
         if leaving.settle(places, pod):

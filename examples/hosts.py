@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import signal
@@ -12,9 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from autopod.hosts import PORT
 from examples import leftovers
 from examples.exim.mail import wait_until
 from examples.transcript import BIN, Failed
+from launcher import enter, pods
 from launcher.identity import bridge_name
 from launcher.places import Places
 
@@ -77,7 +78,12 @@ class Machine:
         policy.parent.mkdir(parents=True, exist_ok=True)
         policy.write_text(f"[service]\nevery_s = 0\n{more}")
         self._service = subprocess.Popen(self.command("autopod", "statusd"))
-        wait_until(lambda: ":7463" in self.run("ss", "-ltn"), "the service listens")
+        wait_until(self.listens, "the service listens")
+
+    def listens(self) -> bool:
+        """Does its service listen? Source: proc(5), /proc/net/tcp, of its network namespace."""
+        sockets = Path(f"/proc/{self.holder.pid}/net/tcp").read_text()
+        return any(f":{PORT:04X} " in line and " 0A " in line for line in sockets.splitlines())
 
     def stop_service(self, number: int = signal.SIGTERM) -> None:
         """Send the service a signal, and wait for its end."""
@@ -98,14 +104,14 @@ class Machine:
 
     def living(self, pod: str) -> int:
         """How many processes *pod* has here."""
-        rows = {row["pod"]: row for row in json.loads(self.run("autopod", "list", "--json"))}
-        return rows[pod]["processes"] if pod in rows else 0
+        found = pods.find(self.places, pod)
+        return len(enter.pids(found)) if found else 0
 
     def end(self) -> list[str]:
         """Take everything away; return what the commands had left that they should not."""
         self.stop_service()
-        for row in json.loads(self.run("autopod", "list", "--json")):
-            self.run("autopod", "rm", row["pod"], "--purge")
+        for pod in pods.names(self.places):
+            self.run("autopod", "rm", pod, "--purge")
         deadline = time.monotonic() + GRACE_S
         while (left := leftovers.everything(self.prefix)) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,9 +1,9 @@
 """Makes and removes pods' networks: a process of its own, `python -m launcher.links`.
 
-With launcher.vxlan the only importer of pyroute2, used synchronously and by one thread: it enters
-other network namespaces. What is to be made is in the address book first; the namespace gets its
-name last. So whatever is interrupted is found not to be there, and is made anew from the book; each
-step is such that it may be taken again.
+With launcher.vxlan the only user of pyroute2 (launcher.netlink), synchronously and by one thread:
+it enters other network namespaces. What is to be made is in the address book first; the namespace
+gets its name last. So whatever is interrupted is found not to be there, and is made anew from the
+book; each step is such that it may be taken again.
 """
 
 import os
@@ -11,11 +11,12 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from launcher import light  # noqa: F401 (first: it makes the others cheaper)
+
+# isort: split
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from launcher import (
     abi,
@@ -23,6 +24,7 @@ from launcher import (
     commandline,
     hosts,
     netconfig,
+    netlink,
     network,
     overlay,
     ruleset,
@@ -39,6 +41,9 @@ from launcher.identity import Identity, bridge_name, identity, port_name
 from launcher.network import Failure
 from launcher.places import Places
 from launcher.toml import ConfigError
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 _PATIENCE_S: Final = 0.6
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
@@ -98,14 +103,13 @@ def settle(places: Places) -> None:
         name, relay = next(iter(book.relayed.items()))
         hint = f"end that first: autopod relay end {name}"
         raise PodError(f"pod {name!r} at host {relay.host} is reached through this host", hint)
-    with IPRoute() as ip:
-        if wanted is not None:
+    if wanted is not None:
+        with netlink.connect() as ip:
             vxlan.check(ip, wanted)
     try:
         _settle(places, book, book)
     finally:
-        with IPRoute() as ip:
-            _remove_bridge(ip, places)
+        _remove_bridge(places)
     for name, found in book.identities.items():
         if found.bridge and network.is_kept(network.path(places, name)):
             _refresh(places, name, found, wanted)
@@ -191,12 +195,13 @@ def _refuse_busy(found: Identity, before: Identity | None) -> None:
 def _settle(places: Places, before: Book, book: Book) -> None:
     """Make overlay, rules, forwarding and hosts files what the book says."""
     wanted = overlay.read(places)
-    with IPRoute() as ip:
-        if wanted is not None:
-            gateways = [g for r in book.relayed.values() for _, g in r.identity.pairs if g]
+    if wanted is not None:
+        gateways = [g for r in book.relayed.values() for _, g in r.identity.pairs if g]
+        with netlink.connect() as ip:
             vxlan.make_bridge(ip, bridge_name(places), gateways, wanted)
             vxlan.join(ip, places, wanted, book.reached.values(), _standing(places, book))
-        else:
+    elif netlink.is_there(overlay.device_name(places)):
+        with netlink.connect() as ip:
             vxlan.leave(ip, places)
     hosts.update(places, book.reached)
     if ruleset.needed(before.reached) or ruleset.needed(book.reached):
@@ -232,16 +237,18 @@ def _make_namespace(
             wall.build_lasting(pod_fd)
         if found is not None:
             abi.setns(host_fd, abi.CLONE_NEWNET)
-            with IPRoute() as ip:
+            with netlink.connect() as ip:
                 if found.bridge:
                     _plug(ip, found, pod_fd, wanted, joined=not walled)
                 else:
                     _branch(ip, found, pod_fd)
             abi.setns(pod_fd, abi.CLONE_NEWNET)
-        with IPRoute() as ip:
-            _configure(ip, found)
-            if found is not None and found.bridge and wanted is not None:
-                vxlan.set_paths(ip, found, wanted)
+        netlink.raise_loopback()
+        if found is not None:
+            with netlink.connect() as ip:
+                _configure(ip, found)
+                if found.bridge and wanted is not None:
+                    vxlan.set_paths(ip, found, wanted)
     finally:
         abi.setns(host_fd, abi.CLONE_NEWNET)
         os.close(host_fd)
@@ -251,10 +258,10 @@ def _make_namespace(
 def _refresh(places: Places, name: str, found: Identity, wanted: overlay.Overlay | None) -> None:
     """Bring the network of a pod up to date with the overlay."""
     if wanted is not None:
-        with IPRoute() as ip:
+        with netlink.connect() as ip:
             for port in ip.link_lookup(ifname=found.port):
                 ip.link("set", index=port, mtu=wanted.mtu)
-    with network.opened(network.path(places, name)) as fd, wall.inside(fd), IPRoute() as ip:
+    with network.opened(network.path(places, name)) as fd, wall.inside(fd), netlink.connect() as ip:
         vxlan.set_paths(ip, found, wanted)
 
 
@@ -269,25 +276,29 @@ def _keep(places: Places, name: str, pod_fd: int) -> None:
 
 def _remove_namespace(places: Places, name: str) -> None:
     """Remove the pod's namespace and what it has on the host; and a bridge without ports."""
-    with IPRoute() as ip:
-        for port in ip.link_lookup(ifname=port_name(places, name)):
-            ip.link("del", index=port)  # now, not when the namespace is gone
-        _remove_bridge(ip, places)
+    if netlink.is_there(port_name(places, name)):
+        with netlink.connect() as ip:
+            for port in ip.link_lookup(ifname=port_name(places, name)):
+                ip.link("del", index=port)  # now, not when the namespace is gone
+    _remove_bridge(places)
     file = network.path(places, name)
     if network.is_kept(file):
         abi.umount2(os.fspath(file), abi.MNT_DETACH)
     file.unlink(missing_ok=True)
 
 
-def _remove_bridge(ip: IPRoute, places: Places) -> None:
+def _remove_bridge(places: Places) -> None:
     """Remove a bridge without ports."""
-    for bridge in ip.link_lookup(ifname=bridge_name(places)):
-        if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
-            ip.link("del", index=bridge)
+    if not netlink.is_there(bridge_name(places)):
+        return
+    with netlink.connect() as ip:
+        for bridge in ip.link_lookup(ifname=bridge_name(places)):
+            if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
+                ip.link("del", index=bridge)
 
 
 def _plug(
-    ip: IPRoute, found: Identity, pod_fd: int, wanted: overlay.Overlay | None, *, joined: bool
+    ip: "IPRoute", found: Identity, pod_fd: int, wanted: overlay.Overlay | None, *, joined: bool
 ) -> None:
     """Make a veth pair to the namespace *pod_fd*, from the bridge if it is *joined* to that now."""
     gateways = [gateway for _, gateway in found.pairs if gateway is not None]
@@ -301,7 +312,7 @@ def _plug(
         ip.link("set", index=port, master=bridge)
 
 
-def _branch(ip: IPRoute, found: Identity, pod_fd: int) -> None:
+def _branch(ip: "IPRoute", found: Identity, pod_fd: int) -> None:
     """Make a macvlan of the host's interface, in the namespace *pod_fd*."""
     parents = ip.link_lookup(ifname=found.parent)
     if not parents:
@@ -317,7 +328,7 @@ def _branch(ip: IPRoute, found: Identity, pod_fd: int) -> None:
     )
 
 
-def _configure(ip: IPRoute, found: Identity | None) -> None:
+def _configure(ip: "IPRoute", found: Identity | None) -> None:
     """Set addresses and routes, in the pod's namespace."""
     ip.link("set", index=1, state="up")
     if found is None:
@@ -347,12 +358,12 @@ def _main(verb: str, name: str) -> int:
             else:
                 config = msgspec.json.decode(sys.stdin.buffer.read(), type=PodConfig)
                 make(places, config, walled=verb == "make-walled")
-    except NetlinkError as e:
-        failure = Failure(os.strerror(e.code))
     except (PodError, ConfigError) as e:
         failure = Failure(str(e), getattr(e, "hint", ""))
     except OSError as e:
         failure = Failure(*commandline.system_call(e))
+    except netlink.errors() as e:
+        failure = Failure(os.strerror(e.args[0]))
     else:
         return 0
     with suppress(BrokenPipeError):  # who has asked has failed itself

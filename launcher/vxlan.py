@@ -13,9 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from pyroute2.netlink.exceptions import NetlinkError
-
-from launcher import announce, overlay, ruleset, whohas
+from launcher import announce, netlink, overlay, ruleset, whohas
 from launcher.errors import PodError
 from launcher.identity import Identity, bridge_name
 from launcher.overlay import Overlay, Path
@@ -189,20 +187,20 @@ def _device(ip: "IPRoute", places: Places, wanted: Overlay) -> int:
                 vxlan_learning=1,
                 **{local: wanted.own.address},
             )
-        except NetlinkError as e:
-            raise _explained(e, wanted) from e
+        except netlink.errors() as e:
+            raise _explained(e.args[0], wanted) from e
     index = int(ip.link_lookup(ifname=name)[0])
     ip.link("set", index=index, mtu=wanted.mtu, state="up")
     return index
 
 
-def _explained(e: NetlinkError, wanted: Overlay) -> PodError:
-    if e.code == errno.EOPNOTSUPP:
+def _explained(code: int, wanted: Overlay) -> PodError:
+    if code == errno.EOPNOTSUPP:
         return PodError("overlay: this kernel has no VXLAN", "CONFIG_VXLAN; modprobe vxlan")
-    if e.code == errno.EEXIST:
+    if code == errno.EEXIST:
         hint = "network.toml, [overlay] vni; ip -d link show type vxlan"
         return PodError(f"overlay: another device has vni {wanted.vni}", hint)
-    return PodError(f"overlay: VXLAN device: {os.strerror(e.code)}")
+    return PodError(f"overlay: VXLAN device: {os.strerror(code)}")
 
 
 def _settings(link: Any) -> tuple[int, int, str]:  # noqa: ANN401 (pyroute2 has no types)
@@ -286,9 +284,9 @@ def _add_path(ip: "IPRoute", pod: Identity, path: Path, there: set[tuple[int, in
             rule = {"family": family, "fwmark": path.mark, "table": path.mark}
             try:
                 ip.rule("add", priority=overlay.PREFERENCE, **rule)
-            except NetlinkError as e:
+            except netlink.errors() as e:
                 hint = "the overlay needs CONFIG_IP_MULTIPLE_TABLES"
-                raise PodError(f"ip rule: {os.strerror(e.code)}", hint) from e
+                raise PodError(f"ip rule: {os.strerror(e.args[0])}", hint) from e
 
 
 def _network(address: str) -> str:

@@ -106,7 +106,7 @@ class Host(Machine):
         file.write_text(self.policy + more)
         argv = self.command("autopod", "statusd")
         self._service = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=self._log)
-        wait_until(lambda: ":7463" in self.run("ss", "-ltn"), "the service listens", 300)
+        wait_until(self.listens, "the service listens", 300)
 
     def die(self) -> None:
         """Let the power fail: no packet more, no process more; what was in memory is gone."""

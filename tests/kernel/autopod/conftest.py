@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher import pods
+from launcher.places import Places
 from tests.kernel.autopod import repository, visitor
 
 BIN = Path(sys.executable).parent
@@ -63,7 +65,7 @@ def host(prefix):
     """Remove what is left by the commands themselves; what they leave then, prefix finds."""
     host = Host(prefix)
     yield host
-    for pod in host.pods():
+    for pod in pods.names(Places(prefix)):
         host.run("autopod", "rm", pod, "--purge")
 
 

@@ -20,7 +20,7 @@ from tests.kernel.autopod.test_migrate import (
     settle,
 )
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 COUNTER = """\
 import time

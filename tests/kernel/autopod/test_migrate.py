@@ -15,7 +15,7 @@ from launcher import enter, pods, userns
 from launcher.errors import Locked
 from launcher.lock import locked
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 COUNTER = """\
 import time
@@ -205,7 +205,7 @@ def migrate_with(source, target, side, fault):
 
 def settle(machines):
     """Let the services finish what is broken off; return where the pod lives then."""
-    for machine in machines:
+    for machine in filter(unsettled, machines):
         machine.run(sys.executable, "-m", "autopod.answer", "settle")
     wait_until(lambda: not any(map(unsettled, machines)), "nothing is left to be settled")
     return [machine for machine in machines if machine.living("pod")]

@@ -13,11 +13,12 @@ from examples.exim.mail import wait_until
 from launcher import wall
 from launcher.identity import bridge_name
 from launcher.overlay import device_name
+from tests.kernel.autopod import lent
 from tests.kernel.autopod.test_migrate import migrate_with, settle
 from tests.kernel.autopod.test_moving_connections import ENOUGH, migrate
 from tests.kernel.ckpt import stream
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 OVERLAY = 'pool6 = "fd98::/64"\n[overlay]\n'
 TOML = """\
@@ -29,12 +30,37 @@ nat = true
 """
 
 
-@pytest.fixture
-def three():
-    """Hosts a, b, c on an overlay, and a client that is on none: its network namespace."""
-    with hosts.routed("a", "b", "c") as (machines, client):
+@contextlib.contextmanager
+def on_overlay(*names):
+    with hosts.routed(*names) as (machines, client):
         for machine in machines:
             join_overlay(machine)
+        yield machines, client
+
+
+@pytest.fixture(scope="module")
+def shared():
+    with on_overlay("a", "b", "c") as (machines, client):
+        yield [lent.Lent(machine) for machine in machines], client
+
+
+@pytest.fixture
+def three(shared):
+    """Hosts a, b, c on an overlay, and a client that is on none: its network namespace.
+
+    Another test had them before. Who ends a service makes hosts of its own.
+    """
+    all_lent, client = shared
+    yield *(one.machine for one in all_lent), client
+    for undo in (lent.Lent.clear, lent.Lent.restore, lent.Lent.check):
+        for one in all_lent:
+            undo(one)
+
+
+@pytest.fixture
+def two():
+    """Hosts a and b, likewise, for this test only."""
+    with on_overlay("a", "b") as (machines, client):
         yield *machines, client
 
 
@@ -250,8 +276,8 @@ def listed(machine):
     return json.loads(machine.run("autopod", "list", "--json"))
 
 
-def test_a_former_host_that_boots_anew_is_a_relay_again(three, debian_root):
-    a, _, _, client = three
+def test_a_former_host_that_boots_anew_is_a_relay_again(two, debian_root):
+    a, _, client = two
     serve(a, debian_root)
     a.run("autopod", "migrate", "pod", "b")
     goes_on(client, a.address)
@@ -274,8 +300,8 @@ def links(machine):
     return {name for name in names if name.startswith(f"ap{machine.places.tag}")}
 
 
-def test_who_does_not_get_the_pod_back_is_a_relay_still(three, debian_root):
-    a, b, _, client = three
+def test_who_does_not_get_the_pod_back_is_a_relay_still(two, debian_root):
+    a, b, client = two
     serve(a, debian_root)
     a.run("autopod", "migrate", "pod", "b")
     said = migrate_with(b, a, "target", "kill:before:send.Prepared")
@@ -410,6 +436,13 @@ def test_pools_that_overlap_are_refused(three, debian_root):
     assert "the pod's network 10.98.0.0/16 overlaps this host's pool 10.98.0.0/20" in said
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """Host a, which is on no overlay, and gets on none."""
+    with hosts.routed("a") as ((a,), _):
+        yield a
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -421,11 +454,10 @@ def test_pools_that_overlap_are_refused(three, debian_root):
         ("vni = 0", "overlay.vni = 0: must be 1 to 16777215"),
     ],
 )
-def test_wrong_configuration(text, message):
-    with hosts.routed("a") as ((a,), _):
-        a.places.network_config().write_text(f"[overlay]\n{text}\n")
-        assert message in a.run("autopod", "overlay", "sync", expect=1)
-        assert not links(a)
+def test_wrong_configuration(alone, text, message):
+    alone.places.network_config().write_text(f"[overlay]\n{text}\n")
+    assert message in alone.run("autopod", "overlay", "sync", expect=1)
+    assert not links(alone)
 
 
 def test_a_host_name_that_is_loopback_s_is_no_address():

@@ -14,7 +14,7 @@ from tests.kernel.autopod.test_migrate import (  # noqa: F401
     start_counter,
 )
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 GUARD = '#!/bin/sh\nPATH={}:$PATH exec autopod fleet claim "$1"\n'
 FAULTS = [

@@ -28,7 +28,7 @@ open("/var/tmp/deaf", "w").close()
 time.sleep(1000)
 """
 
-pytestmark = pytest.mark.needs("root", "fuse", "namespaces")
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 
 def call(machine, action, *, status=SUCCESS, timeout_ms=60000, **parameters):

@@ -15,7 +15,7 @@ from tests.kernel.autopod.test_fleet import children
 from tests.kernel.autopod.test_migrate import count, goes_on, pair, start_counter  # noqa: F401
 from tests.kernel.autopod.test_owners import join, owner, write_guard
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 TTL_S = 15
 

@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 
@@ -9,8 +10,9 @@ collect_ignore = [] if "FUZZ" in os.environ else ["test_fuzz_real.py"]
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Compile a C workload into a static program."""
+    """Compile a C workload into a static program, once."""
 
+    @functools.cache
     def compile_(source):
         program = tmp_path_factory.mktemp("workload") / source.stem
         argv = ["cc", "-static", "-pthread", "-Wall", "-Werror", "-O1", "-o", program, source]

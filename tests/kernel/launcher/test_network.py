@@ -353,6 +353,24 @@ def test_a_remover_that_was_killed(pod, stage):
     assert addresses.read(pod.places) == addresses.Book()
 
 
+def test_a_pod_without_a_network_needs_no_pyroute2(pod):
+    """Which takes most of the time of who makes one."""
+    pod.configure("a", '[network]\nmode = "none"')
+    text = msgspec.json.encode(config.load(pod.places, "a"))
+    code = (
+        "import sys\nfrom launcher import links\nassert links._main(sys.argv[1], 'a') == 0\n"
+        "assert 'pyroute2' not in sys.modules"
+    )
+
+    def run(verb):
+        subprocess.run([sys.executable, "-c", code, verb], input=text, check=True)
+
+    run("make")
+    assert "LOOPBACK,UP" in shown(pod, "a", "link")
+    run("remove")
+    assert not network.is_kept(network.path(pod.places, "a"))
+
+
 def test_a_damaged_book(pod):
     network.ensure(pod.places, config.load(pod.places, "a"))
     text = pod.places.addresses().read_text()

@@ -20,7 +20,7 @@ from tests.kernel.autopod.programs.program import Pod, listens
 from tests.kernel.autopod.programs.table import PROGRAMS
 from tests.kernel.autopod.test_migrate import pair  # noqa: F401 (a fixture)
 
-pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
+pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
 
 def pytest_generate_tests(metafunc):
