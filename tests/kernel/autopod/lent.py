@@ -35,10 +35,11 @@ class Lent:
             file.unlink()
         for file, content in self._files.items():
             file.write_bytes(content)
-        for setting, value in self._settings.items() - self._read_settings().items():
-            self.machine.run("sysctl", "-qw", f"{setting}={value}")
         if self._state() != self._before:
             self.machine.run("autopod", "overlay", "sync")
+        # The bridge, whose settings are among them, may have been made anew.
+        for setting, value in self._settings.items() - self._read_settings().items():
+            self.machine.run("sysctl", "-qw", f"{setting}={value}")
 
     def check(self):
         """What is on its way out may take its time."""
