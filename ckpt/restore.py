@@ -24,7 +24,7 @@ from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
 from ckpt.users import NoSuchUser, of_host
-from launcher import config, enter, holder, network, pods, users
+from launcher import cgroups, config, enter, holder, network, pods, users
 from launcher.held import Delivery
 from launcher.places import Places
 
@@ -252,6 +252,8 @@ def _follow(
     against = ""
     if not userfault.is_there():
         against = "this kernel has no userfaultfd for that"
+    elif cgroups.freezer(running.cgroups) is None:  # else the order of changes may not be told
+        against = "this host cannot stop it for a moment (cgroup v2)"
     elif size > _free_memory():  # to be found out while the pod can still be had where it was
         against = "this host has little memory free"
     if against:

@@ -213,13 +213,20 @@ def test_a_kernel_that_cannot_is_told(places, exim_root, build, monkeypatch):
         look(pod, pid)
 
 
-def test_a_host_with_little_memory_looks_first(places, exim_root, build, monkeypatch):
+LACKS = {
+    "little memory": ("ckpt.restore._free_memory", lambda: 1 << 20),
+    "cgroup v2": ("launcher.cgroups.freezer", lambda _paths: None),
+}
+
+
+@pytest.mark.parametrize("lacking", LACKS)
+def test_a_host_that_had_better_not_is_told(places, exim_root, build, monkeypatch, lacking):
     with harness.Pod(places, exim_root) as pod:
         pid = start(pod, build)
         pod.dump()
-        monkeypatch.setattr(restore, "_free_memory", lambda: 1 << 20)
+        monkeypatch.setattr(*LACKS[lacking])
         report = pod.restore(lazy=ON_DEMAND)
-        assert any("little memory" in note for note in report.notes)
+        assert any(lacking in note for note in report.notes)
         assert not watched(pod)
         look(pod, pid)
 
