@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from launcher.config import Privileges
 
 _LAST_CAPABILITY: Final = 63
+_LIBRARYS: Final = (32, 33)
+"""Signals that signal(7) keeps from programs."""
 
 
 class Confinement:
@@ -130,9 +132,14 @@ def apply(confinement: Confinement) -> int | None:
 
 
 def reset_signals() -> None:
-    """Give every signal its default disposition and unblock all; execve(2) would not."""
+    """Give every signal its default disposition and unblock all; execve(2) would not.
+
+    That of 32, too: who was started by posix_spawn(3) of glibc, as by make, ignores it.
+    """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
+    for kept in _LIBRARYS:
+        abi.reset_signal(kept)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -4,12 +4,13 @@ import marshal
 import os
 import resource
 import signal
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from launcher import config, enter, entrance, pods
+from launcher import abi, config, enter, entrance, pods
 from launcher.lock import locked
 from tests.kernel.launcher.test_attached import Person
 
@@ -131,7 +132,7 @@ STATE = """
 umask; pwd; nice; tr '\\0' '\\n' < /proc/self/environ
 ls /proc/self/fd; readlink /proc/self/ns/*; cat /proc/self/cgroup
 cat /proc/self/limits /proc/self/oom_score_adj
-grep -Ev 'Pid|Tgid|NS|Vm|Rss|switches|Hugetlb' /proc/self/status
+grep -Ev 'Pid|Tgid|NS|Vm|Rss|switches|Hugetlb|SigQ' /proc/self/status
 test $(ps -o sid= -p $$) = $$ && ps -o tty=,ppid= -p $$
 """
 
@@ -141,6 +142,7 @@ def as_a_strange_client():
     os.umask(0o077)
     os.nice(3)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    abi.syscall(abi.NR_RT_SIGACTION, 32, struct.pack("4Q", signal.SIG_IGN, 0, 0, 0), 0, 8)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))
     os.setgroups([0, 4, 27])
