@@ -219,12 +219,10 @@ def findings(tool: str, error: Exception) -> list[tuple[str, str]]:
 def system_call(error: OSError) -> tuple[str, str]:
     """Return *error* in words, and what may help, or ""; of a full disk, which one that is."""
     where, hint = os.fsdecode(error.filename or ""), ""
-    if where == OUTPUT:
-        pass  # whoever wrote the command line knows where that is
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and where != OUTPUT:
         where = where or os.fspath(Places.from_environment().states())
         hint = f"make room there: df {where if os.path.isdir(where) else os.path.dirname(where)}"
-    elif isinstance(error, PermissionError) and os.geteuid():
+    elif isinstance(error, PermissionError) and os.geteuid() and where != OUTPUT:
         hint = "pods are root's to work on"
     return f"{error.strerror}{f': {where}' if where else ''}", hint
 

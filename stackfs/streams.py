@@ -1,4 +1,8 @@
-"""The standard streams of a command, and what people are shown there."""
+"""The standard streams of a command, and what people are shown there.
+
+launcher/commandline.py does the same for the other commands: stackfs and launcher import nothing of
+each other, so that either can be replaced.
+"""
 
 import io
 import os
