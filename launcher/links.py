@@ -293,7 +293,8 @@ def _remove_bridge(places: Places) -> None:
         return
     with netlink.connect() as ip:
         for bridge in ip.link_lookup(ifname=bridge_name(places)):
-            if not any(link.get_attr("IFLA_MASTER") == bridge for link in ip.get_links()):
+            links = netlink.dump(ip.get_links)
+            if not any(link.get_attr("IFLA_MASTER") == bridge for link in links):
                 ip.link("del", index=bridge)
 
 

@@ -8,15 +8,17 @@ import fcntl
 import socket
 import struct
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec, module_from_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # netdevice(7)
 _REQUEST: Final = struct.Struct("16sh22x")
+_NLM_F_DUMP_INTR = 0x10  # linux/netlink.h
 
 
 def connect() -> "IPRoute":
@@ -38,6 +40,21 @@ def errors() -> tuple[type[Exception], ...]:
     from pyroute2.netlink.exceptions import NetlinkError
 
     return (NetlinkError,)
+
+
+def dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """Return all that there is of a kind: links, addresses, entries of a bridge.
+
+    What comes and goes while the kernel tells may make it leave out others; it marks such an
+    answer (include/net/netlink.h, nl_dump_check_consistent()), which pyroute2 passes on as it is.
+
+    Args:
+        ask: asks for it, by pyroute2; again where the answer is marked.
+    """
+    while True:
+        found = list(ask())
+        if not any(message["header"]["flags"] & _NLM_F_DUMP_INTR for message in found):
+            return found
 
 
 def is_there(interface: str) -> bool:

@@ -42,8 +42,10 @@ def check(ip: "IPRoute", wanted: Overlay) -> None:
         PodError: it cannot.
     """
     overlay.check_marks(wanted)
-    mtus = {link["index"]: int(link.get_attr("IFLA_MTU")) for link in ip.get_links()}
-    has = {one.get_attr("IFA_ADDRESS"): mtus.get(one["index"], 0) for one in ip.get_addr()}
+    mtus = {link["index"]: int(link.get_attr("IFLA_MTU")) for link in netlink.dump(ip.get_links)}
+    has = {
+        one.get_attr("IFA_ADDRESS"): mtus.get(one["index"], 0) for one in netlink.dump(ip.get_addr)
+    }
     overlay.check_address(wanted, has)
 
 
@@ -115,7 +117,7 @@ def make_bridge(ip: "IPRoute", name: str, gateways: Iterable[str], wanted: Overl
 def _tell_pods(ip: "IPRoute", name: str, index: int, mac: str) -> None:
     """Tell the pods on the bridge that it has another MAC."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        for one in ip.get_addr(index=index):
+        for one in netlink.dump(lambda: ip.get_addr(index=index)):
             address = ipaddress.ip_address(one.get_attr("IFA_ADDRESS"))
             for frame in announce.frames(bytes.fromhex(mac.replace(":", "")), address):
                 wire.sendto(frame, (name, 0))
@@ -212,7 +214,7 @@ def _settings(link: Any) -> tuple[int, int, str]:  # noqa: ANN401 (pyroute2 has 
 
 def _set_members(ip: "IPRoute", device: int, wanted: Overlay) -> None:
     """Have what goes to everybody go to each member: bridge(8), `fdb append`."""
-    entries = ip.fdb("dump", ifindex=device)
+    entries = netlink.dump(lambda: ip.fdb("dump", ifindex=device))
     flooded = {
         e.get_attr("NDA_DST")
         for e in entries
@@ -228,7 +230,7 @@ def _set_members(ip: "IPRoute", device: int, wanted: Overlay) -> None:
 def _refuse_other_ways(ip: "IPRoute", places: Places, bridge: int) -> None:
     """Refuse a bridge that is a part of a network already: frames could go round in a circle."""
     ours = f"ap{places.tag}v"
-    for link in ip.get_links():
+    for link in netlink.dump(ip.get_links):
         name = link.get_attr("IFLA_IFNAME")
         if link.get_attr("IFLA_MASTER") == bridge and not name.startswith(ours):
             hint = f"ip link set {name} nomaster, or take [overlay] out of network.toml"

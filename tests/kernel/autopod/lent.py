@@ -63,8 +63,8 @@ class Lent:
     def _state(self):
         """What there is of pods and of the overlay, in the order in which it is easily read."""
         machine = self.machine
-        shown = json.loads(machine.run("ip", "-j", "addr"))
-        known = machine.run("bridge", "fdb").splitlines()
+        shown = json.loads(self._dump("ip", "-j", "addr"))
+        known = self._dump("bridge", "fdb").splitlines()
         return {
             "members": overlay.read(machine.places),
             "book": addresses.read(machine.places),
@@ -76,3 +76,9 @@ class Lent:
             "rules": machine.run("nft", "list", "ruleset"),
             "left": sorted(leftovers.everything(machine.prefix)),
         }
+
+    def _dump(self, *argv):
+        """What is told while something comes or goes may not be whole; the first line says so."""
+        while (shown := self.machine.run(*argv)).startswith("Dump was interrupted"):
+            pass
+        return shown
