@@ -13,17 +13,16 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ckpt import abi, collect, embryo, plan, vdso
-from ckpt.arch import x86_64 as arch
+from ckpt import abi, collect, embryo, plan
 from ckpt.connections import Connections
 from ckpt.embryo import Embryo
-from ckpt.following import may_follow, page_at
-from ckpt.kinds import credentials, memory, registers, thread_signals
+from ckpt.kinds import credentials, registers, thread_signals
 from ckpt.kinds.abi import pidfd_open
 from ckpt.kinds.stages import Stage, Target, name_of
 from ckpt.model import PAGE_SIZE, Pod, Process, Thread
 from ckpt.remote import Remote
-from ckpt.seed import RestoreError, Seed, plant
+from ckpt.seed import Seed, plant
+from ckpt.spaces import Pages, Spaces
 from ckpt.states import state_of
 from ckpt.tracee import ALL_SIGNALS
 from ckpt.workshop import FileWorkshop
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 _KINDS: Final = {name_of(kind): kind for kind in (*collect.PROCESS_KINDS, *collect.THREAD_KINDS)}
 _NO_LIMIT: Final = (1 << 32) - 1
-_MAP_PRIVATE_ANONYMOUS_FIXED: Final = 0x10_0022
-_PROT_READ_EXEC: Final = 5
 _ALL_SIGNALS: Final = struct.pack("<Q", ALL_SIGNALS)
 _NO_TIME: Final = struct.pack("<QQ", 0, 0)
 
@@ -44,7 +41,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     running: pods.Pod,
     model: Pod,
     *,
-    pages: Callable[[int, int], bytes],
+    pages: Pages,
     give_console: Callable[[int, int], None],
     give_listener: Callable[[int], None],
     gate: Callable[[], None],
@@ -56,7 +53,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     Args:
         running: the pod; it has its init only.
         model: what it is to hold.
-        pages: returns stored pages: first, count.
+        pages: what is in memory.
         give_console: see ckpt.seed.plant().
         give_listener: takes the listener of a filter, and duplicates it.
         gate: called when all stand, before one is let go; if it raises, none is.
@@ -73,7 +70,7 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     """
 
     def load(first: int, length: int) -> bytes:
-        return pages(first, -(-length // PAGE_SIZE))[:length]
+        return pages.read(first, -(-length // PAGE_SIZE))[:length]
 
     used = plan.used_pids(model.processes)
     spare = (pid for pid in itertools.count(2) if pid not in used)
@@ -111,26 +108,21 @@ class _Raising:
         seed: Seed,
         seed_pid: int,
         spare: Iterator[int],
-        pages: Callable[[int, int], bytes],
+        pages: Pages,
         *,
         give_listener: Callable[[int], None],
         lazy: "Lazy | None",
     ) -> None:
-        self._lazy = lazy
         self._give_listener = give_listener
         self.notes: list[str] = []
         self._model = model
+        self._processes = {process.pid: process for process in model.processes}
         self._living = [p for p in model.processes if p.exit_status is None]
         self._seed = seed
         self._spare = spare
-        self._pages = pages
-        self._spaces = {
-            process.pid: state_of(part, memory.State)
-            for process in model.processes
-            for part in process.parts
-            if part.kind == name_of(memory)
-        }
-        first, self._area = embryo.take_seed(seed.host_pid, seed_pid, self._used_memory())
+        self._spaces = Spaces(model, pages, lazy)
+        occupied = self._spaces.occupied()
+        first, self._area = embryo.take_seed(seed.host_pid, seed_pid, occupied)
         self._embryos: dict[int, Embryo] = {plan.SEED: first}
         self._numberer: embryo.Numberer | None = None
         self._files = FileWorkshop(
@@ -142,9 +134,6 @@ class _Raising:
             floor_fd=seed.floor_fd,
             give_console=lambda _index, _fd: None,
         )
-
-    def _used_memory(self) -> list[tuple[int, int]]:
-        return [at for space in self._spaces.values() for at in memory.occupied(space)]
 
     def build(self) -> None:
         """Build everything."""
@@ -217,12 +206,14 @@ class _Raising:
                 self._embryos[pid] = embryo.clone(
                     self._embryos[maker], pid, self._area, quiet=quiet
                 )
+                self._give_memory(maker, pid)
             case plan.CloneOrphan(maker, pid):
                 parent = self._embryos[maker]
                 between = embryo.clone(parent, next(self._spare), self._area, quiet=True)
                 self._embryos[pid] = embryo.clone(between, pid, self._area)
                 embryo.end(between)
                 embryo.reap(parent, between.pid)
+                self._give_memory(maker, pid)
             case plan.NewSession(pid):
                 self._embryos[pid].remote.syscall("setsid")
                 for process in self._living:
@@ -236,24 +227,27 @@ class _Raising:
                 if maker in self._spaces:
                     embryo.reap(self._embryos[maker], pid)
 
+    def _give_memory(self, maker: int, pid: int) -> None:
+        """Give a process that *maker* has just cloned its memory, if it has one."""
+        self._spaces.clone(maker, pid)
+        if pid in self._spaces:
+            remote = self._embryos[pid].remote
+            self._spaces.give(self._target(self._processes[pid], pid, remote), self._area)
+
     def _is_zombie(self, pid: int) -> bool:
         return any(p.pid == pid and p.exit_status is not None for p in self._model.processes)
 
     # --- one process ---------------------------------------------------------------------
 
     def _build(self, process: Process) -> None:
-        """Descriptors, memory, directory, threads."""
-        made, space = self._embryos[process.pid], self._spaces[process.pid]
+        """Descriptors, directory, threads, and what its memory still lacks."""
+        made = self._embryos[process.pid]
         remote = made.remote
         for descriptor in process.descriptors:
             flags = os.O_CLOEXEC if descriptor.cloexec else 0
             remote.syscall("dup3", self._seed.files[descriptor.file], descriptor.fd, flags)
         target = self._target(process, process.pid, remote)
-        memory.note_layout(space, target)
-        memory.rebuild(space, target)
-        self._place_vdso(space, remote)
-        self._load(process, space, remote)
-        memory.seal(space, target)
+        self._spaces.finish(target, self._area)
         self._rebuild_parts(process, target, Stage.BUILD)
         self._leave_host(remote)
         remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
@@ -263,20 +257,6 @@ class _Raising:
         first = process.threads[0]
         if first.tid != process.pid:
             self._end_leader(process, made, first)
-
-    def _load(self, process: Process, space: memory.State, remote: Remote) -> None:
-        """Write the pages, or have some follow: but for those that the kernel itself looks at."""
-        following = [m for m in space.mappings if self._lazy and may_follow(m)]
-        rest = [m for m in space.mappings if m not in following]
-        memory.load(rest, remote.memory, self._pages)
-        if not (self._lazy and following):
-            return
-        for thread in process.threads:
-            parts = {part.kind: part for part in thread.parts}
-            state = state_of(parts[name_of(registers)], registers.State)
-            if run := page_at(following, state.general["fs_base"]):
-                remote.memory.write(run.address, self._pages(run.first, 1))
-        self._lazy.serve(remote, following)
 
     def _leave_host(self, remote: Remote) -> None:
         """Have a process enter the pod's user namespace, if it has one, while it has one thread."""
@@ -293,29 +273,6 @@ class _Raising:
                 state = state_of(part, credentials.State)
                 credentials.rebuild(state, self._target(process, process.pid, made.remote))
         embryo.end_leader(made, heir.tid)
-
-    def _place_vdso(self, space: memory.State, remote: Remote) -> None:
-        """Put the kernel's code where the program expects it: see ckpt/vdso.py."""
-        area = self._area
-        if not space.specials:
-            for special in area.specials:
-                remote.syscall("munmap", special.start, special.end - special.start)
-        elif vdso.same(space.specials, space.vdso, area.specials, area.vdso):
-            for old, new in zip(space.specials, area.specials, strict=True):
-                embryo.move(remote, new.start, new.end - new.start, old.start)
-        else:
-            self._redirect_vdso(space, remote)
-
-    def _redirect_vdso(self, space: memory.State, remote: Remote) -> None:
-        (old,) = (s for s in space.specials if s.name == "vdso")
-        (new,) = (s for s in self._area.specials if s.name == "vdso")
-        try:
-            image = vdso.redirect(space.vdso, self._area.vdso, new.start)
-        except ValueError as e:
-            raise RestoreError(f"process {remote.pid} cannot run here: {e}") from e
-        flags = _MAP_PRIVATE_ANONYMOUS_FIXED
-        remote.syscall("mmap", old.start, old.end - old.start, _PROT_READ_EXEC, flags, -1, 0)
-        remote.memory.write(old.start, image)
 
     def _target(self, process: Process, tid: int, remote: Remote) -> Target:
         return Target(
@@ -368,44 +325,14 @@ class _Raising:
 
     def _complete(self, process: Process) -> None:
         """Take the scratch area away and set the registers: it is the program again."""
-        made, space = self._embryos[process.pid], self._spaces[process.pid]
-        self._unmap_area(made.remote, space)
+        made = self._embryos[process.pid]
+        self._spaces.leave_area(made.remote, self._area)
         for thread in process.threads:
             target = self._target(process, thread.tid, made.threads[thread.tid])
             parts = {part.kind: part for part in thread.parts}
             signals = state_of(parts[name_of(thread_signals)], thread_signals.State)
             registers.rebuild(state_of(parts[name_of(registers)], registers.State), target)
             target.tracee.set_blocked(thread_signals.mask(signals))
-
-    def _unmap_area(self, remote: Remote, space: memory.State) -> None:
-        """Unmap code and buffer by a `syscall` instruction of the program itself."""
-        area = self._area
-        bare = Remote(
-            remote.pid,
-            remote.tracee,
-            remote.memory,
-            instruction=_own_syscall(remote, space),
-            buffer=(0, 0),
-            registers=remote.tracee.registers(),
-            fast=True,
-        )
-        bare.syscall("munmap", area.start, area.size)
-
-
-def _own_syscall(remote: Remote, space: memory.State) -> int:
-    """Return the address of a `syscall` instruction in the rebuilt memory.
-
-    Raises:
-        RestoreError: there is none.
-    """
-    places = [(s.start, s.end) for s in space.specials if s.name == "vdso"]
-    places += [(m.start, m.end) for m in space.mappings if "exec" in m.protection]
-    for start, end in places:
-        with contextlib.suppress(OSError):
-            offset = remote.memory.read(start, end - start).find(arch.SYSCALL_INSTRUCTION)
-            if offset >= 0:
-                return start + offset
-    raise RestoreError(f"process {remote.pid} has no `syscall` instruction to leave by")
 
 
 def _drain(remote: Remote) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+    from ckpt.archive.frameread import PageReader
     from ckpt.archive.seen import Seen
     from ckpt.lazy import Lazy
 
@@ -209,10 +210,6 @@ def _raise(
 ) -> list[str]:
     places = running.places
 
-    def pages(first: int, count: int) -> bytes:
-        progress.advance(count * PAGE_SIZE)
-        return archive.pages.read(first, count)
-
     def give_console(index: int, master_fd: int) -> None:
         holder.give_console(places, running.name, index, master_fd)
 
@@ -223,13 +220,24 @@ def _raise(
     return raise_processes(
         running,
         model,
-        pages=pages,
+        pages=_Pages(archive.pages, progress),
         give_console=give_console,
         give_listener=give_listener,
         gate=opening.pass_gate,
         open_network=opening.open_network,
         lazy=lazy,
     )
+
+
+class _Pages:
+    """Those of an archive; *progress* is told of what is read."""
+
+    def __init__(self, pages: "PageReader", progress: Progress) -> None:
+        self._pages, self._progress, self.runs = pages, progress, pages.runs
+
+    def read(self, first: int, count: int) -> bytes:
+        self._progress.advance(count * PAGE_SIZE)
+        return self._pages.read(first, count)
 
 
 @contextmanager

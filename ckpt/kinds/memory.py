@@ -7,7 +7,7 @@ belong to open files, which mappings name by OpenFile.id.
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,7 @@ _MAP_FIXED_NOREPLACE: Final = 0x10_0000
 _MAP_ANONYMOUS: Final = 0x20
 _FLAGS: Final = {"growsdown": 0x100, "noreserve": 0x4000}
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
+_NO_FD: Final = (1 << 32) - 1
 
 _REFUSED: Final = {  # VmFlags: why
     "um": "userfaultfd watches it",
@@ -344,14 +345,22 @@ def _run(at: int, length: int, number: Callable[[], int]) -> Run:
 # --- restart ---------------------------------------------------------------------------------
 
 
-def rebuild(state: State, target: Target) -> None:
-    """Map everything; the pages are written by load() afterwards, from outside."""
+def rebuild(state: State, target: Target, but: Collection[int] = ()) -> None:
+    """Map everything; the pages are written by load() afterwards, from outside.
+
+    Args:
+        state: what to map.
+        target: where.
+        but: where the mappings begin that are there already.
+    """
     attached: dict[Attachment, list[tuple[int, int, int]]] = {}
     for m in state.mappings:
         if m.attachment:
             attached.setdefault(m.attachment, []).append((m.start, m.end, _protection(m)))
     attachment.attach(attached, target)
     for m in state.mappings:
+        if m.start in but:
+            continue
         if not m.attachment:
             _map(m, target)
         advice.advise(m.start, m.end - m.start, m.advice, m.name, target)
@@ -369,10 +378,13 @@ def _map(mapping: Mapping, target: Target) -> None:
         flags |= _MAP_ANONYMOUS | hugepages.map_flags(mapping.huge)
     else:
         fd = target.file(mapping.file)
-    protection = _protection(mapping)
-    if _was_writable(mapping):
-        protection |= _PROTECTIONS["write"]
-    call("mmap", mapping.start, length, protection, flags, fd, mapping.offset)
+    call("mmap", mapping.start, length, protection_at_first(mapping), flags, fd, mapping.offset)
+
+
+def protection_at_first(mapping: Mapping) -> int:
+    """Return how a mapping is protected, as in mmap(2), until seal()."""
+    wanted = _protection(mapping)
+    return wanted | _PROTECTIONS["write"] if _was_writable(mapping) else wanted
 
 
 def _protection(mapping: Mapping) -> int:
@@ -390,11 +402,10 @@ def _was_writable(mapping: Mapping) -> bool:
     return not now and ("accounted" in mapping.flags or bool(mapping.huge and mapping.runs))
 
 
-def load(mappings: Iterable[Mapping], memory: Memory, read: Callable[[int, int], bytes]) -> None:
-    """Write the stored pages; *read* gives a number of pages of the archive from the first on."""
-    for mapping in mappings:
-        for run in mapping.runs:
-            memory.write(run.address, read(run.first, run.count))
+def load(runs: Iterable[Run], memory: Memory, read: Callable[[int, int], bytes]) -> None:
+    """Write stored pages; *read* gives a number of pages of the archive from the first on."""
+    for run in runs:
+        memory.write(run.address, read(run.first, run.count))
 
 
 def seal(state: State, target: Target) -> None:
@@ -410,8 +421,8 @@ def seal(state: State, target: Target) -> None:
     advice.promise(state.future, target)
 
 
-def note_layout(state: State, target: Target) -> None:
-    """Set what the kernel notes of the address space, and the executable.
+def note_layout(state: State, target: Target, *, executable: bool) -> None:
+    """Set what the kernel notes of the address space, and the *executable*, unless it is that.
 
     Before anything is mapped: the kernel refuses to change the executable while the old one is.
 
@@ -423,6 +434,6 @@ def note_layout(state: State, target: Target) -> None:
         *msgspec.structs.astuple(state.layout),
         auxv,
         len(state.auxv),
-        target.file(state.executable),
+        target.file(state.executable) if executable else _NO_FD,
     )
     target.remote.syscall("prctl", _PR_SET_MM, _PR_SET_MM_MAP, raw, len(raw), 0)
