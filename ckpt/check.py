@@ -14,7 +14,7 @@ from typing import Final
 
 from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
-from ckpt.kinds import memory, mounts, procinfo
+from ckpt.kinds import memory, mounts, procinfo, sharing
 from ckpt.kinds.abi import pidfd_open
 from ckpt.model import Process, Refusal
 
@@ -53,7 +53,7 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
                             f"it is shared with host process {twin}, and they are not threads",
                         )
                     )
-    return found + _check_tree(seen)
+    return found + _check_tree(seen) + _check_sharing(seen)
 
 
 Finding = tuple[str, str, str]
@@ -125,6 +125,21 @@ def _check_tree(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
     except plan.Unbuildable as e:
         commands = {numbers[pid]: command for pid, (_, command) in seen.items()}
         return [Refusal(e.pid, commands[e.pid], "its session", str(e))]
+    return []
+
+
+def _check_sharing(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
+    """Can the processes be cloned so that they share what they do?"""
+    numbers = {pid: procfs.inner_pid(status) for pid, (status, _) in seen.items()}
+    members = [
+        sharing.Member(numbers[pid], numbers.get(int(status["PPid"]), plan.INIT), view)
+        for pid, (status, _) in seen.items()
+        if (view := procfs.view(pid)) is not None
+    ]
+    commands = {numbers[pid]: command for pid, (_, command) in seen.items()}
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        _, refused = sharing.find(members)
+        return [Refusal(pid, commands[pid], what, sharing.WHY) for pid, what in refused.items()]
     return []
 
 

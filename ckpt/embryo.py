@@ -173,14 +173,21 @@ def _empty(remote: Remote, area: Area) -> None:
     remote.syscall("munmap", end, arch.TASK_SIZE - end)
 
 
-def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False) -> Embryo:
-    """Have *maker* clone process *pid*; *quiet*: without a signal to its parent at its end.
+def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False, sharing: int = 0) -> Embryo:
+    """Have *maker* clone process *pid*.
+
+    Args:
+        maker: the process that clones it.
+        pid: its number.
+        area: the scratch area, which it gets, too.
+        quiet: without a signal to its parent at its end.
+        sharing: further flags, of what the two are to share.
 
     Raises:
         OSError: EEXIST if the number is taken.
     """
     before = _children(maker.host_pid)
-    flags = _CLONE_PTRACE | _CLONE_CLEAR_SIGHAND
+    flags = _CLONE_PTRACE | _CLONE_CLEAR_SIGHAND | sharing
     _clone3(maker.remote, flags, pid, 0 if quiet else _SIGCHLD)
     (host_pid,) = _children(maker.host_pid) - before
     tracee = _newborn(host_pid)

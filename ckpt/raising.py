@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ckpt import abi, collect, embryo, plan
 from ckpt.connections import Connections
 from ckpt.embryo import Embryo
-from ckpt.kinds import credentials, registers, thread_signals
+from ckpt.kinds import credentials, registers, sharing, thread_signals
 from ckpt.kinds.abi import pidfd_open
 from ckpt.kinds.stages import Stage, Target, name_of
 from ckpt.model import PAGE_SIZE, Pod, Process, Thread
 from ckpt.remote import Remote
-from ckpt.seed import Seed, plant
+from ckpt.seed import RestoreError, Seed, plant
 from ckpt.spaces import Pages, Spaces
 from ckpt.states import state_of
 from ckpt.tracee import ALL_SIGNALS
@@ -120,6 +120,13 @@ class _Raising:
         self._living = [p for p in model.processes if p.exit_status is None]
         self._seed = seed
         self._spare = spare
+        self._shared = {
+            process.pid: state_of(part, sharing.State)
+            for process in model.processes
+            for part in process.parts
+            if part.kind == name_of(sharing)
+        }
+        self._tables = self._find_tables()
         self._spaces = Spaces(model, pages, lazy)
         occupied = self._spaces.occupied()
         first, self._area = embryo.take_seed(seed.host_pid, seed_pid, occupied)
@@ -134,6 +141,22 @@ class _Raising:
             floor_fd=seed.floor_fd,
             give_console=lambda _index, _fd: None,
         )
+
+    def _find_tables(self) -> dict[int, list[int]]:
+        """Return who has one table of descriptors, by each of those; parents come first.
+
+        Raises:
+            RestoreError: one shares that of a parent who is not there.
+        """
+        tables: dict[int, list[int]] = {}
+        for process in self._living:
+            pid, parent = process.pid, process.parent
+            shares = pid in self._shared and self._shared[pid].files
+            if shares and parent not in tables:
+                raise RestoreError(f"process {pid} has the descriptors of a parent, but no parent")
+            tables[pid] = tables[parent] if shares else []
+            tables[pid].append(pid)
+        return tables
 
     def build(self) -> None:
         """Build everything."""
@@ -203,8 +226,9 @@ class _Raising:
         match step:
             case plan.Clone(maker, pid):
                 quiet = pid not in self._spaces and not self._is_zombie(pid)
+                flags = sharing.clone_flags(self._shared[pid]) if pid in self._shared else 0
                 self._embryos[pid] = embryo.clone(
-                    self._embryos[maker], pid, self._area, quiet=quiet
+                    self._embryos[maker], pid, self._area, quiet=quiet, sharing=flags
                 )
                 self._give_memory(maker, pid)
             case plan.CloneOrphan(maker, pid):
@@ -242,15 +266,16 @@ class _Raising:
     def _build(self, process: Process) -> None:
         """Descriptors, directory, threads, and what its memory still lacks."""
         made = self._embryos[process.pid]
-        remote = made.remote
-        for descriptor in process.descriptors:
+        remote, sharers = made.remote, self._tables[process.pid]
+        for descriptor in process.descriptors if process.pid == sharers[0] else ():
             flags = os.O_CLOEXEC if descriptor.cloexec else 0
             remote.syscall("dup3", self._seed.files[descriptor.file], descriptor.fd, flags)
         target = self._target(process, process.pid, remote)
         self._spaces.finish(target, self._area)
         self._rebuild_parts(process, target, Stage.BUILD)
         self._leave_host(remote)
-        remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
+        if process.pid == sharers[-1]:
+            remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
         for thread in process.threads:
             if thread.tid != process.pid:
                 embryo.clone_thread(made, thread.tid, self._area, self._numberer)

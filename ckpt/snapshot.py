@@ -9,7 +9,7 @@ from ckpt import collect, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.descriptions import Files
 from ckpt.freeze import FrozenProcess
-from ckpt.kinds import memory, sysvsem
+from ckpt.kinds import memory, sharing, sysvsem
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector
 from launcher import pods
@@ -24,12 +24,21 @@ class Living(Struct):
 
 
 class Snapshot(Struct, frozen=True):
-    """The frozen pod, collected."""
+    """The frozen pod, collected.
+
+    Attributes:
+        clocks: at the freeze.
+        processes: all of them.
+        living: by their ids in the pod.
+        files: what they have open.
+        shared: what processes share with their parents, by the ids of those that do.
+    """
 
     clocks: Clocks
     processes: list[FrozenProcess]
     living: dict[int, Living]
     files: Files
+    shared: dict[int, sharing.State]
 
 
 def collect_all(
@@ -67,12 +76,28 @@ def collect_all(
         living[process.pid] = Living(process, state, state.memory)
         if state.copy:
             stack.callback(state.copy.kill)
+    shared = _look_for_sharing(frozen, refusals)
     files = collector.finish()
     if refusals or files.refusals:
         raise NotCheckpointable(*refusals, *files.refusals)
     if not living:
         raise empty(running.name)
-    return Snapshot(clocks, frozen, living, files)
+    return Snapshot(clocks, frozen, living, files, shared)
+
+
+def _look_for_sharing(
+    frozen: list[FrozenProcess], refusals: list[Refusal]
+) -> dict[int, sharing.State]:
+    numbers = {process.host_pid: process.pid for process in frozen}
+    living = {process.pid: process for process in frozen if process.threads}
+    shared, refused = sharing.find(
+        [
+            sharing.Member(pid, numbers.get(int(process.status["PPid"]), plan.INIT), process.view)
+            for pid, process in living.items()
+        ]
+    )
+    refusals += [living[pid].refusal(what, sharing.WHY) for pid, what in refused.items()]
+    return shared
 
 
 def empty(name: str) -> pods.PodError:
@@ -106,13 +131,16 @@ def _process(frozen: FrozenProcess, snapshot: Snapshot, numbers: dict[int, int])
         exit_status=None if living else int(frozen.stat[52]),
         descriptors=files.descriptors[frozen.pid] if living else [],
         threads=living.state.threads if living else [],
-        parts=_parts(living, files) if living else [],
+        parts=_parts(living, snapshot) if living else [],
     )
 
 
-def _parts(living: Living, files: Files) -> list[Part]:
+def _parts(living: Living, snapshot: Snapshot) -> list[Part]:
+    pid = living.process.pid
     own = [collect.part(memory, living.space), *living.state.parts]
-    return own + files.process_parts[living.process.pid]
+    if pid in snapshot.shared:
+        own.insert(0, collect.part(sharing, snapshot.shared[pid]))
+    return own + snapshot.files.process_parts[pid]
 
 
 def _sorted(processes: list[Process]) -> list[Process]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ckpt.kinds import sharing
+from ckpt.model import NotCheckpointable
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.slow]
@@ -35,6 +37,17 @@ libc = ctypes.CDLL(None)
 queue = libc.mq_open(b"/q", 0o102, 0o600, None)
 event = (ctypes.c_int * 16)(0, 0, signal.SIGUSR2, 0)
 assert libc.mq_notify(queue, event) == 0
+print("ready", flush=True)
+signal.pause()
+"""
+SIBLINGS = """
+import ctypes, signal
+call = ctypes.CDLL(None).syscall
+CLONE, UNSHARE, CLONE_FILES = 56, 272, 0x400
+for _ in range(2):
+    if call(CLONE, CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        signal.pause()
+assert call(UNSHARE, CLONE_FILES) == 0
 print("ready", flush=True)
 signal.pause()
 """
@@ -95,3 +108,14 @@ def test_who_is_to_be_told_of_a_message_is_in_the_way(places, debian_root):
 
     assert found.what == "POSIX message queue /q"
     assert "mq_notify(3)" in found.why
+
+
+def test_what_siblings_share_without_their_parent_is_in_the_way(places, debian_root):
+    with harness.Pod(places, debian_root) as pod:
+        pod.start("/usr/bin/python3", "-c", SIBLINGS)
+        pod.wait_for("ready\n")
+        (found,) = pod.check()
+        with pytest.raises(NotCheckpointable) as refused:
+            pod.dump()
+    assert (found.what, found.why) == ("its table of descriptors", sharing.WHY)
+    assert refused.value.refusals == (found,)
