@@ -144,14 +144,19 @@ def _check_sharing(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]
 
 
 def _check_mounts(init_host_pid: int) -> Iterator[Finding]:
-    """Look for what the pod's programs have mounted upon each other (ckpt.kinds.mounts)."""
+    """Look for what the pod's programs have mounted upon each other, or not by its monitor.
+
+    Source: ckpt.kinds.mounts, launcher.plan.
+    """
     found = [*procinfo.parse_mounts(procfs.read_bytes(init_host_pid, "mountinfo"))]
     points = {mount.id: mount.point for mount in found}
     for mount in found:
-        if mounts.is_own(mount) and points.get(mount.parent) != b"/":
-            point = os.fsdecode(mount.point)
-            what = f"the {mount.fstype} that is mounted on {point}"
-            yield what, "it is mounted upon another mount", f"umount {point}, in the pod"
+        point = os.fsdecode(mount.point)
+        what, hint = f"the {mount.fstype} that is mounted on {point}", f"umount {point}, in the pod"
+        if mounts.is_foreign(mount):
+            yield what, "a program has mounted it with privileges that no profile gives", hint
+        elif mounts.is_own(mount) and points.get(mount.parent) != b"/":
+            yield what, "it is mounted upon another mount", hint
 
 
 def _is_elsewhere(pid: int, child: int) -> bool:

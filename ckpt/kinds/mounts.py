@@ -14,6 +14,9 @@ from ckpt.kinds.protocol import Dump, Mount, Workshop
 from launcher import abi, emulation, mounter
 from launcher.policy import MOUNT_FLAGS
 
+_LAUNCHERS = frozenset({b"", b"dev", b"proc", b"sys"})
+"""Below which names in the root launcher.plan mounts what it does: its own, and these."""
+
 _OPTIONS = frozenset({"size", "nr_inodes", "mode", "uid", "gid", "hidepid"})
 
 
@@ -36,6 +39,11 @@ class PodState(msgspec.Struct, frozen=True):
 def is_own(mount: Mount) -> bool:
     """Has a program of the pod mounted it?"""
     return mount.source == emulation.SOURCE
+
+
+def is_foreign(mount: Mount) -> bool:
+    """Has somebody mounted it who is neither the pod's launcher nor its monitor?"""
+    return not is_own(mount) and mount.point.split(b"/")[1] not in _LAUNCHERS
 
 
 def collect_pod(dump: Dump) -> Iterator[PodState]:

@@ -99,6 +99,20 @@ def test_mounts_upon_mounts_are_in_the_way(places, debian_root):
     assert [refusal.what for refusal in left] == [opened.what]
 
 
+def test_mounts_that_no_monitor_has_made_are_in_the_way(places, debian_root):
+    toml = """
+        network.mode = "none"
+        privileges = { seccomp = "none", add_capabilities = ["sys_admin"] }
+    """
+    with harness.Pod(places, debian_root, toml) as pod:
+        pod.start("/bin/sh", "-ec", "mount --bind /usr /srv; exec sleep 1000")
+        (found,) = harness.poll(pod.check, "mount")
+        harness.tool("launcher", "exec", pod.name, "/bin/umount", "/srv")
+        assert not pod.check()
+    assert found.what.endswith("that is mounted on /srv")
+    assert found.hint == "umount /srv, in the pod"
+
+
 def test_who_is_to_be_told_of_a_message_is_in_the_way(places, debian_root):
     with harness.Pod(places, debian_root) as pod:
         pod.put("/tmp/program.py", NOTIFIED)
