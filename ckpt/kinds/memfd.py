@@ -101,14 +101,33 @@ def collect(source: Source, dump: Dump) -> State | None:
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
     status = flags.open_flags(file.flags) & ~flags.O_ASYNC
-    fd = reopen(workshop.object(state.memfd), status, workshop)
+    made: _Made = workshop.object(state.memfd)
+    if made.first is not None and status & os.O_ACCMODE == os.O_RDWR:
+        fd, made.first = made.first, None
+        fcntl.fcntl(fd, fcntl.F_SETFL, status)
+    else:
+        fd = reopen(made.path, status, workshop)
     if state.position:
         os.lseek(fd, state.position, os.SEEK_SET)
     return fd
 
 
-def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
-    """Make the memfd; return a descriptor of it."""
+class _Made(msgspec.Struct):
+    """A memfd that was made.
+
+    Attributes:
+        path: descriptor of it, O_PATH.
+        first: what memfd_create(2) gave, for the first that has it open in that way: unlike those
+            that open it again it does not count as somebody who writes, and so does not keep it
+            from being executed (mm/shmem.c, __shmem_file_setup(); ETXTBSY in execve(2)).
+    """
+
+    path: int
+    first: int | None
+
+
+def rebuild_object(state: ObjectState, workshop: Workshop) -> _Made:
+    """Make the memfd."""
     name = os.fsdecode(state.name)
     huge = hugepages.memfd_flags(state.huge)
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | huge)
@@ -117,9 +136,10 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
     rebuild_attributes(state.attributes, fd)
     if state.seals:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, flags.bits(state.seals, _SEALS))
+    os.lseek(fd, 0, os.SEEK_SET)
     path_fd = workshop.temporary(reopen(fd, os.O_PATH, workshop))
-    os.close(fd)
-    return path_fd
+    workshop.temporary(fd)
+    return _Made(path_fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0))
 
 
 def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:

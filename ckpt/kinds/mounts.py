@@ -11,11 +11,11 @@ import msgspec
 
 from ckpt.kinds import location
 from ckpt.kinds.protocol import Dump, Mount, Workshop
-from launcher import abi, emulation, mounter
+from launcher import abi, emulation, hosts, mounter
 from launcher.policy import MOUNT_FLAGS
 
 _LAUNCHERS = frozenset({b"", b"dev", b"proc", b"sys"})
-"""Below which names in the root launcher.plan mounts what it does: its own, and these."""
+"""Below which names in the root launcher.plan mounts what it does; but for launcher.hosts.TARGET."""
 
 _OPTIONS = frozenset({"size", "nr_inodes", "mode", "uid", "gid", "hidepid"})
 
@@ -43,7 +43,9 @@ def is_own(mount: Mount) -> bool:
 
 def is_foreign(mount: Mount) -> bool:
     """Has somebody mounted it who is neither the pod's launcher nor its monitor?"""
-    return not is_own(mount) and mount.point.split(b"/")[1] not in _LAUNCHERS
+    if is_own(mount) or mount.point == os.fsencode(hosts.TARGET):
+        return False
+    return mount.point.split(b"/")[1] not in _LAUNCHERS
 
 
 def collect_pod(dump: Dump) -> Iterator[PodState]:

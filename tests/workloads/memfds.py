@@ -22,6 +22,18 @@ os.ftruncate(mapped_only, 4096)
 kept = mmap.mmap(mapped_only, 4096)
 kept[:4] = b"kept"
 os.close(mapped_only)
+program = os.memfd_create("program", 0)
+os.write(program, b"#!/bin/true")
+
+
+def execute():
+    pid = os.fork()
+    if pid == 0:
+        os.execve(program, ["program"], {})
+    return os.waitpid(pid, 0)[1]
+
+
+assert execute() == 0
 child = os.fork()
 if child == 0:
     signal.sigwait({signal.SIGUSR1})
@@ -39,5 +51,7 @@ assert kept[:4] == b"kept"
 kept[4:8] = b"this"
 os.kill(child, signal.SIGUSR1)
 assert os.waitpid(child, 0)[1] == 0
+assert execute() == 0
+assert os.lseek(program, 0, os.SEEK_CUR) == len("#!/bin/true")
 
 print("ok", flush=True)
