@@ -15,7 +15,7 @@ from launcher import abi, emulation, hosts, mounter
 from launcher.policy import MOUNT_FLAGS
 
 _LAUNCHERS = frozenset({b"", b"dev", b"proc", b"sys"})
-"""Below which names in the root launcher.plan mounts what it does; but for launcher.hosts.TARGET."""
+"""Below which names in the root launcher.plan mounts what it does, but for hosts.TARGET."""
 
 _OPTIONS = frozenset({"size", "nr_inodes", "mode", "uid", "gid", "hidepid"})
 
