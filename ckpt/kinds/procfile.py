@@ -9,6 +9,8 @@ from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
 from ckpt.kinds.regular import position
 from ckpt.model import OpenFile
 
+_GONE = " (deleted)"
+
 
 class State(msgspec.Struct, frozen=True):
     """Its path in the pod, and the file offset."""
@@ -22,11 +24,15 @@ def recognises(source: Source, dump: Dump) -> bool:
     mount = next((m for m in dump.mounts().values() if m.device == source.stat.st_dev), None)
     if mount is None or mount.fstype != "proc":
         return False
-    return mounts.is_own(mount) or late.OF_PROCESS.fullmatch(source.link) is not None
+    of_process = late.OF_PROCESS.fullmatch(source.link) is not None
+    return of_process or mounts.is_own(mount) or source.link.endswith(_GONE)
 
 
 def collect(source: Source, dump: Dump) -> State | None:
     """See protocol.FileKind."""
+    if source.link.endswith(_GONE):
+        dump.refuse(source, "it is of a process that has ended")
+        return None
     if late.OF_PROCESS.fullmatch(source.link) is None:
         dump.refuse(source, "it is in a proc file system that the pod has mounted itself")
         return None

@@ -51,6 +51,17 @@ assert call(UNSHARE, CLONE_FILES) == 0
 print("ready", flush=True)
 signal.pause()
 """
+ENDED = """
+import os, signal
+pid = os.fork()
+if pid == 0:
+    signal.pause()
+os.chdir(f"/proc/{pid}")
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+print("ready", flush=True)
+signal.pause()
+"""
 EXPECTED = {
     "descriptor 1": "its other end is held outside of the pod",
     "descriptor 6": "this kind of file cannot be carried over",
@@ -133,3 +144,11 @@ def test_what_siblings_share_without_their_parent_is_in_the_way(places, debian_r
             pod.dump()
     assert (found.what, found.why) == ("its table of descriptors", sharing.WHY)
     assert refused.value.refusals == (found,)
+
+
+def test_what_an_ended_process_has_left_open_is_in_the_way(places, debian_root):
+    with harness.Pod(places, debian_root) as pod:
+        pod.start("/usr/bin/python3", "-c", ENDED)
+        pod.wait_for("ready\n")
+        with pytest.raises(NotCheckpointable, match="a process that has ended"):
+            pod.dump()
