@@ -45,6 +45,11 @@ def now_in(remote: Remote, clock: int = MONOTONIC) -> int:
     return int.from_bytes(raw[:8], "little") * 10**9 + int.from_bytes(raw[8:], "little")
 
 
+def runs_on(clock: str) -> bool:
+    """Does *clock* run on when no program does, unlike those of processor time?"""
+    return clock in {*_STEADY, *_WALL}
+
+
 def arming(
     clock: str, left_ns: int, read_ns: int | None, now: Callable[[int], int]
 ) -> tuple[bool, int]:
@@ -59,8 +64,10 @@ def arming(
         read_ns: when that was, by the pod's monotonic clock; None if nobody knows.
         now: shows a clock of the pod.
     """
-    if read_ns is None or clock not in {*_STEADY, *_WALL}:
+    if read_ns is None or not runs_on(clock):
         return False, left_ns
+    if clock == "monotonic":
+        return True, read_ns + left_ns
     left_now = left_ns + read_ns - now(MONOTONIC)
     if clock in _STEADY:
         return True, now(_STEADY[clock]) + left_now

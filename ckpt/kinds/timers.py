@@ -89,17 +89,20 @@ def collect(subject: Subject) -> State:
     interval, read = [], clocks.now_in(subject.remote)
     for which, number in _INTERVALS.items():
         raw = bytearray(_ITIMERVAL.size)
+        later = clocks.now_in(subject.remote) - read if which == "real" else 0
         subject.remote.syscall("getitimer", number, raw)
         period_s, period_us, value_s, value_us = _ITIMERVAL.unpack(raw)
         if any(raw):
             value = value_s * 1_000_000 + value_us
+            value += later // 1000 if value else 0
             interval.append(IntervalTimer(which, value, period_s * 1_000_000 + period_us))
     listed = procfs.parse_timers(procfs.read(subject.host_pid, "timers"))
-    posix = [timer for entry in listed if (timer := _collect(entry, subject))]
+    posix = [timer for entry in listed if (timer := _collect(entry, subject, read))]
     return State(interval, posix, read)
 
 
-def _collect(entry: procfs.Timer, subject: Subject) -> PosixTimer | None:
+def _collect(entry: procfs.Timer, subject: Subject, read_ns: int) -> PosixTimer | None:
+    """Return the timer, with what was left of its time when the clock showed *read_ns*."""
     if entry.clock not in _CLOCK_NAMES:
         why = f"it runs on clock {entry.clock}, the CPU time of one certain process or thread"
         subject.refuse(f"timer {entry.id}", why, "")
@@ -107,17 +110,19 @@ def _collect(entry: procfs.Timer, subject: Subject) -> PosixTimer | None:
     if entry.tid is not None and entry.tid not in subject.tids:
         subject.refuse(f"timer {entry.id}", "the thread that it signals has ended", "")
         return None
-    raw = bytearray(_ITIMERVAL.size)
+    raw, clock = bytearray(_ITIMERVAL.size), _CLOCK_NAMES[entry.clock]
+    later = clocks.now_in(subject.remote) - read_ns if clocks.runs_on(clock) else 0
     subject.remote.syscall("timer_gettime", entry.id, raw)
     period_s, period_ns, left_s, left_ns = _ITIMERVAL.unpack(raw)
+    left = left_s * 10**9 + left_ns
     return PosixTimer(
         id=entry.id,
-        clock=_CLOCK_NAMES[entry.clock],
+        clock=clock,
         notify=entry.notify,
         thread=None if entry.tid is None else subject.tids[entry.tid],
         signal=signal_name(entry.signal) if entry.signal else None,
         value=entry.value,
-        left_ns=left_s * 10**9 + left_ns,
+        left_ns=left + later if left else 0,
         interval_ns=period_s * 10**9 + period_ns,
     )
 
