@@ -194,7 +194,7 @@ def _clear(
     for start, end in sorted(stay):
         if at < start:
             remote.syscall("munmap", at, start - at)
-        at = end
+        at = max(at, end)
     remote.syscall("munmap", at, arch.TASK_SIZE - at)
 
 
