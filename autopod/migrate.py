@@ -197,12 +197,12 @@ class _Sender:
                 self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
             self.link.receive(wire.Done)
 
-    def send_archive(self, fd: int, size: int) -> None:
-        """Send of the archive what of its first *size* bytes was not sent yet, and is much.
+    def send_archive(self, fd: int, size: int, least: int) -> None:
+        """Send of the archive's first *size* bytes what was not sent yet, if it is *least* or more.
 
         What is before the pages is sent again when it is complete.
         """
-        if size - self._archive >= _PART:
+        if size - self._archive >= least:
             self._send_part(fd, size, pages=True)
 
     def end_archive(self, file: Path) -> None:
@@ -245,9 +245,9 @@ class _Handover:
         self.taken: wire.Living | None = None
         self.living_ns = 0
 
-    def pass_on(self, fd: int, size: int) -> None:
+    def pass_on(self, fd: int, size: int, *, much: bool) -> None:
         """Send what there is of the archive."""
-        self._sender.send_archive(fd, size)
+        self._sender.send_archive(fd, size, _PART if much else 1)
 
     def pass_files(self) -> None:
         """Send what was written to files while memory was sent, if it is much."""

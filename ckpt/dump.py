@@ -71,8 +71,8 @@ class Handover(Protocol):
 
     below: Sequence[str]
 
-    def pass_on(self, fd: int, size: int) -> None:
-        """Take *size* bytes of the archive, which is being written to *fd*.
+    def pass_on(self, fd: int, size: int, *, much: bool) -> None:
+        """Take *size* bytes of the archive, which is being written to *fd*; only if they are *much*.
 
         What stands before the pages is not there yet.
         """
@@ -207,11 +207,17 @@ def _copy_ahead(
     ahead: Ahead, writer: ArchiveWriter, handover: Handover | None, progress: Progress
 ) -> None:
     """Store memory while the pod runs, if somebody is there to be given it."""
-    if handover:
-        give = handover.pass_on
-        with progress.step("memory, while it runs"):
-            ahead.copy(lambda: give(*writer.so_far()))
-            handover.pass_files()
+    if handover is None:
+        return
+    give = handover.pass_on
+
+    def settle() -> None:
+        writer.pages.settle()
+        give(*writer.so_far(), much=False)
+
+    with progress.step("memory, while it runs"):
+        ahead.copy(lambda: give(*writer.so_far(), much=True), settle)
+        handover.pass_files()
 
 
 def _packing(places: Places, stack: ExitStack) -> Packing:
