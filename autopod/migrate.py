@@ -4,7 +4,8 @@
     Offer                                         looks whether the pod could run there
     sealed layers, while the pod runs             keeps them; makes Ready what it can
     Archive: memory, while the pod runs; Layer    keeps it
-    freeze; what has changed; Head                builds the pod, up to the last step
+    freeze; Still: what was written to files      mounts its root, makes the pod
+    what has changed; Head                        raises its processes, up to the last step
     writes the departure down; kills the pod
     Release                                       decides the session; lets the pod go: Living
     takes away what is left of it here
@@ -33,8 +34,9 @@ from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
 from ckpt.archive.seen import PAGES_AT
-from ckpt.model import NotCheckpointable
+from ckpt.model import Clocks, NotCheckpointable
 from ckpt.progress import Progress
+from ckpt.stackcommand import Packing
 from launcher import config, enter, network, pods
 from launcher.lock import locked
 from launcher.places import Places
@@ -192,10 +194,14 @@ class _Sender:
         """Send the sealed layers that the other host lacks."""
         paths = {layer.id: layer.path for layer in stack.status(places, pod).layers}
         for layer_id in [one for one in wanted if one not in there]:
-            self.link.send(wire.Layer(layer_id))
-            with stack.pack(places, paths[layer_id]) as tar:
-                self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
+            self.send_layer(layer_id, stack.pack(places, paths[layer_id]))
             self.link.receive(wire.Done)
+
+    def send_layer(self, layer_id: str, packing: Packing) -> None:
+        """Send the sealed layer that is being packed."""
+        self.link.send(wire.Layer(layer_id))
+        with packing as tar:
+            self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
 
     def send_archive(self, fd: int, size: int, least: int) -> None:
         """Send of the archive's first *size* bytes what was not sent yet, if it is *least* or more.
@@ -257,6 +263,16 @@ class _Handover:
             ids = [layer.id for layer in reversed(sealed)]
             self._sender.send_layers(self._places, self._pod, ids, self.below)
             self.below = ids
+
+    def pass_last_files(self, sealed: layers.Stack, clocks: Clocks, packing: Packing) -> None:
+        """Send what was written since; the other host makes the pod, but for its processes."""
+        ids = [layer.id for layer in reversed(sealed.layers)]
+        self._sender.link.send(wire.Still(ids, clocks))
+        for layer in sealed.layers:
+            if layer.id not in self.below:  # what was written has been sealed once: one, or none
+                packing.begin(layer.path)
+                self._sender.send_layer(layer.id, packing)
+        self.below = ids
 
     def offer(self) -> None:
         """Send the rest of the archive, and wait until the pod stands there."""

@@ -7,8 +7,9 @@ ends with the process that receives it.
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +23,10 @@ from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
 from ckpt.archive.seen import Seen
-from ckpt.layers import Prepared
+from ckpt.ground import Ground
 from ckpt.progress import Silent
 from ckpt.stackcommand import Unpacking
-from launcher import addresses, config, enter, netconfig, network, pods
+from launcher import addresses, config, enter, netconfig, pods
 from launcher.errors import Locked
 from launcher.identity import identity
 from launcher.lock import locked
@@ -68,16 +69,21 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
             with (
                 stack.begin_mount(places, pod) as mounting,
                 Unpacking(places) as unpacking,
-                _begin_network(places, offer) as making,
+                _begin_ground(places, offer) as ground,
                 Handover(places, pod, link.peer, offer.session) as handover,
             ):
                 for layer_id in [one for one in offer.layers if one not in there]:
                     _take_layer(places, pod, layer_id, link)
-                making.finish()
+                ground.connect()
                 link.send(wire.Ready())
-                cache = journal.cache(places, pod)
-                prepared = Prepared(mounting, cache, identities, unpacking, durable=False)
-                _take_pod(places, link, offer, prepared, trusted, handover)
+
+                def stand(still: wire.Still) -> None:
+                    make = partial(_take_layers, places, pod, still.layers, link, unpacking)
+                    files = layers.Files(offer.base, still.layers, make, identities)
+                    ground.lay(files, mounting=mounting)
+                    ground.make(still.clocks)
+
+                _take_pod(places, link, offer, (ground, stand), trusted, handover)
         except BaseException:
             clear(places, pod)
             raise
@@ -218,10 +224,10 @@ def _cached(places: Places, pod: str) -> set[str]:
     return {name for name in names if journal.is_session(name)}
 
 
-def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
-    """Begin to make the pod's network, behind a wall: it has the same one at the other host."""
-    settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
-    return network.begin(places, settings, walled=True)
+def _begin_ground(places: Places, offer: wire.Offer) -> Ground:
+    """Begin to make the pod, with a wall around its network: it has the same one elsewhere."""
+    settings = restore.config_of(places, offer.pod, offer.config)
+    return Ground(places, settings, walled=True)
 
 
 def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
@@ -248,8 +254,34 @@ def _keep_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     link.send(wire.Done())
 
 
-def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
+def _take_layers(
+    places: Places, pod: str, ids: list[str], link: Link, unpacking: Unpacking, directory: Path
+) -> None:
+    """Make the layers *ids* in *directory*, from those that are kept, and the one that comes now.
+
+    The caller makes them durable.
+    """
+    for number, layer_id in enumerate(ids, 1):
+        path = directory / str(number)
+        try:
+            (journal.cache(places, pod) / layer_id).rename(path)
+        except FileNotFoundError:
+            if link.receive(wire.Layer).id != layer_id:
+                raise Refused("a layer comes that was not announced") from None
+            layers.unpack(unpacking, path, layer_id, link.receive_stream())
+
+
+def _take_archive(
+    places: Places, link: Link, pod: str, fd: int, stand: Callable[[wire.Still], None]
+) -> Seen:
     """Write the archive to *fd* as it comes; keep the layers that come between its parts.
+
+    Args:
+        places: the instance.
+        link: to the other host.
+        pod: its name.
+        fd: of the archive.
+        stand: called when the pod stands still, to make all of it but its processes.
 
     Returns:
         What of its pages was hashed meanwhile, while the pod still runs at the other host.
@@ -257,10 +289,12 @@ def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
     seen, size = Seen(), 0
     with open(fd, "wb", closefd=False) as file:
         while not isinstance(
-            message := link.receive(wire.Archive, wire.Layer, wire.Head), wire.Head
+            message := link.receive(wire.Archive, wire.Layer, wire.Still, wire.Head), wire.Head
         ):
             if isinstance(message, wire.Layer):
                 _keep_layer(places, pod, message.id, link)
+            elif isinstance(message, wire.Still):
+                stand(message)
             elif isinstance(message, wire.Archive):
                 began = size
                 for piece in link.receive_stream():
@@ -279,19 +313,28 @@ def _take_pod(
     places: Places,
     link: Link,
     offer: wire.Offer,
-    prepared: Prepared,
+    stands: tuple[Ground, Callable[[wire.Still], None]],
     trusted: "Mapping[str, Ed25519PublicKey]",
     handover: Handover,
 ) -> None:
     """Build the pod from the archive that comes; let it go when the other host has let go of it.
 
     The pod's layers and its archive are durable before its release is written down.
+
+    Args:
+        places: the instance.
+        link: to the other host.
+        offer: what it said of the pod.
+        stands: where the pod is to run, and what makes that when the pod stands still.
+        trusted: the other host's key.
+        handover: takes the pod over in the fleet.
     """
+    ground, stand = stands
     path = journal.arrived(places, offer.session)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
     try:
-        seen = _take_archive(places, link, offer.pod, file.fd)
+        seen = _take_archive(places, link, offer.pod, file.fd, stand)
         kept = journal.cache(places, offer.pod) / _FOLLOWING
 
         def gate() -> Sequence[bytes]:
@@ -314,7 +357,7 @@ def _take_pod(
             lowers=None,
             replace=False,
             progress=Silent(),
-            prepared=prepared,
+            ground=ground,
             gate=gate,
             lazy=restore.Following(least=_MUCH_MEMORY, seen=seen, kept=kept),
         )
