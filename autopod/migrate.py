@@ -280,8 +280,12 @@ class _Handover:
             self._sender.end_archive(journal.packed(self._places, self._pod))
         with self._sender.progress.step("restart"):
             layers.make_durable(self._places.state(self._pod))  # while the pod is built there
-            self._sender.link.receive(wire.Prepared)
-        journal.depart(self._places, self._pod, self._departure)
+            try:
+                journal.depart(self._places, self._pod, self._departure)
+                self._sender.link.receive(wire.Prepared)
+            except BaseException:
+                journal.stay(self._places, self._pod)
+                raise
 
     def release(self, held: Sequence[bytes]) -> None:
         """Let it go there. If the link is cut now, the journal tells how it goes on."""

@@ -349,7 +349,11 @@ def _take_pod(
                 raise Refused("the other host has been told that the pod is not taken")
             return held
 
-        report = restore.restore(
+        def lives(notes: list[str]) -> None:
+            with suppress(wire.LinkCut):  # the other host will ask
+                link.send(wire.Living(notes))
+
+        restore.restore(
             places,
             offer.pod,
             Path(f"/proc/self/fd/{file.fd}"),
@@ -359,10 +363,9 @@ def _take_pod(
             progress=Silent(),
             ground=ground,
             gate=gate,
+            lives=lives,
             lazy=restore.Following(least=_MUCH_MEMORY, seen=seen, kept=kept),
         )
-        with suppress(wire.LinkCut):  # the other host will ask
-            link.send(wire.Living(report.notes))
         layers.make_durable(places.state(offer.pod))
         path.unlink(missing_ok=True)
         journal.has_arrived(places, offer.pod)

@@ -81,6 +81,7 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     mounting: "Mounting | None" = None,
     ground: Ground | None = None,
     gate: Callable[[], Sequence[bytes]] = lambda: (),
+    lives: Callable[[list[str]], None] = lambda _notes: None,
     identities: "Sequence[X25519PrivateKey]" = (),
     since: Path | None = None,
     lazy: Following | None = None,
@@ -101,6 +102,8 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         gate: called when the pod stands, before its processes are let go; returns what has come for
             it over the network since it stood still (launcher.held). If it raises, the restart has
             failed.
+        lives: called with the report's notes when they run, and nothing can fail any more but that
+            neighbours in the network learn of it late.
         identities: private keys that the archive may be encrypted to.
         since: the earlier archive, if it builds upon one; None: look beside it.
         lazy: let memory follow while the processes run already.
@@ -148,10 +151,11 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         failed.pop_all()
         ground.keep()
         new.pop_all()
+        if replaced := ground.installed.replaced:
+            notes = [*notes, f"the state that was here before is kept in {replaced}"]
+        lives(notes)
         network.announce_network(places, pod)
         opening.close()
-    if replaced := ground.installed.replaced:
-        notes = [*notes, f"the state that was here before is kept in {replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
 
 

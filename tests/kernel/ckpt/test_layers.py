@@ -353,7 +353,8 @@ setattr(target, name, killed)
 places = Places.from_environment()
 with open_archive(Path(sys.argv[1]), TRUSTED) as archive:
     mounting = stack.begin_mount(places, "mail")
-    layers.install(archive, places, "mail", replace=True, prepared=layers.Prepared(mounting))
+    files = layers.files_of(archive, places)
+    layers.install(files, places, "mail", replace=True, mounting=mounting)
 """
 
 
