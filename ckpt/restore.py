@@ -215,6 +215,8 @@ def _raise(
     lazy: "Lazy | None",
 ) -> list[str]:
     places = running.places
+    if lazy is None:
+        archive.pages.begin()  # while their processes are made
 
     def pages(first: int, count: int) -> bytes:
         progress.advance(count * PAGE_SIZE)
