@@ -29,9 +29,9 @@ class Ground:
     """
 
     installed: layers.Installed
-    files: layers.Files
+    files: layers.Files | None = None
     running: pods.Pod
-    clocks: Clocks
+    clocks: Clocks | None = None
 
     def __init__(self, places: Places, settings: config.PodConfig, *, walled: bool) -> None:
         """Begin with the network; with *walled* no packet comes until network.open_network().

@@ -325,8 +325,9 @@ def _check_ground(
     Raises:
         RestoreError: it was told something else before.
     """
-    stands = ground.settings, ground.files.base, ground.files.layers, ground.clocks
-    if stands != (settings, files.base, files.layers, model.clocks):
+    there = ground.files and (ground.files.base, ground.files.layers)
+    announced = ground.settings, there, ground.clocks
+    if announced != (settings, (files.base, files.layers), model.clocks):
         raise RestoreError(f"the archive is not that of pod {settings.name!r} as it was announced")
 
 
