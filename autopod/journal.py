@@ -1,7 +1,7 @@
 """Who has a pod that moves: what both hosts write down, so that there is never more than one.
 
-At the former host, `departing.json` in the pod's state: from the moment when the pod is about to be
-killed there until its new host is known to run it. While it is there the pod is not started there
+At the former host, `departing.json` in the pod's state: from before the pod is killed there until
+its new host is known to run it. While it is there the pod is not started there
 (launcher.pods.create()). When the new host is known never to run it, it becomes `returning.json`,
 until the pod runs at its former host again.
 
@@ -69,6 +69,11 @@ def depart(places: Places, pod: str, departure: Departure) -> None:
     _write(new, msgspec.json.encode(departure))
     new.replace(file)
     _sync(file.parent)
+
+
+def stay(places: Places, pod: str) -> None:
+    """Forget the departure of *pod*, which has not been killed, and runs on here."""
+    places.departure(pod).unlink(missing_ok=True)
 
 
 def reserve(places: Places, pod: str) -> None:

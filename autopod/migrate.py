@@ -4,7 +4,8 @@
     Offer                                         looks whether the pod could run there
     sealed layers, while the pod runs             keeps them; makes Ready what it can
     Archive: memory, while the pod runs; Layer    keeps it
-    freeze; what has changed; Head                builds the pod, up to the last step
+    freeze; Still: what was written to files      mounts its root, makes the pod
+    what has changed; Head                        raises its processes, up to the last step
     writes the departure down; kills the pod
     Release                                       decides the session; lets the pod go: Living
     takes away what is left of it here
@@ -33,8 +34,9 @@ from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
 from ckpt.archive.seen import PAGES_AT
-from ckpt.model import NotCheckpointable
+from ckpt.model import Clocks, NotCheckpointable
 from ckpt.progress import Progress
+from ckpt.stackcommand import Packing
 from launcher import config, enter, network, pods
 from launcher.lock import locked
 from launcher.places import Places
@@ -192,17 +194,21 @@ class _Sender:
         """Send the sealed layers that the other host lacks."""
         paths = {layer.id: layer.path for layer in stack.status(places, pod).layers}
         for layer_id in [one for one in wanted if one not in there]:
-            self.link.send(wire.Layer(layer_id))
-            with stack.pack(places, paths[layer_id]) as tar:
-                self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
+            self.send_layer(layer_id, stack.pack(places, paths[layer_id]))
             self.link.receive(wire.Done)
 
-    def send_archive(self, fd: int, size: int) -> None:
-        """Send of the archive what of its first *size* bytes was not sent yet, and is much.
+    def send_layer(self, layer_id: str, packing: Packing) -> None:
+        """Send the sealed layer that is being packed."""
+        self.link.send(wire.Layer(layer_id))
+        with packing as tar:
+            self.link.send_stream(self._counted(iter(lambda: tar.read(wire.PIECE), b"")))
+
+    def send_archive(self, fd: int, size: int, least: int) -> None:
+        """Send of the archive's first *size* bytes what was not sent yet, if it is *least* or more.
 
         What is before the pages is sent again when it is complete.
         """
-        if size - self._archive >= _PART:
+        if size - self._archive >= least:
             self._send_part(fd, size, pages=True)
 
     def end_archive(self, file: Path) -> None:
@@ -245,9 +251,9 @@ class _Handover:
         self.taken: wire.Living | None = None
         self.living_ns = 0
 
-    def pass_on(self, fd: int, size: int) -> None:
+    def pass_on(self, fd: int, size: int, *, much: bool) -> None:
         """Send what there is of the archive."""
-        self._sender.send_archive(fd, size)
+        self._sender.send_archive(fd, size, _PART if much else 1)
 
     def pass_files(self) -> None:
         """Send what was written to files while memory was sent, if it is much."""
@@ -258,14 +264,28 @@ class _Handover:
             self._sender.send_layers(self._places, self._pod, ids, self.below)
             self.below = ids
 
+    def pass_last_files(self, sealed: layers.Stack, clocks: Clocks, packing: Packing) -> None:
+        """Send what was written since; the other host makes the pod, but for its processes."""
+        ids = [layer.id for layer in reversed(sealed.layers)]
+        self._sender.link.send(wire.Still(ids, clocks))
+        for layer in sealed.layers:
+            if layer.id not in self.below:  # what was written has been sealed once: one, or none
+                packing.begin(layer.path)
+                self._sender.send_layer(layer.id, packing)
+        self.below = ids
+
     def offer(self) -> None:
         """Send the rest of the archive, and wait until the pod stands there."""
         with self._sender.progress.step("send"):
             self._sender.end_archive(journal.packed(self._places, self._pod))
         with self._sender.progress.step("restart"):
             layers.make_durable(self._places.state(self._pod))  # while the pod is built there
-            self._sender.link.receive(wire.Prepared)
-        journal.depart(self._places, self._pod, self._departure)
+            try:
+                journal.depart(self._places, self._pod, self._departure)
+                self._sender.link.receive(wire.Prepared)
+            except BaseException:
+                journal.stay(self._places, self._pod)
+                raise
 
     def release(self, held: Sequence[bytes]) -> None:
         """Let it go there. If the link is cut now, the journal tells how it goes on."""

@@ -7,10 +7,13 @@ ends with the process that receives it.
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from autopod import hosts, journal, leaving, overlay, wire
 from autopod.errors import Refused
@@ -22,10 +25,10 @@ from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
 from ckpt.archive.seen import Seen
-from ckpt.layers import Prepared
+from ckpt.ground import Ground
 from ckpt.progress import Silent
-from ckpt.stackcommand import Unpacking
-from launcher import addresses, config, enter, netconfig, network, pods
+from ckpt.stackcommand import Mounting, Unpacking
+from launcher import addresses, config, enter, netconfig, pods
 from launcher.errors import Locked
 from launcher.identity import identity
 from launcher.lock import locked
@@ -42,6 +45,26 @@ _MUCH_MEMORY: Final = 32 << 20
 
 _FOLLOWING: Final = ".following.pod"
 """The archive, beside layers that are kept, until all memory of the pod has come from it."""
+
+
+class _Ready(Struct, frozen=True):
+    """What was begun while the pod still runs at the other host.
+
+    Attributes:
+        ground: where it is to run.
+        identities: of what may be its lower layers, by path.
+        mounting: of its root.
+        unpacking: ready for what it writes last.
+        trusted: the other host's key.
+        handover: takes it over in the fleet.
+    """
+
+    ground: Ground
+    identities: Mapping[str, str]
+    mounting: Mounting
+    unpacking: Unpacking
+    trusted: "Mapping[str, Ed25519PublicKey]"
+    handover: Handover
 
 
 def receive(places: Places, link: Link, offer: wire.Offer) -> None:
@@ -64,20 +87,12 @@ def receive(places: Places, link: Link, offer: wire.Offer) -> None:
             return
         journal.arrive(places, pod, offer.session)
         try:
-            trusted = _keys(places, link)
-            with (
-                stack.begin_mount(places, pod) as mounting,
-                Unpacking(places) as unpacking,
-                _begin_network(places, offer) as making,
-                Handover(places, pod, link.peer, offer.session) as handover,
-            ):
+            with _made_ready(places, link, offer, identities) as ready:
                 for layer_id in [one for one in offer.layers if one not in there]:
                     _take_layer(places, pod, layer_id, link)
-                making.finish()
+                ready.ground.connect()
                 link.send(wire.Ready())
-                cache = journal.cache(places, pod)
-                prepared = Prepared(mounting, cache, identities, unpacking, durable=False)
-                _take_pod(places, link, offer, prepared, trusted, handover)
+                _take_pod(places, link, offer, ready)
         except BaseException:
             clear(places, pod)
             raise
@@ -218,10 +233,30 @@ def _cached(places: Places, pod: str) -> set[str]:
     return {name for name in names if journal.is_session(name)}
 
 
-def _begin_network(places: Places, offer: wire.Offer) -> network.Making:
-    """Begin to make the pod's network, behind a wall: it has the same one at the other host."""
-    settings = config.parse(offer.config, offer.pod, places.config(offer.pod))
-    return network.begin(places, settings, walled=True)
+@contextmanager
+def _made_ready(
+    places: Places, link: Link, offer: wire.Offer, identities: Mapping[str, str]
+) -> Iterator[_Ready]:
+    """Begin all that can be begun, the pod's network behind a wall: it has the same one elsewhere.
+
+    Whatever was made of the pod is undone at the end, unless it lives.
+    """
+    trusted, settings = _keys(places, link), restore.config_of(places, offer.pod, offer.config)
+    with (
+        stack.begin_mount(places, offer.pod) as mounting,
+        Unpacking(places) as unpacking,
+        Ground(places, settings, walled=True) as ground,
+        Handover(places, offer.pod, link.peer, offer.session) as handover,
+    ):
+        yield _Ready(ground, identities, mounting, unpacking, trusted, handover)
+
+
+def _stand(places: Places, link: Link, offer: wire.Offer, ready: _Ready, still: wire.Still) -> None:
+    """Make all of the pod, which stands still now, but its processes."""
+    make = partial(_take_layers, places, offer.pod, still.layers, link, ready.unpacking)
+    files = layers.Files(offer.base, still.layers, make, ready.identities)
+    ready.ground.lay(files, mounting=ready.mounting)
+    ready.ground.make(still.clocks)
 
 
 def _take_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
@@ -248,8 +283,36 @@ def _keep_layer(places: Places, pod: str, layer_id: str, link: Link) -> None:
     link.send(wire.Done())
 
 
-def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
+def _take_layers(
+    places: Places, pod: str, ids: list[str], link: Link, unpacking: Unpacking, directory: Path
+) -> None:
+    """Make the layers *ids* in *directory*, from those that are kept, and the one that comes now.
+
+    The caller makes them durable.
+    """
+    for number, layer_id in enumerate(ids, 1):
+        path = directory / str(number)
+        if not journal.is_session(layer_id):
+            raise Refused("a layer has no proper id")
+        try:
+            (journal.cache(places, pod) / layer_id).rename(path)
+        except FileNotFoundError:
+            if link.receive(wire.Layer).id != layer_id:
+                raise Refused("a layer comes that was not announced") from None
+            layers.unpack(unpacking, path, layer_id, link.receive_stream())
+
+
+def _take_archive(
+    places: Places, link: Link, pod: str, fd: int, stand: Callable[[wire.Still], None]
+) -> Seen:
     """Write the archive to *fd* as it comes; keep the layers that come between its parts.
+
+    Args:
+        places: the instance.
+        link: to the other host.
+        pod: its name.
+        fd: of the archive.
+        stand: called when the pod stands still.
 
     Returns:
         What of its pages was hashed meanwhile, while the pod still runs at the other host.
@@ -257,10 +320,12 @@ def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
     seen, size = Seen(), 0
     with open(fd, "wb", closefd=False) as file:
         while not isinstance(
-            message := link.receive(wire.Archive, wire.Layer, wire.Head), wire.Head
+            message := link.receive(wire.Archive, wire.Layer, wire.Still, wire.Head), wire.Head
         ):
             if isinstance(message, wire.Layer):
                 _keep_layer(places, pod, message.id, link)
+            elif isinstance(message, wire.Still):
+                stand(message)
             elif isinstance(message, wire.Archive):
                 began = size
                 for piece in link.receive_stream():
@@ -275,14 +340,7 @@ def _take_archive(places: Places, link: Link, pod: str, fd: int) -> Seen:
     return seen
 
 
-def _take_pod(
-    places: Places,
-    link: Link,
-    offer: wire.Offer,
-    prepared: Prepared,
-    trusted: "Mapping[str, Ed25519PublicKey]",
-    handover: Handover,
-) -> None:
+def _take_pod(places: Places, link: Link, offer: wire.Offer, ready: _Ready) -> None:
     """Build the pod from the archive that comes; let it go when the other host has let go of it.
 
     The pod's layers and its archive are durable before its release is written down.
@@ -291,35 +349,39 @@ def _take_pod(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = NewFile(path)
     try:
-        seen = _take_archive(places, link, offer.pod, file.fd)
+        stand = partial(_stand, places, link, offer, ready)
+        seen = _take_archive(places, link, offer.pod, file.fd, stand)
         kept = journal.cache(places, offer.pod) / _FOLLOWING
 
         def gate() -> Sequence[bytes]:
-            handover.prepare()
+            ready.handover.prepare()
             link.send(wire.Prepared())
             layers.make_durable(places.state(offer.pod))  # while the other host ends the pod
             held = link.receive(wire.Release).held
             file.commit(durable=False)
-            handover.commit()
+            ready.handover.commit()
             decided = journal.decide(places, offer.session, Arrival("released", offer.pod))
             if decided.outcome == "refused":
                 raise Refused("the other host has been told that the pod is not taken")
             return held
 
-        report = restore.restore(
+        def lives(notes: list[str]) -> None:
+            with suppress(wire.LinkCut):  # the other host will ask
+                link.send(wire.Living(notes))
+
+        restore.restore(
             places,
             offer.pod,
             Path(f"/proc/self/fd/{file.fd}"),
-            trusted=trusted,
+            trusted=ready.trusted,
             lowers=None,
             replace=False,
             progress=Silent(),
-            prepared=prepared,
+            ground=ready.ground,
             gate=gate,
+            lives=lives,
             lazy=restore.Following(least=_MUCH_MEMORY, seen=seen, kept=kept),
         )
-        with suppress(wire.LinkCut):  # the other host will ask
-            link.send(wire.Living(report.notes))
         layers.make_durable(places.state(offer.pod))
         path.unlink(missing_ok=True)
         journal.has_arrived(places, offer.pod)

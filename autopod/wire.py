@@ -20,9 +20,10 @@ from autopod import hosts
 from autopod.errors import Refused
 from autopod.hosts import Host
 from ckpt.archive import keys, schema
+from ckpt.model import Clocks
 from launcher.places import Places
 
-VERSION: Final = 5
+VERSION: Final = 6
 PIECE: Final = 1 << 20
 _MAX_MESSAGE: Final = 1 << 22
 _LENGTH: Final = struct.Struct(">I")
@@ -110,6 +111,18 @@ class Archive(Message, frozen=True):
     pages: bool
 
 
+class Still(Message, frozen=True):
+    """The pod stands still. Those of its sealed layers follow that are not there yet.
+
+    Attributes:
+        layers: ids of all of them, bottommost first.
+        clocks: what its clocks are.
+    """
+
+    layers: list[str]
+    clocks: Clocks
+
+
 class Head(Message, frozen=True):
     """That was the archive; it begins with *data*, whatever its first part had there."""
 
@@ -169,8 +182,8 @@ class PeerFailed(Exception):  # noqa: N818 (what happened)
 
 
 _Any = (
-    Join | Joined | Offer | Accepted | Layer | Archive | Head | Done | Ready | Prepared | Release
-    | Living | Ask | Gone | Failed
+    Join | Joined | Offer | Accepted | Layer | Archive | Still | Head | Done | Ready | Prepared
+    | Release | Living | Ask | Gone | Failed
 )  # fmt: skip
 _M = TypeVar("_M", bound=Message)
 

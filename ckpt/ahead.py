@@ -41,17 +41,23 @@ class Ahead:
             watched.close()
         self._watched.clear()
 
-    def copy(self, pass_on: Callable[[], None]) -> None:
-        """Store what is in the pod's memory; call *pass_on* from time to time.
+    def copy(self, pass_on: Callable[[], None], settle: Callable[[], None]) -> None:
+        """Store what is in the pod's memory.
+
+        Args:
+            pass_on: called from time to time.
+            settle: called after each round: what is still to be done about it is done while the pod
+                runs, and not when it stands still.
 
         Raises:
             NotCheckpointable: it cannot be stopped.
-            OSError: of *add*, or of *pass_on*.
+            OSError: of *add*, *pass_on* or *settle*.
         """
         before = 0
         for number in range(_MOST_ROUNDS):
             self._mark()
             size = sum(self._read(watched, pass_on) for watched in self._watched.values())
+            settle()
             if size <= _FEW_BYTES or (number and size > before * _LESS):
                 break
             before = size

@@ -176,7 +176,7 @@ def restart(  # noqa: PLR0913
         if not stack.is_mounted(places, pod):
             # The daemon takes longest to start: the engine is imported beside it.
             mounting = undo.enter_context(stack.begin_mount(places, pod))
-        from ckpt import layers, restore
+        from ckpt import restore
 
         report = restore.restore(
             places,
@@ -187,7 +187,7 @@ def restart(  # noqa: PLR0913
             replace=replace,
             progress=progress.for_terminal(),
             tcp=tcp,
-            prepared=layers.Prepared(mounting),
+            mounting=mounting,
             gate=gate,
             identities=recipients.load_identities(places.keys(), identity),
             since=since,

@@ -22,10 +22,10 @@ from ckpt.check import check_processes
 from ckpt.copied import Copied
 from ckpt.freeze import Freeze, FrozenProcess
 from ckpt.kinds import memory, registers
-from ckpt.model import NotCheckpointable, Refusal
+from ckpt.model import Clocks, NotCheckpointable, Refusal
 from ckpt.openfiles import FileCollector
 from ckpt.progress import Progress
-from ckpt.snapshot import Snapshot, collect_all, model_of
+from ckpt.snapshot import Snapshot, clocks_of, collect_all, model_of
 from ckpt.stackcommand import Packing
 from ckpt.wire import Wire
 from launcher import config, enter, holder, network, overlay, pods, userns
@@ -71,14 +71,23 @@ class Handover(Protocol):
 
     below: Sequence[str]
 
-    def pass_on(self, fd: int, size: int) -> None:
+    def pass_on(self, fd: int, size: int, *, much: bool) -> None:
         """Take *size* bytes of the archive, which is being written to *fd*.
 
-        What stands before the pages is not there yet.
+        What stands before the pages is not there yet. With *much* the rest comes soon, too.
         """
 
     def pass_files(self) -> None:
         """Take what was written to files so far, and add to *below*: soon the pod stands still."""
+
+    def pass_last_files(self, sealed: layers.Stack, clocks: Clocks, packing: Packing) -> None:
+        """Take what was written since, and add to *below*: the pod stands still.
+
+        Args:
+            sealed: all that it has written.
+            clocks: what they are in the pod.
+            packing: ready for a layer.
+        """
 
     def offer(self) -> None:
         """Take the archive, which is complete, while the pod is frozen; raise, and it goes on.
@@ -158,17 +167,18 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         freeze = stack.enter_context(Freeze())
         stack.callback(wire.open)
         frozen = _stop(running, freeze, wire if handover else None)
+        clocks = clocks_of(running)
+        sealed = _seal(places, pod, root_fd)
+        if handover:  # these first: where it goes they are needed before all else
+            handover.pass_last_files(sealed, clocks, packing)
         copied = ahead.finish(frozen)
         collector = stack.enter_context(
             _collector(places, running, root_fd, policy, writer.pages.add, wire)
         )
-        snapshot = collect_all(running, frozen, collector, stack, goes_on=leave_running)
+        snapshot = collect_all(running, frozen, collector, stack, clocks, goes_on=leave_running)
         wire.have_read(connections.in_use(collector.sources()))
         if leave_running:
             _read_while_frozen(snapshot, writer)
-        abi.syncfs(root_fd)
-        sealed = layers.seal(places, pod)
-        if leave_running:
             _let_go(freeze, snapshot, collector, wire)
         frozen_ns = time.monotonic_ns() - freeze.began_ns
         _read_pages(snapshot, writer, copied, progress, frozen=not leave_running)
@@ -182,7 +192,6 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         if handover:
             handover.offer()
         if not leave_running:
-            holder.leave(places, pod)  # what is killed now is not to be started again
             _end(running, freeze, collector, wire)
             _release(running, freeze, handover, wire)
     return DumpReport(
@@ -193,6 +202,12 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         summary.raw_bytes,
         wire.lost,
     )
+
+
+def _seal(places: Places, pod: str, root_fd: int) -> layers.Stack:
+    """Seal what the pod, which stands still, has written."""
+    abi.syncfs(root_fd)
+    return layers.seal(places, pod)
 
 
 def _stop(running: pods.Pod, freeze: Freeze, wire: Wire | None) -> list[FrozenProcess]:
@@ -207,11 +222,17 @@ def _copy_ahead(
     ahead: Ahead, writer: ArchiveWriter, handover: Handover | None, progress: Progress
 ) -> None:
     """Store memory while the pod runs, if somebody is there to be given it."""
-    if handover:
-        give = handover.pass_on
-        with progress.step("memory, while it runs"):
-            ahead.copy(lambda: give(*writer.so_far()))
-            handover.pass_files()
+    if handover is None:
+        return
+    give = handover.pass_on
+
+    def settle() -> None:
+        writer.pages.settle()
+        give(*writer.so_far(), much=False)
+
+    with progress.step("memory, while it runs"):
+        ahead.copy(lambda: give(*writer.so_far(), much=True), settle)
+        handover.pass_files()
 
 
 def _packing(places: Places, stack: ExitStack) -> Packing:
@@ -340,6 +361,7 @@ def _let_go(freeze: Freeze, snapshot: Snapshot, collector: FileCollector, wire: 
 
 def _end(running: pods.Pod, freeze: Freeze, collector: FileCollector, wire: Wire) -> None:
     """End the pod; its connections without a word to their peers, unless they are to be closed."""
+    holder.leave(running.places, running.name)  # what is killed now is not to be started again
     pods.kill(running)
     freeze.kill_all()
     if collector.tcp != "close":

@@ -9,12 +9,13 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ckpt import abi, stack
 from ckpt.archive.schema import Base
@@ -157,32 +158,35 @@ class Installed(Struct, frozen=True):
         self._undo.close()
 
 
-class Prepared(Struct, frozen=True):
-    """What the caller could prepare for an installation.
+class Files(Struct, frozen=True):
+    """What a pod's root is made of.
 
     Attributes:
-        mounting: from stack.begin_mount(); finished or abandoned by the installation.
-        cache: a directory with sealed layers by id, which are taken from there: moved.
-        identities: of directories and images, by path, as they are now.
-        unpacking: ready for a layer; abandoned by its owner.
-        durable: the layers shall be durable before they get their names; else the caller sees to
-            it, and removes them where a power failure comes first.
+        base: its lower layers, topmost first.
+        layers: ids of its sealed layers, bottommost first.
+        make: makes these in an empty directory, where the n-th gets the name n.
+        known: identities of directories and images here, by path, as they are now.
     """
 
-    mounting: Mounting | None = None
-    cache: Path | None = None
-    identities: Mapping[str, str] = field(default_factory=dict)
-    unpacking: Unpacking | None = None
-    durable: bool = True
+    base: Sequence[Base]
+    layers: Sequence[str]
+    make: Callable[[Path], None]
+    known: Mapping[str, str] = {}
+
+
+def files_of(archive: "Archive", places: Places) -> Files:
+    """Return what *archive* has of files; its layers are durable when they are made."""
+    ids = [*archive.manifest.below, *(layer.id for layer in archive.layers)]
+    return Files(archive.manifest.base, ids, partial(_extract, archive, places))
 
 
 def install(
-    archive: "Archive",
+    files: Files,
     places: Places,
     pod: str,
     lowers: Sequence[Path] | None = None,
     replace: bool = False,
-    prepared: Prepared | None = None,
+    mounting: Mounting | None = None,
 ) -> Installed:
     """Mount the pod's root as it was at the checkpoint.
 
@@ -190,22 +194,20 @@ def install(
     that are here are used, or else extracted, while the identities of lower layers are computed.
 
     Args:
-        archive: the archive.
+        files: what it is made of.
         places: the instance.
         pod: its name here.
         lowers: directories to take the lower layers from; None: those of the pod's mount, of its
-            configuration, and those that the archive names. They are told by their identities.
+            configuration, and those that *files* names. They are told by their identities.
         replace: move other state of the pod aside.
-        prepared: what saves time, and layers that the archive only names.
+        mounting: from stack.begin_mount(), which saves time; finished here, or abandoned.
 
     Raises:
         InstallError: a layer is missing, or there is other state and not *replace*.
         StackError: stackfs could not do its part.
         FormatError: a layer is not the signed one.
     """
-    wanted = [*archive.manifest.below, *(layer.id for layer in archive.layers)][::-1]
-    prepared = prepared or Prepared()
-    mounting, known = prepared.mounting, prepared.identities
+    wanted, base, known = list(files.layers[::-1]), files.base, files.known
     with ExitStack() as cleanup, ExitStack() as undo:
         if mounting is not None:
             cleanup.callback(mounting.abandon)
@@ -216,19 +218,19 @@ def install(
         given = None if lowers is None else [os.path.realpath(path) for path in lowers]
         if reuse:
             undo.callback(discard, places, pod)
-        if reuse and mounted is not None and stands(mounted, archive.manifest.base, given):
+        if reuse and mounted is not None and stands(mounted, base, given):
             return Installed([lower.path for lower in mounted], None, undo.pop_all())
         paths = None if mounted is None else [lower.path for lower in mounted]
         if not (reuse or here.is_empty or replace):
             raise _other_state(pod, here)
         # What takes time, and changes nothing yet.
-        candidates = likely_lowers(archive, places, pod, paths) if given is None else given
+        candidates = likely_lowers(base, places, pod, paths) if given is None else given
         with identities(places, [one for one in candidates if one not in known]) as running:
             if not reuse:
                 undo.callback(_remove, _staging(places, pod))
-                _extract(archive, places, _staging(places, pod), prepared)
+                files.make(_new_staging(places, pod))
             found = {d: known[d] if d in known else running[d].result() for d in candidates}
-            chosen = match(archive.manifest.base, found)
+            chosen = match(base, found)
         # From here on everything is in place; each step is one rename or one message.
         if paths is not None and (not reuse or paths != chosen):
             stack.umount(places, pod)
@@ -323,10 +325,10 @@ def stands(mounted: Sequence[Lower], base: Sequence[Base], given: Sequence[str] 
 
 
 def likely_lowers(
-    archive: "Archive", places: Places, pod: str, mounted: Sequence[str] | None
+    base: Sequence[Base], places: Places, pod: str, mounted: Sequence[str] | None
 ) -> list[str]:
     """Return the directories and images that may be lower layers, the likeliest first."""
-    named = [base.path for base in archive.manifest.base]
+    named = [lower.path for lower in base]
     paths = [*(mounted or []), *config.load(places, pod).root.lower, *named]
     return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
@@ -358,32 +360,41 @@ def _staging(places: Places, pod: str) -> Path:
     return places.states() / f".{pod}.new"
 
 
-def _extract(archive: "Archive", places: Places, staging: Path, prepared: Prepared) -> None:
-    """Make the archive's layers in *staging*/layers.
-
-    Raises:
-        InstallError: one that the archive only names is not in the cache.
-    """
+def _new_staging(places: Places, pod: str) -> Path:
+    """Make the directory that layers are extracted to; return the one in it for them."""
+    staging = _staging(places, pod)
     _remove(staging)  # an earlier restart may have been killed
     staging.parent.mkdir(parents=True, exist_ok=True)
     staging.mkdir(mode=0o700)
     directory = staging / "layers"
     directory.mkdir(mode=0o700)
-    for number, layer_id in enumerate(archive.manifest.below, 1):
-        try:
-            ((prepared.cache or staging) / layer_id).rename(directory / str(number))
-        except FileNotFoundError:
-            missing = f"layer {layer_id}, which the archive builds upon, is not here"
-            raise InstallError(missing) from None
-    ready = [prepared.unpacking] if prepared.unpacking else []
-    for number, layer in enumerate(archive.layers, 1 + len(archive.manifest.below)):
-        path = directory / str(number)
-        with ready.pop() if ready else Unpacking(places) as unpacking, unpacking.into(path) as tar:
-            for piece in archive.layer_tar(layer):
-                tar.write(piece)
-        os.setxattr(path, _LAYER_ID, layer.id.encode())
-    if prepared.durable:
-        make_durable(staging)
+    return directory
+
+
+def _extract(archive: "Archive", places: Places, directory: Path) -> None:
+    """Make the archive's layers in *directory*, durably.
+
+    Raises:
+        InstallError: there are some that the archive only names.
+    """
+    for layer_id in archive.manifest.below:
+        raise InstallError(f"layer {layer_id}, which the archive builds upon, is not here")
+    for number, layer in enumerate(archive.layers, 1):
+        with Unpacking(places) as unpacking:
+            unpack(unpacking, directory / str(number), layer.id, archive.layer_tar(layer))
+    make_durable(directory)
+
+
+def unpack(unpacking: Unpacking, path: Path, layer_id: str, tar: Iterable[bytes]) -> None:
+    """Make the sealed layer *path* of the pieces of its *tar*.
+
+    Raises:
+        StackError: the tar is refused. Nothing is left then.
+    """
+    with unpacking.into(path) as stream:
+        for piece in tar:
+            stream.write(piece)
+    os.setxattr(path, _LAYER_ID, layer_id.encode())
 
 
 def make_durable(directory: Path) -> None:

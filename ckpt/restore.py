@@ -19,12 +19,13 @@ from msgspec import Struct
 from ckpt import connections, following, huge, kinds, layers
 from ckpt.archive import host
 from ckpt.archive.read import Archive, open_archive
+from ckpt.ground import Ground
 from ckpt.model import PAGE_SIZE, Pod
 from ckpt.progress import Progress
 from ckpt.raising import raise_processes
 from ckpt.seed import RestoreError
 from ckpt.users import NoSuchUser, of_host
-from launcher import cgroups, config, enter, holder, network, pods, users
+from launcher import cgroups, config, holder, network, pods, users
 from launcher.held import Delivery
 from launcher.places import Places
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ckpt.archive.frameread import PageReader
     from ckpt.archive.seen import Seen
     from ckpt.lazy import Lazy
+    from ckpt.stackcommand import Mounting
 
 
 class RestoreReport(Struct, frozen=True):
@@ -77,8 +79,10 @@ def restore(  # noqa: PLR0913 (the command's own choices)
     replace: bool,
     progress: Progress,
     tcp: str | None = None,
-    prepared: layers.Prepared | None = None,
+    mounting: "Mounting | None" = None,
+    ground: Ground | None = None,
     gate: Callable[[], Sequence[bytes]] = lambda: (),
+    lives: Callable[[list[str]], None] = lambda _notes: None,
     identities: "Sequence[X25519PrivateKey]" = (),
     since: Path | None = None,
     lazy: Following | None = None,
@@ -94,10 +98,13 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         replace: move other state of the pod on this host aside.
         progress: is told of the long steps.
         tcp: what becomes of TCP connections: "keep", "close" or "listen-only"; None: as configured.
-        prepared: what the caller could do earlier; see layers.install().
+        mounting: see layers.install().
+        ground: where it is to run, if the caller has made that; it is kept if all goes well.
         gate: called when the pod stands, before its processes are let go; returns what has come for
             it over the network since it stood still (launcher.held). If it raises, the restart has
             failed.
+        lives: called with the report's notes when they run, and nothing can fail any more but that
+            neighbours in the network learn of it late.
         identities: private keys that the archive may be encrypted to.
         since: the earlier archive, if it builds upon one; None: look beside it.
         lazy: let memory follow while the processes run already.
@@ -114,29 +121,26 @@ def restore(  # noqa: PLR0913 (the command's own choices)
         new = undo.enter_context(ExitStack())
         if not places.state(pod).exists():
             new.callback(_remove_state, places, pod)
-        if prepared and prepared.mounting:
-            undo.enter_context(prepared.mounting)
+        if mounting:
+            undo.enter_context(mounting)
         archive = undo.enter_context(open_archive(path, trusted, identities, since))
-        _make_room(places, pod)
         _check(archive, pod)
-        settings = _config(places, pod, archive)
+        settings = config_of(places, pod, archive.config())
         model = _model(archive, settings, tcp)
         walled = _check_addresses(settings, model)
-        failed = undo.enter_context(ExitStack())
-        marker = places.restarting(pod)
-        failed.callback(marker.unlink, missing_ok=True)
-        making = network.begin(places, settings, walled=walled)
-        failed.callback(making.undo)
-        failed.enter_context(making)
-        model = _with_users(model, users.base(places, pod))
-        with progress.step("file system"):
-            installed = layers.install(archive, places, pod, lowers, replace, prepared)
-        failed.callback(installed.undo)
-        making.finish()
-        running = pods.create(places, settings, clocks=_offsets(model), walled=walled)
-        failed.callback(pods.destroy, places, pod)
-        marker.touch()
+        files = layers.files_of(archive, places)
+        if ground is None:
+            ground = undo.enter_context(Ground(places, settings, walled=walled))
+            model = _with_users(model, users.base(places, pod))
+            with progress.step("file system"):
+                ground.lay(files, lowers, replace, mounting)
+            ground.connect()
+            ground.make(model.clocks)
+        else:
+            _check_ground(ground, settings, files, model)
+            model = _with_users(model, users.base(places, pod))
 
+        running, failed = ground.running, undo.enter_context(ExitStack())
         opening = _Opening(places, pod, gate)
         failed.callback(opening.close)
         with (
@@ -146,11 +150,13 @@ def restore(  # noqa: PLR0913 (the command's own choices)
             notes = note + _raise(running, model, archive, progress, opening, server)
         _keep(places, pod, settings)
         failed.pop_all()
+        ground.keep()
         new.pop_all()
+        if replaced := ground.installed.replaced:
+            notes = [*notes, f"the state that was here before is kept in {replaced}"]
+        lives(notes)
         network.announce_network(places, pod)
         opening.close()
-    if installed.replaced is not None:
-        notes = [*notes, f"the state that was here before is kept in {installed.replaced}"]
     return RestoreReport(time.monotonic_ns() - began, len(model.processes), notes)
 
 
@@ -172,10 +178,11 @@ def check(
     """
     with open_archive(path, trusted, identities) as archive:
         _check(archive, pod)
-        settings = _config(places, pod, archive)
+        settings = config_of(places, pod, archive.config())
         _check_addresses(settings, _model(archive, settings, None))
         mounted = layers.mounted_lowers(places, pod) or []
-        likely = layers.likely_lowers(archive, places, pod, [lower.path for lower in mounted])
+        paths = [lower.path for lower in mounted]
+        likely = layers.likely_lowers(archive.manifest.base, places, pod, paths)
         with layers.identities(places, likely) as running:
             found = {directory: identity.result() for directory, identity in running.items()}
         layers.match(archive.manifest.base, found)
@@ -209,6 +216,8 @@ def _raise(
     lazy: "Lazy | None",
 ) -> list[str]:
     places = running.places
+    if lazy is None:
+        archive.pages.begin()  # while their processes are made
 
     def give_console(index: int, master_fd: int) -> None:
         holder.give_console(places, running.name, index, master_fd)
@@ -316,18 +325,18 @@ def _with_users(model: Pod, base: int | None) -> Pod:
         raise RestoreError(str(e), "set user.namespace = false") from e
 
 
-def _make_room(places: Places, pod: str) -> None:
-    """End what a restart that was killed has left: a pod without processes.
+def _check_ground(
+    ground: Ground, settings: config.PodConfig, files: layers.Files, model: Pod
+) -> None:
+    """Make sure that the pod stands on what the archive was signed with.
 
     Raises:
-        RestoreError: the pod runs.
+        RestoreError: it was told something else before.
     """
-    running = pods.find(places, pod)
-    if running is not None and enter.pids(running):
-        raise RestoreError(f"pod {pod!r} is running", f"end it first: launcher stop {pod}")
-    pods.destroy(places, pod)
-    if running is not None and network.is_kept(network.path(places, pod)):
-        network.leave_network(places, pod)  # connections of that restart may linger in it
+    there = ground.files and (ground.files.base, ground.files.layers)
+    announced = ground.settings, there, ground.clocks
+    if announced != (settings, (files.base, files.layers), model.clocks):
+        raise RestoreError(f"the archive is not that of pod {settings.name!r} as it was announced")
 
 
 def _check(archive: Archive, pod: str) -> None:
@@ -382,21 +391,12 @@ def _plain(host: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address":
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _config(places: Places, pod: str, archive: Archive) -> config.PodConfig:
-    """Return the configuration on this host, else that of the archive.
+def config_of(places: Places, pod: str, text: bytes) -> config.PodConfig:
+    """Return the configuration on this host, else that with which it comes: *text*.
 
     The pod keeps its identity in the network, unless the former gives it another.
     """
-    archived = config.parse(archive.config(), pod, places.config(pod))
+    archived = config.parse(text, pod, places.config(pod))
     if not places.config(pod).exists():
         return archived
     return network.adopt(config.load(places, pod), archived)
-
-
-def _offsets(model: Pod) -> pods.ClockOffsets:
-    """Return by how much the pod's clocks must differ from this host's so that they go on."""
-    now = time.clock_gettime_ns
-    return pods.ClockOffsets(
-        model.clocks.monotonic_ns - now(time.CLOCK_MONOTONIC),
-        model.clocks.boottime_ns - now(time.CLOCK_BOOTTIME),
-    )

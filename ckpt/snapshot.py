@@ -41,25 +41,32 @@ class Snapshot(Struct, frozen=True):
     shared: dict[int, sharing.State]
 
 
+def clocks_of(running: pods.Pod) -> Clocks:
+    """Return what the clocks are in the pod, now."""
+    return Clocks(
+        time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
+        time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
+        time.clock_gettime_ns(time.CLOCK_REALTIME),
+    )
+
+
 def collect_all(
     running: pods.Pod,
     frozen: list[FrozenProcess],
     collector: FileCollector,
     stack: ExitStack,
+    clocks: Clocks,
     *,
     goes_on: bool,
 ) -> Snapshot:
     """Collect all but the pages. Copies of processes, if it *goes_on*, are ended by *stack*.
 
+    *clocks* are those of the moment from which its time is to go on.
+
     Raises:
         NotCheckpointable: something cannot be carried over.
         PodError: there is no program.
     """
-    clocks = Clocks(
-        time.clock_gettime_ns(time.CLOCK_MONOTONIC) + running.clocks.monotonic_ns,
-        time.clock_gettime_ns(time.CLOCK_BOOTTIME) + running.clocks.boottime_ns,
-        time.clock_gettime_ns(time.CLOCK_REALTIME),
-    )
     semaphores = sysvsem.semaphores(running.init_pid)
     living: dict[int, Living] = {}
     refusals: list[Refusal] = []

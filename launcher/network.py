@@ -44,13 +44,8 @@ def path(places: Places, name: str) -> Path:
     return places.run(name) / "net"
 
 
-def ensure(places: Places, config: PodConfig, *, walled: bool = False) -> Identity | None:
+def ensure(places: Places, config: PodConfig) -> Identity | None:
     """Make the network of a pod that is not running, if it is not there, or to be another.
-
-    Args:
-        places: the instance.
-        config: the pod's.
-        walled: keep all packets out of it, from its first moment on, until open_network().
 
     Returns:
         The pod's identity; None if it has no network.
@@ -58,13 +53,15 @@ def ensure(places: Places, config: PodConfig, *, walled: bool = False) -> Identi
     Raises:
         PodError: it cannot be made.
     """
-    with begin(places, config, walled=walled) as making:
+    with begin(places, config) as making:
         making.finish()
     return addresses.identity_of(places, config.name)
 
 
 def begin(places: Places, config: PodConfig, *, walled: bool = False) -> "Making":
     """Begin what ensure() does; the caller may do something else meanwhile.
+
+    With *walled* all packets are kept out of it, from its first moment on, until open_network().
 
     Raises:
         PodError: the address book is damaged.

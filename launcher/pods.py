@@ -97,11 +97,11 @@ def create(
     config: PodConfig,
     *,
     clocks: ClockOffsets | None = None,
-    walled: bool = False,
+    has_network: bool = False,
 ) -> Pod:
     """Make the pod: control groups, namespaces, mounts, init; no program.
 
-    With *walled* its network lets no packet through until network.open_network().
+    With *has_network* its network has just been made: network.begin().
 
     On failure everything is undone, but for the network, which is made once and kept.
 
@@ -123,7 +123,8 @@ def create(
     guard.ask(places, name)
     destroy(places, name)
     places.restarting(name).unlink(missing_ok=True)
-    network.ensure(places, config, walled=walled)
+    if not has_network:
+        network.ensure(places, config)
     base = users.base(places, name)
     _check_shift(places, name, base)
     the_plan = plan_of(places, config, clocks, hosts.prepare(places, config), base)

@@ -110,12 +110,16 @@ class FrameWriter:
         if len(self._pending) > AHEAD:
             self._store()
 
+    def settle(self) -> None:
+        """Write what was added so far."""
+        while self._pending:
+            self._store()
+
     def finish(
         self, media_type: str, annotations: dict[str, str] | None = None
     ) -> tuple[Descriptor, Framed]:
         """End the blob; return what it is, and how it is cut."""
-        while self._pending:
-            self._store()
+        self.settle()
         descriptor = self._tar.end_blob(media_type, annotations)
         return descriptor, Framed(self._length, bytes(self._table))
 

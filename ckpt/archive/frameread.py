@@ -92,6 +92,11 @@ class FrameReader:
         self._last = number
         return self._take(number)
 
+    def begin(self) -> None:
+        """Have worker threads begin with the first frames, as many as are kept."""
+        for number in range(min(_CACHED, len(self._cut))):
+            self._cache[number] = self._workers.submit(self._load, number)
+
     def __iter__(self) -> Iterator[bytes]:
         """Yield the contents of all frames."""
         return (self.content(number) for number in range(len(self._cut)))
@@ -187,6 +192,10 @@ class PageReader:
         if self._earlier:
             self._earlier.check(progress)
         self._contents.check(progress)
+
+    def begin(self) -> None:
+        """Begin with the first pages in worker threads: soon they will be read."""
+        self._contents.begin()
 
     def read(self, first: int, count: int) -> bytes:
         """Return *count* pages from number *first* on.

@@ -69,13 +69,15 @@ class PageWriter:
                 self._hash_batch()
         return first
 
+    def settle(self) -> None:
+        """Have the workers do all that there is, and write it, but for what fills no frame yet."""
+        self._deduplicate_all()
+        self._blob.settle()
+
     def finish(self) -> FrameWriter:
         """End the sequence; return its blob, complete but for its end."""
         self._finished = True
-        if self._batch:
-            self._hash_batch()
-        while self._hashing:
-            self._deduplicate()
+        self._deduplicate_all()
         if self._unique:
             self._blob.put(self._unique)
         self.runs = self._dedup.finish()
@@ -99,6 +101,12 @@ class PageWriter:
         batch, self._batch = self._batch, bytearray()
         self._hashing.append((batch, self._pool.submit(_page_digests, batch)))
         if len(self._hashing) > AHEAD:
+            self._deduplicate()
+
+    def _deduplicate_all(self) -> None:
+        if self._batch:
+            self._hash_batch()
+        while self._hashing:
             self._deduplicate()
 
     def _deduplicate(self) -> None:

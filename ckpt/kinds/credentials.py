@@ -105,10 +105,13 @@ def rebuild(state: State, target: Target) -> None:
     count = len(state.supplementary)
     call("setgroups", count, struct.pack(f"<{count}I", *state.supplementary))
     call("prctl", _PR_SET_SECUREBITS, _SECUREBITS["no-setuid-fixup"], 0, 0, 0)
-    call("setresgid", *state.groups[:3])
-    call("setfsgid", state.groups[3])
-    call("setresuid", *state.users[:3])
-    call("setfsuid", state.users[3])
+    for call_ids, call_file_id, ids in (
+        ("setresgid", "setfsgid", state.groups),
+        ("setresuid", "setfsuid", state.users),
+    ):
+        call(call_ids, *ids[:3])
+        if ids[3] != ids[1]:  # else it is that already: setresuid(2)
+            call(call_file_id, ids[3])
     status = procfs.parse_status(procfs.read(target.host_pid, "status"))
     have = int(status["CapPrm"], 16)
     inheritable = capabilities.mask(state.inheritable)

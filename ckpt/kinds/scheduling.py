@@ -1,9 +1,15 @@
-"""How a thread is scheduled, and its name: sched(7), ioprio_set(2), PR_SET_NAME."""
+"""How a thread is scheduled, and its name: sched(7), ioprio_set(2), PR_SET_NAME.
+
+All but the name is told and set from outside: a call made in a thread costs one stop or two, and a
+pod may have many threads.
+"""
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,9 +31,8 @@ _POLICIES: Final = {  # <linux/sched.h>
 _POLICY_NAMES: Final = {number: name for name, number in _POLICIES.items()}
 _RESET_ON_FORK: Final = 1
 _PR_SET_NAME: Final = 15
-_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
+_PR_GET_TIMERSLACK: Final = 30
 _IOPRIO_WHO_PROCESS: Final = 1
-_MASK_BYTES: Final = 1024
 
 
 class State(msgspec.Struct, frozen=True):
@@ -57,11 +62,10 @@ class State(msgspec.Struct, frozen=True):
 
 
 def collect(thread: SubjectThread) -> State:
-    """Ask the kernel about the thread; only the timer slack must be asked by itself."""
+    """Ask the kernel about the thread."""
     tid, attr = thread.tracee.tid, abi.sched_attr()
     size = ctypes.sizeof(attr)
-    number = arch.SYSCALLS["sched_getattr"]
-    abi.syscall("sched_getattr", number, tid, ctypes.byref(attr), size, 0)
+    _call("sched_getattr", tid, ctypes.byref(attr), size, 0)
     cpus = os.sched_getaffinity(tid)
     return State(
         name=Path(f"/proc/{tid}/comm").read_bytes().rstrip(b"\n"),
@@ -73,18 +77,28 @@ def collect(thread: SubjectThread) -> State:
         if attr.sched_policy == _POLICIES["deadline"]
         else (0, 0, 0),
         cpus=None if cpus >= set(range(os.cpu_count() or 1)) else sorted(cpus),
-        io_priority=abi.syscall(
-            "ioprio_get", arch.SYSCALLS["ioprio_get"], _IOPRIO_WHO_PROCESS, tid
-        ),
-        slack_ns=thread.remote.syscall("prctl", _PR_GET_TIMERSLACK, 0, 0, 0, 0),
+        io_priority=_call("ioprio_get", _IOPRIO_WHO_PROCESS, tid),
+        slack_ns=_slack(thread),
     )
 
 
+def _call(name: str, *args: Any) -> int:  # noqa: ANN401 (what ctypes takes)
+    return abi.syscall(name, arch.SYSCALLS[name], *args)
+
+
+def _slack(thread: SubjectThread) -> int:
+    try:
+        return int(Path(f"/proc/{thread.tracee.tid}/timerslack_ns").read_text())
+    except PermissionError:  # without CAP_SYS_NICE only the thread itself may ask
+        return thread.remote.syscall("prctl", _PR_GET_TIMERSLACK, 0, 0, 0, 0)
+
+
 def rebuild(state: State, target: Target) -> None:
-    """Set it all from within; what this host does not allow is noted."""
-    remote = target.remote
-    remote.syscall("prctl", _PR_SET_NAME, state.name + b"\0", 0, 0, 0)
-    remote.syscall("prctl", _PR_SET_TIMERSLACK, state.slack_ns, 0, 0, 0)
+    """Set it all; what this host does not allow is noted."""
+    tid = target.remote.tracee.tid
+    target.remote.syscall("prctl", _PR_SET_NAME, state.name + b"\0", 0, 0, 0)
+    with _noting(target, "timer slack"):
+        Path(f"/proc/{tid}/timerslack_ns").write_text(str(state.slack_ns))
     runtime, deadline, period = state.deadline_ns
     attr = abi.sched_attr(
         ctypes.sizeof(abi.sched_attr),
@@ -96,15 +110,18 @@ def rebuild(state: State, target: Target) -> None:
         deadline,
         period,
     )
-    _try(target, "scheduling policy", "sched_setattr", 0, bytes(attr), 0)
-    _try(target, "I/O priority", "ioprio_set", _IOPRIO_WHO_PROCESS, 0, state.io_priority)
+    with _noting(target, "scheduling policy"):
+        _call("sched_setattr", tid, ctypes.byref(attr), 0)
+    with _noting(target, "I/O priority"):
+        _call("ioprio_set", _IOPRIO_WHO_PROCESS, tid, state.io_priority)
     if state.cpus is not None:
-        mask = sum(1 << cpu for cpu in state.cpus).to_bytes(_MASK_BYTES, "little")
-        _try(target, "CPU affinity", "sched_setaffinity", 0, len(mask), mask)
+        with _noting(target, "CPU affinity"):
+            os.sched_setaffinity(tid, state.cpus)
 
 
-def _try(target: Target, what: str, name: str, *args: int | bytes) -> None:
+@contextmanager
+def _noting(target: Target, what: str) -> Iterator[None]:
     try:
-        target.remote.syscall(name, *args)
-    except (PermissionError, OSError) as e:
+        yield
+    except OSError as e:
         target.note(f"the {what} is not as it was: {e.strerror}")

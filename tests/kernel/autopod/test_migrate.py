@@ -156,6 +156,7 @@ SOURCE_FAULTS = [
     "kill:before:send.Offer",
     "kill:after:send.Layer",
     "kill:after:ckpt.layers.seal",
+    "kill:after:send.Still",
     "kill:after:ckpt.ahead.watch",
     "kill:after:send.Archive",
     "kill:before:send.Head",
@@ -167,11 +168,14 @@ SOURCE_FAULTS = [
     "kill:before:launcher.network.withdraw_network",
     "kill:before:autopod.journal.departed",
     "cut:after:send.Archive",
+    "cut:after:send.Still",
     "cut:before:send.Release",
 ]
 TARGET_FAULTS = [
     "kill:before:send.Accepted",
     "kill:after:send.Done",
+    "kill:after:ckpt.layers.install",
+    "kill:after:launcher.pods.create",
     "kill:before:ckpt.restore.restore",
     "kill:before:send.Prepared",
     "kill:after:send.Prepared",

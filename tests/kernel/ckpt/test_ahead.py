@@ -36,8 +36,12 @@ from launcher import pods
 from launcher.places import Places
 places = Places(Path(sys.argv[1]))
 with Ahead(pods.find(places, "w"), lambda _view: 0) as ahead:
-    ahead.copy(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    ahead.copy(lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: None)
 """
+
+
+def nothing():
+    """Neither does anybody take what was stored, nor is anything done about it."""
 
 
 def kernel_protects():
@@ -101,7 +105,7 @@ def test_what_is_stored_is_what_is_there(places, debian_root, build):
         while len(most) < 5 or not (any(most) or len(most) == tries):
             store = Store()
             with Ahead(pod.running(), store.add) as ahead, Freeze() as freeze:
-                ahead.copy(lambda: None)
+                ahead.copy(nothing, nothing)
                 frozen = freeze.stop_all(lambda: enter.pids(pod.running()))
                 copied = ahead.finish(frozen)
                 if not kernel_watches():
@@ -126,11 +130,11 @@ def test_memory_that_is_moved_is_watched_anew(places, debian_root, build, what):
         pid = min(pod.host_pids())
         store = Store()
         with Ahead(pod.running(), store.add) as ahead, Freeze() as freeze:
-            ahead.copy(lambda: None)
+            ahead.copy(nothing, nothing)
             for done in ("away", "back", "over"):
                 pod.signal(pid)
                 pod.wait_for(f"{done}\n")
-                ahead.copy(lambda: None)
+                ahead.copy(nothing, nothing)
             frozen = freeze.stop_all(lambda: enter.pids(pod.running()))
             copied = ahead.finish(frozen)
             assert bool(copied) == kernel_watches()
@@ -146,7 +150,7 @@ def test_a_program_without_room_for_a_descriptor_is_watched_by_marks_only(places
         pod.wait_for("ready\n")
         leader = min(pod.host_pids())
         with Ahead(pod.running(), Store().add) as ahead, Freeze() as freeze:
-            ahead.copy(lambda: None)
+            ahead.copy(nothing, nothing)
             copied = ahead.finish(freeze.stop_all(lambda: enter.pids(pod.running())))
             assert bool(copied) == softdirty.kernel_marks()
         pod.finish(leader)

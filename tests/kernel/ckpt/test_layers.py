@@ -65,7 +65,7 @@ def checkpoint(places, path):
 
 def install(places, path, *arguments, **named):
     with open_archive(path, TRUSTED) as archive:
-        return layers.install(archive, places, POD, *arguments, **named)
+        return layers.install(layers.files_of(archive, places), places, POD, *arguments, **named)
 
 
 def assert_restored(root):
@@ -192,7 +192,7 @@ def test_deep_directories(places, archive, lower, pod):
 
 def test_state_that_is_here_already_is_used(places, archive):
     before = os.stat(places.state(POD) / "layers/1").st_ino
-    installed = install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
+    installed = install(places, archive, mounting=stack.begin_mount(places, POD))
     assert os.stat(places.state(POD) / "layers/1").st_ino == before
     assert_restored(places.root(POD))
     installed.undo()
@@ -202,7 +202,7 @@ def test_state_that_is_here_already_is_used(places, archive):
 def test_a_mount_that_is_here_already_is_used(places, archive, lower):
     stack.mount(places, POD, [lower])
     daemon = stack.status(places, POD).pid
-    installed = install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
+    installed = install(places, archive, mounting=stack.begin_mount(places, POD))
     assert stack.status(places, POD).pid == daemon
     installed.undo()
     assert stack.status(places, POD).pid == daemon, "undo leaves what it did not make"
@@ -263,7 +263,7 @@ def test_a_lower_layer_that_has_changed(places, archive, lower, replace):
             places,
             archive,
             replace=replace,
-            prepared=layers.Prepared(stack.begin_mount(places, POD)),
+            mounting=stack.begin_mount(places, POD),
         )
     assert "--lower DIR" in caught.value.hint
     assert not stack.is_mounted(places, POD)
@@ -296,7 +296,7 @@ def test_a_layer_that_was_tampered_with(places, archive):
     data[data.index(name) + 512 + 200] ^= 1
     archive.write_bytes(data)
     with pytest.raises(FormatError, match=r"layer [0-9a-f]{32}, frame 0"):
-        install(places, archive, prepared=layers.Prepared(stack.begin_mount(places, POD)))
+        install(places, archive, mounting=stack.begin_mount(places, POD))
     assert not stack.is_mounted(places, POD)
     assert os.listdir(places.states()) == []
 
@@ -353,7 +353,8 @@ setattr(target, name, killed)
 places = Places.from_environment()
 with open_archive(Path(sys.argv[1]), TRUSTED) as archive:
     mounting = stack.begin_mount(places, "mail")
-    layers.install(archive, places, "mail", replace=True, prepared=layers.Prepared(mounting))
+    files = layers.files_of(archive, places)
+    layers.install(files, places, "mail", replace=True, mounting=mounting)
 """
 
 

@@ -87,11 +87,16 @@ def test_same_input_same_bytes(tmp_path, monkeypatch):
     reads=st.lists(st.tuples(st.integers(0, 1800), st.integers(0, 1800)), max_size=8),
     frame_pages=st.sampled_from([1, 2, 7, 64]),
     before=st.none() | st.lists(st.integers(0, 60), max_size=80),
+    settles=st.sets(st.integers(0, 30)),
+    ahead=st.booleans(),
 )
-def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages, before):
+def test_pages_are_a_list_of_pages(  # noqa: PLR0917 (hypothesis names them)
+    tmp_path_factory, adds, reads, frame_pages, before, settles, ahead
+):
     """Whatever is added in whatever pieces, with frames of whatever size, reads as one list.
 
-    So it does where an earlier archive has some of it, in whatever order.
+    Whenever the workers are waited for, and whether they begin before the first one is read. So it
+    does where an earlier archive has some of it, in whatever order.
     """
     path = tmp_path_factory.mktemp("pages") / "x.pod"
     with pytest.MonkeyPatch.context() as patch:
@@ -110,7 +115,9 @@ def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages, b
             writer = stack.enter_context(
                 ArchiveWriter(path, KEY, progress=Silent(), earlier=earlier)
             )
-            for numbers in adds:
+            for turn, numbers in enumerate(adds):
+                if turn in settles:
+                    writer.pages.settle()
                 first = writer.pages.add(b"".join(map(page, numbers)))
                 assert first == len(expected)
                 expected += numbers
@@ -118,6 +125,8 @@ def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages, b
             summary = writer.commit()
         assert summary.unique_pages == len(set(expected) - set(before or ()))
         with open_archive(path, TRUSTED) as archive:
+            if ahead:
+                archive.pages.begin()
             assert archive.pages.read(0, archive.pages.count) == b"".join(map(page, expected))
             for first, count in reads:
                 if first + count <= len(expected):
@@ -127,6 +136,24 @@ def test_pages_are_a_list_of_pages(tmp_path_factory, adds, reads, frame_pages, b
                     with pytest.raises(IndexError):
                         archive.pages.read(first, count)
             archive.verify(Silent())
+
+
+def test_who_waits_for_the_workers_gets_the_same_archive(tmp_path):
+    """Of 5000 pages all but what fills no frame is written then."""
+    written = []
+    for waits in (False, True):
+        path = tmp_path / f"{waits}.pod"
+        with ArchiveWriter(path, KEY, progress=Silent()) as writer:
+            writer.set_origin(archives.HOST, archives.CREATED)
+            for first in range(0, 5000, 500):
+                writer.pages.add(b"".join(map(page, range(first, first + 500))))
+                if waits:
+                    writer.pages.settle()
+            written.append(writer.so_far()[1])
+            writer.set_model(MODEL)
+            writer.commit()
+    assert written[0] < written[1]
+    assert (tmp_path / "False.pod").read_bytes() == (tmp_path / "True.pod").read_bytes()
 
 
 @pytest.mark.slow
