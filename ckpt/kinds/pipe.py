@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ckpt.kinds import abi, flags, location
+from ckpt.kinds import abi, flags, ghost, location
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -47,6 +47,7 @@ class ObjectState(msgspec.Struct, frozen=True):
         packets: are they packets?
         first_page: of the content in the archive.
         first_writer: has it never had a writer? Then readers wait instead of seeing the end.
+        removed: was *path* removed?
     """
 
     path: bytes | None
@@ -58,6 +59,7 @@ class ObjectState(msgspec.Struct, frozen=True):
     packets: bool
     first_page: int
     first_writer: bool
+    removed: bool = False
 
 
 class _Pipe(NamedTuple):
@@ -78,9 +80,12 @@ def collect(source: Source, dump: Dump) -> State | None:
     opened = bool(source.flags & flags.LARGEFILE)
     if not new:
         return State(number, opened)
-    path = None
+    path, removed = None, False
     if not source.link.startswith("pipe:["):
-        path = location.locate(os.fsencode(source.link), source.stat, dump)
+        link = os.fsencode(source.link)
+        path = location.locate(link, source.stat, dump)
+        if path is None and source.stat.st_nlink == 0 and location.is_inside(source, dump):
+            path, removed = location.removed_name(link), True
         if path is None:
             dump.refuse(source, "it is a fifo without a name in the pod")
             return None
@@ -108,6 +113,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         packets=len(chunks) > 1 or any(s.flags & os.O_DIRECT for s in ends if _writes(s)),
         first_page=dump.store(data) if data else 0,
         first_writer=reader is not None and writer is None and not _hung_up(reader),
+        removed=removed,
     )
     dump.set_object(number, state)
     return State(number, opened)
@@ -137,7 +143,7 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> _Pipe:
     the pipe is lost.
     """
     if state.path is not None:
-        inode_fd = workshop.temporary(location.open_in_pod(None, state.path, os.O_PATH))
+        inode_fd = workshop.temporary(_open_fifo(state, state.path))
         if state.first_writer:
             return _Pipe(inode_fd, {})
         here = f"self/fd/{inode_fd}"
@@ -152,6 +158,17 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> _Pipe:
         os.fchmod(out, state.mode)
     _fill(state, into, workshop)
     return made
+
+
+def _open_fifo(state: ObjectState, path: bytes) -> int:
+    """Return a descriptor of the inode; where the name was removed, it is made."""
+    if not state.removed:
+        return location.open_in_pod(None, path, os.O_PATH)
+    with ghost.lent_name(*os.path.split(path)) as (directory_fd, name):
+        os.mkfifo(name, 0o600, dir_fd=directory_fd)
+        os.chown(name, state.uid, state.gid, dir_fd=directory_fd)
+        os.chmod(name, state.mode, dir_fd=directory_fd)
+        return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory_fd)
 
 
 def _fill(state: ObjectState, fd: int, workshop: Workshop) -> None:
