@@ -33,8 +33,8 @@ ACCESS: Final[Mapping[str, int]] = {
     "rdwr": os.O_RDWR,
     "ioctl-only": os.O_ACCMODE,
 }
-# Every open of a 64-bit process has it, and says nothing: fs/open.c, build_open_flags().
-_LARGEFILE: Final = 0o100000 if os.uname().machine == "x86_64" else 0o400000
+# Every open of a 64-bit process has it, and mostly says nothing: fs/open.c, build_open_flags().
+LARGEFILE: Final = 0o100000 if os.uname().machine == "x86_64" else 0o400000
 
 _ACCESS_NAME: Final = {value: name for name, value in ACCESS.items()}
 _RT_FIRST: Final = 32  # the kernel's SIGRTMIN; a libc may keep the first ones for itself
@@ -76,7 +76,7 @@ def open_flag_names(flags: int) -> list[str]:
     Raises:
         ValueError: some bits have no name.
     """
-    rest = flags & ~(os.O_ACCMODE | os.O_CLOEXEC | _LARGEFILE)
+    rest = flags & ~(os.O_ACCMODE | os.O_CLOEXEC | LARGEFILE)
     return [_ACCESS_NAME[flags & os.O_ACCMODE], *bit_names(rest, STATUS)]
 
 

@@ -1,7 +1,7 @@
 """Pipes and named fifos: pipe(7), fifo(7).
 
-The pipe itself is an object; its ends are open files, which /proc/self/fd opens anew with the
-flags they need. What is in the pipe is copied with tee(2), which consumes nothing.
+The pipe itself is an object; its ends are open files: the two that pipe2(2) gives, and those which
+somebody opened through /proc. What is in the pipe is copied with tee(2), which consumes nothing.
 """
 
 import array
@@ -12,10 +12,11 @@ import os
 import select
 import stat as mode_bits
 import termios
+from typing import NamedTuple
 
 import msgspec
 
-from ckpt.kinds import abi, flags, location
+from ckpt.kinds import abi, flags, ghost, location
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -24,9 +25,15 @@ _PACKET_BYTES = 4096  # the kernel splits what is longer: pipe(2), O_DIRECT
 
 
 class State(msgspec.Struct, frozen=True):
-    """An end of a pipe; the access mode in the file's flags says which."""
+    """An end of a pipe; the access mode in the file's flags says which.
+
+    Attributes:
+        pipe: the object.
+        opened: is it not one of those which came with the pipe? Such have O_LARGEFILE.
+    """
 
     pipe: int
+    opened: bool = False
 
 
 class ObjectState(msgspec.Struct, frozen=True):
@@ -40,6 +47,7 @@ class ObjectState(msgspec.Struct, frozen=True):
         packets: are they packets?
         first_page: of the content in the archive.
         first_writer: has it never had a writer? Then readers wait instead of seeing the end.
+        removed: was *path* removed?
     """
 
     path: bytes | None
@@ -51,6 +59,14 @@ class ObjectState(msgspec.Struct, frozen=True):
     packets: bool
     first_page: int
     first_writer: bool
+    removed: bool = False
+
+
+class _Pipe(NamedTuple):
+    """A pipe in the workshop: its inode, and the ends that came with it, by access mode."""
+
+    inode_fd: int
+    ends: dict[int, int]
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -61,11 +77,15 @@ def recognises(source: Source, dump: Dump) -> bool:
 def collect(source: Source, dump: Dump) -> State | None:
     """See protocol.FileKind."""
     number, new = dump.object_id("pipe", _inode(source))
+    opened = bool(source.flags & flags.LARGEFILE)
     if not new:
-        return State(number)
-    path = None
+        return State(number, opened)
+    path, removed = None, False
     if not source.link.startswith("pipe:["):
-        path = location.locate(os.fsencode(source.link), source.stat, dump)
+        link = os.fsencode(source.link)
+        path = location.locate(link, source.stat, dump)
+        if path is None and source.stat.st_nlink == 0 and location.is_inside(source, dump):
+            path, removed = location.removed_name(link), True
         if path is None:
             dump.refuse(source, "it is a fifo without a name in the pod")
             return None
@@ -93,47 +113,62 @@ def collect(source: Source, dump: Dump) -> State | None:
         packets=len(chunks) > 1 or any(s.flags & os.O_DIRECT for s in ends if _writes(s)),
         first_page=dump.store(data) if data else 0,
         first_writer=reader is not None and writer is None and not _hung_up(reader),
+        removed=removed,
     )
     dump.set_object(number, state)
-    return State(number)
+    return State(number, opened)
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
-    inode_fd = workshop.object(state.pipe)
+    pipe: _Pipe = workshop.object(state.pipe)
     status = flags.open_flags(file.flags)
-    # Packet mode cannot be asked for at an open of the pipe's inode, only afterwards.
-    late = os.O_DIRECT | os.O_NONBLOCK | flags.O_ASYNC
-    here = f"self/fd/{inode_fd}"
-    mode = (status & ~late) | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(here, mode, dir_fd=workshop.host_proc_fd)
+    end = None if state.opened else pipe.ends.pop(status & os.O_ACCMODE, None)
+    if end is not None:
+        fd = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 0)
+    else:
+        # Packet mode cannot be asked for at an open of the pipe's inode, only afterwards.
+        late = os.O_DIRECT | os.O_NONBLOCK | flags.O_ASYNC
+        here = f"self/fd/{pipe.inode_fd}"
+        mode = (status & ~late) | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(here, mode, dir_fd=workshop.host_proc_fd)
     fcntl.fcntl(fd, fcntl.F_SETFL, status & ~flags.O_ASYNC)
     return fd
 
 
-def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
-    """Make the pipe; return a descriptor of its inode.
+def rebuild_object(state: ObjectState, workshop: Workshop) -> _Pipe:
+    """Make the pipe.
 
     Both ends are held open until everything is rebuilt, so that no open blocks and nothing in
     the pipe is lost.
     """
     if state.path is not None:
-        inode_fd = workshop.temporary(location.open_in_pod(None, state.path, os.O_PATH))
+        inode_fd = workshop.temporary(_open_fifo(state, state.path))
         if state.first_writer:
-            return inode_fd
+            return _Pipe(inode_fd, {})
         here = f"self/fd/{inode_fd}"
         # Both at once never blocks (fifo(7), "Under Linux").
         both = os.open(here, os.O_RDWR | os.O_CLOEXEC, dir_fd=workshop.host_proc_fd)
-        ends = (both, both)
-        workshop.temporary(both)
+        made = _Pipe(inode_fd, {})
+        into = workshop.temporary(both)
     else:
-        ends = os.pipe2(os.O_CLOEXEC)
-        inode_fd = workshop.temporary(ends[0])
-        workshop.temporary(ends[1])
-        os.fchown(inode_fd, state.uid, state.gid)
-        os.fchmod(inode_fd, state.mode)
-    _fill(state, ends[1], workshop)
-    return inode_fd
+        out, into = map(workshop.temporary, os.pipe2(os.O_CLOEXEC))
+        made = _Pipe(out, {os.O_RDONLY: out, os.O_WRONLY: into})
+        os.fchown(out, state.uid, state.gid)
+        os.fchmod(out, state.mode)
+    _fill(state, into, workshop)
+    return made
+
+
+def _open_fifo(state: ObjectState, path: bytes) -> int:
+    """Return a descriptor of the inode; where the name was removed, it is made."""
+    if not state.removed:
+        return location.open_in_pod(None, path, os.O_PATH)
+    with ghost.lent_name(*os.path.split(path)) as (directory_fd, name):
+        os.mkfifo(name, 0o600, dir_fd=directory_fd)
+        os.chown(name, state.uid, state.gid, dir_fd=directory_fd)
+        os.chmod(name, state.mode, dir_fd=directory_fd)
+        return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory_fd)
 
 
 def _fill(state: ObjectState, fd: int, workshop: Workshop) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from ckpt.kinds import flags, location, procinfo
+from ckpt.kinds import flags, ghost, location, procinfo
 from ckpt.kinds.content import (
     Attributes,
     Content,
@@ -52,11 +52,13 @@ class ObjectState(msgspec.Struct, frozen=True):
         directory: where its last name was; the file system to rebuild it on.
         attributes: owner, permissions, times.
         content: None for a directory.
+        name: the last one; None if it was made without one (O_TMPFILE).
     """
 
     directory: bytes
     attributes: Attributes
     content: Content | None
+    name: bytes | None = None
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -109,21 +111,15 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
 
     No descriptor for writing stays: the file may be a program (execve(2), ETXTBSY).
     """
-    directory_fd = _existing(state.directory)
-    try:
-        make = _hidden_directory if state.content is None else _hidden_file
-        fd, name = make(directory_fd)
-        if state.content is not None:
-            rebuild_content(state.content, fd, workshop)
-        rebuild_attributes(state.attributes, fd)
-        ghost = reopen(fd, os.O_PATH, workshop)
-        os.close(fd)
-        if name is not None:
-            remove = os.unlink if state.content is not None else os.rmdir
-            remove(name, dir_fd=directory_fd)
-    finally:
-        os.close(directory_fd)
-    return workshop.temporary(ghost)
+    with ghost.lent_name(state.directory, state.name) as (directory_fd, name):
+        fd = _make(state, directory_fd, name)
+        try:
+            if state.content is not None:
+                rebuild_content(state.content, fd, workshop)
+            rebuild_attributes(state.attributes, fd)
+            return workshop.temporary(reopen(fd, os.O_PATH, workshop))
+        finally:
+            os.close(fd)
 
 
 def position(source: Source) -> int:
@@ -136,10 +132,10 @@ def reopen(fd: int, status: int, workshop: Workshop) -> int:
     return os.open(f"self/fd/{fd}", status | os.O_CLOEXEC, dir_fd=workshop.host_proc_fd)
 
 
-def _known(ghost: int | None) -> int:
-    if ghost is None:
+def _known(number: int | None) -> int:
+    if number is None:
         raise ValueError("a file with neither name nor content")
-    return ghost
+    return number
 
 
 def _type(mode: int) -> str:
@@ -152,40 +148,41 @@ def _ghost(source: Source, dump: Dump) -> int:
     key = (source.stat.st_dev, source.stat.st_ino)
     number, new = dump.object_id("regular", key)
     if new:
-        directory = os.path.dirname(location.removed_name(os.fsencode(source.link)))
+        directory, name = os.path.split(location.removed_name(os.fsencode(source.link)))
         fd = os.open(f"/proc/self/fd/{source.local_fd}", os.O_RDONLY | os.O_NOATIME)
         try:
             stat = os.fstat(fd)
             content = None
             if mode_bits.S_ISREG(stat.st_mode):
                 content = collect_content(fd, stat.st_size, dump)
-            state = ObjectState(directory, collect_attributes(fd, stat), content)
+            attributes = collect_attributes(fd, stat)
+            state = ObjectState(
+                directory, attributes, content, None if key in _nameless(dump) else name
+            )
         finally:
             os.close(fd)
         dump.set_object(number, state)
     return number
 
 
-def _existing(directory: bytes) -> int:
-    """Open *directory*, or the nearest one above it that still exists."""
-    while True:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return location.open_in_pod(None, directory, os.O_RDONLY | os.O_DIRECTORY)
-        directory = os.path.dirname(directory)
+def _nameless(dump: Dump) -> set[tuple[int, int]]:
+    """Return the files that were made without a name, and can still be given one."""
+    return dump.once(
+        "nameless",
+        lambda: {
+            (source.stat.st_dev, source.stat.st_ino)
+            for source in dump.sources()
+            if source.flags & flags.O_TMPFILE_BIT
+        },
+    )
 
 
-def _hidden_file(directory_fd: int) -> tuple[int, str | None]:
-    """Make an empty file; return its descriptor and the name to remove, if it needed one.
-
-    O_TMPFILE needs support in the file system; FUSE may lack it (open(2), "O_TMPFILE").
-    """
-    with contextlib.suppress(OSError):
-        return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory_fd), None
-    name = f".ckpt-{os.urandom(8).hex()}"
-    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory_fd), name
-
-
-def _hidden_directory(directory_fd: int) -> tuple[int, str | None]:
-    name = f".ckpt-{os.urandom(8).hex()}"
-    os.mkdir(name, 0o700, dir_fd=directory_fd)
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory_fd), name
+def _make(state: ObjectState, directory_fd: int, name: bytes) -> int:
+    """Make the empty ghost, under *name* unless it can do without; open it."""
+    if state.content is None:
+        os.mkdir(name, 0o700, dir_fd=directory_fd)
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory_fd)
+    if state.name is None:
+        with contextlib.suppress(OSError):  # it needs support in the file system: open(2)
+            return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory_fd)
+    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory_fd)

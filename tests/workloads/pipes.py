@@ -14,6 +14,7 @@ fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, 1 << 18)
 os.write(w, b"a" * 200_000)
 again = os.open(f"/proc/self/fd/{r}", os.O_RDONLY | os.O_NONBLOCK)
 packets_r, packets_w = os.pipe2(os.O_DIRECT)
+fcntl.fcntl(packets_r, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
 for packet in (b"one", b"two"):
     os.write(packets_w, packet)
 ended_r, ended_w = os.pipe()
@@ -30,10 +31,20 @@ if child == 0:
     os._exit(0)
 os.close(question_r)
 
+
+def flags():
+    """What F_GETFL tells of each end; O_LARGEFILE, of those that were opened through /proc."""
+    ends = (r, w, again, packets_r, packets_w, ended_r, broken_w, answer_r, question_w)
+    return [fcntl.fcntl(end, fcntl.F_GETFL) for end in ends]
+
+
+before = flags()
+
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 
 
+assert flags() == before, [list(map(oct, each)) for each in (before, flags())]
 assert fcntl.fcntl(r, fcntl.F_GETPIPE_SZ) == 1 << 18
 data = b""
 while len(data) < 200_000:

@@ -1,4 +1,4 @@
-"""Files without a name: shared by opens and mappings, sparse, a removed directory."""
+"""Files without a name: shared by opens and mappings, sparse, removed directories."""
 
 import mmap
 import os
@@ -24,13 +24,39 @@ os.mkdir("/tmp/unlinked/dir")
 os.chdir("/tmp/unlinked/dir")
 d = os.open("/tmp/unlinked/dir", os.O_RDONLY)
 os.rmdir("/tmp/unlinked/dir")
+os.makedirs("/tmp/unlinked/tree/branch")
+leaf = os.open("/tmp/unlinked/tree/branch/leaf", os.O_CREAT | os.O_RDWR)
+os.unlink("/tmp/unlinked/tree/branch/leaf")
+branch = os.open("/tmp/unlinked/tree/branch", os.O_RDONLY)
+os.removedirs("/tmp/unlinked/tree/branch")
+old = os.open("/tmp/unlinked/again", os.O_CREAT | os.O_RDWR)
+os.write(old, b"old")
+with open("/tmp/unlinked/new", "w") as new:
+    new.write("new")
+os.rename("/tmp/unlinked/new", "/tmp/unlinked/again")
 names = sorted(os.listdir("/tmp/unlinked"))
+
+
+def links():
+    """The names that /proc shows."""
+    return [os.readlink(f"/proc/self/{file}") for file in ("cwd", *(f"fd/{n}" for n in opened))]
+
+
+opened = (a, b, d, leaf, branch)
+shown = links()
+before = os.stat("/tmp/unlinked").st_mtime_ns, os.fstat(a).st_blocks
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 
 
 assert sorted(os.listdir("/tmp/unlinked")) == names
+assert (os.stat("/tmp/unlinked").st_mtime_ns, os.fstat(a).st_blocks) == before, os.fstat(a)
+assert links() == shown, links()
+assert os.pread(old, 10, 0) == b"old"
+with open("/tmp/unlinked/again") as new:
+    assert new.read() == "new"
+assert os.readlink(f"/proc/self/fd/{old}").endswith(" (deleted)")
 assert os.pread(b, 6, 4 << 20) == b"middle"
 shared[:3] = b"new"
 assert os.pread(b, 3, 0) == b"new"
