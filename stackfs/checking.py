@@ -28,7 +28,6 @@ def check(places: Places, pod: str) -> Findings:
     spec = load_spec(places, pod)
     faults = [f"lower layer {path} is missing" for path in spec.lower if not path.exists()]
     faults += _check_sealed(spec)
-    places.run(pod).mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock_pod(places.run(pod)) as lock:
         if lock is None:
             return Findings([], faults)
