@@ -31,7 +31,7 @@ def check(places: Places, pod: str) -> Findings:
     with lock_pod(places.run(pod)) as lock:
         if lock is None:
             return Findings([], faults)
-        if not spec.upper.is_dir() and not spec.sealed():
+        if spec.is_lost():
             faults.append(f"upper directory {spec.upper} is missing")
         return Findings(_clear_work(spec), faults)
 

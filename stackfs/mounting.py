@@ -84,6 +84,7 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
             raise Refused(f"{pod} is mounted already", f"stackfs umount {pod} ends it")
         if request.lower is None:
             _clear_stale(point)
+        _check_upper(places, pod, spec)
         stack = _open(spec, request)
         _clear_stale(point)
         spec.save(places.state(pod) / "stack.json")
@@ -149,6 +150,16 @@ def _check_apart(spec: Spec) -> None:
         if Path(os.path.realpath(lower)).is_relative_to(upper):
             error = f"the upper directory {spec.upper} would change the lower layer {lower}"
             raise Refused(error, "give it another with --upper")
+
+
+def _check_upper(places: Places, pod: str, spec: Spec) -> None:
+    """Refuse to make the upper directory a second time: what the pod has written would be hidden.
+
+    Its disk may not be mounted, or its name be misspelt.
+    """
+    if spec.is_lost() and (places.state(pod) / "stack.json").exists():
+        error = f"the upper directory {spec.upper} is missing, and {pod} was mounted before"
+        raise Refused(error, f"mount its disk, or begin with no files: mkdir {spec.upper}")
 
 
 def load_spec(places: Places, pod: str) -> Spec:
