@@ -242,6 +242,8 @@ def _checkpoints(places: Places, arguments: argparse.Namespace) -> int:
         periodic.collect(places, pod, arguments.keep)
     else:
         rows = periodic.stored_rows(places, pod, where) if where else periodic.rows(places, pod)
+        if not rows and not checkpoints.known(places, pod):  # a pod may go, and they stay
+            overview.check_known(places, pod)
         as_json = arguments.json
         text = overview.as_json(rows) if as_json else overview.columns(periodic.table(rows))
         sys.stdout.write(text)

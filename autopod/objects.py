@@ -10,7 +10,9 @@ store, but has another one do it.
 import configparser
 import os
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -105,7 +107,7 @@ class Objects:
         size = file.stat().st_size
         piece = max(_PIECE, -(-size // _PARTS))
         try:
-            with progress.step("upload", size):
+            with _ends_in_order(), progress.step("upload", size):
                 pieces = _pieces(file, progress)
                 obstore.put(self._store, name, pieces, chunk_size=piece, max_concurrency=_AT_ONCE)
             there = obstore.head(self._store, name)["size"]
@@ -267,6 +269,19 @@ def _section(variable: str, default: str, name: str) -> dict[str, str]:
     except (configparser.Error, ValueError):  # whose text may have what stands there
         raise StoreFailed(f"{path}: it cannot be understood") from None
     return dict(parser[name]) if parser.has_section(name) else {}
+
+
+@contextmanager
+def _ends_in_order() -> Iterator[None]:
+    """Within the block, SIGTERM is an exception as SIGINT is: obstore takes back what it has sent.
+
+    That is parts of an object, which no listing shows.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pieces(file: Path, progress: Progress) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from autopod.errors import Refused
 from ckpt import stack, stackcommand
 from launcher import config, enter, pods, tables
 from launcher.places import Places
@@ -42,6 +43,12 @@ class Row(msgspec.Struct, frozen=True):
 def gather(places: Places) -> list[Row]:
     """Return the pods of this host by name. A pod that changes meanwhile may be shown half."""
     return [_row(places, known) for known in tables.pods_known(places)]
+
+
+def check_known(places: Places, pod: str) -> None:
+    """Raise Refused unless this host knows *pod*."""
+    if pod not in pods.names(places):
+        raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
 
 
 def _row(places: Places, known: tables.PodRow) -> Row:

@@ -9,13 +9,12 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from autopod import checkpoints, retention
+from autopod import checkpoints, overview, retention
 from autopod.errors import Refused
 from autopod.retention import Taken
 from ckpt import commands, show, stack
 from ckpt.archive.errors import ArchiveError
 from ckpt.progress import for_terminal
-from launcher import pods
 from launcher.lock import locked
 from launcher.places import Places
 
@@ -65,8 +64,7 @@ def take(  # noqa: PLR0913
         NotCheckpointable, OSError, …: as ckpt.dump.dump().
         StoreFailed: it was taken, but not copied.
     """
-    if pod not in pods.names(places):
-        raise Refused(f"there is no pod {pod!r}", "autopod list shows those that are here")
+    overview.check_known(places, pod)
     if whole_every > 1:
         _refuse_where_copies_count(places)
     check = _Check(places)

@@ -4,7 +4,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from autopod import checkpoints, journal
+from autopod import checkpoints, journal, overview
 from autopod.errors import Refused
 from ckpt import stack
 from launcher import network, pods
@@ -27,8 +27,7 @@ def remove(places: Places, name: str, *, purge: bool) -> None:
         pods.PodError: a process did not die.
         StackError: its root cannot be unmounted.
     """
-    if name not in pods.names(places):
-        raise Refused(f"there is no pod {name!r}", "autopod list shows those that are here")
+    overview.check_known(places, name)
     if not purge and has_files(places.state(name)):
         hint = f"checkpoint it first if you need them; autopod rm {name} --purge deletes them"
         raise Refused(f"pod {name!r} has files of its own below {places.state(name)}", hint)

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -303,8 +303,12 @@ def _only_one(places: Places, pod: str) -> Iterator[None]:
         Refused: another does.
     """
     places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
-    places.run(pod).mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(places.run(pod) / "copying", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        with suppress(FileExistsError):
+            places.run(pod).mkdir(mode=0o700)
+        with suppress(FileNotFoundError):  # a command had it to itself (launcher/lock.py)
+            fd = os.open(places.run(pod) / "copying", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            break
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

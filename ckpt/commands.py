@@ -41,7 +41,12 @@ def checkpoint(  # noqa: PLR0913
         KeyFileError: the host has no key pair.
         ArchiveError: *since* is refused, or nothing can build upon it; nothing was touched.
     """
+    from ckpt import progress
+
     own_key(places)  # if there is none, nothing need be begun
+    if since is not None:
+        with _opened(places, since) as archive:
+            archive.check_pages(progress.for_terminal())
     with locked(places, pod):
         write(
             places,
@@ -64,7 +69,7 @@ def write(  # noqa: PLR0913 (the command's own choices)
     recipients: Sequence[Path] = (),
     since: Path | None = None,
 ) -> None:
-    """Do the same; the caller holds the pod's lock."""
+    """Do the same; the caller holds the pod's lock, and knows that *since* is good."""
     from ckpt import dump, progress, show
 
     to = _recipients(places, recipients)
@@ -95,16 +100,21 @@ def write(  # noqa: PLR0913 (the command's own choices)
 
 
 def _to_build_upon(places: Places, pod: str, since: Path, *, encrypted: bool) -> "Archive":
-    from ckpt.archive import earlier, keys, recipients
-    from ckpt.archive.read import open_archive
+    from ckpt.archive import earlier
 
-    identities = recipients.load_identities(places.keys(), None)
     with ExitStack() as undo:
-        trusted = keys.load_trusted(places.trust())
-        archive = undo.enter_context(open_archive(since, trusted, identities))
+        archive = undo.enter_context(_opened(places, since))
         earlier.check_usable(archive, pod, encrypted=encrypted)
         undo.pop_all()
         return archive
+
+
+def _opened(places: Places, file: Path) -> "Archive":
+    from ckpt.archive import keys, recipients
+    from ckpt.archive.read import open_archive
+
+    identities = recipients.load_identities(places.keys(), None)
+    return open_archive(file, keys.load_trusted(places.trust()), identities)
 
 
 def make_whole(

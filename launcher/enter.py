@@ -136,9 +136,15 @@ def join_cgroups(pod: Pod, pid: int) -> None:
 def pids(pod: Pod) -> list[int]:
     """Return the host pids of all processes of the pod but its init, zombies included.
 
-    They are found by their pid namespace: control groups do not list zombies.
+    They are found by their pid namespace: control groups do not list zombies. If the init has
+    ended since the pod was found, they all have: the kernel reaps it last.
+
+    Source: kernel/pid_namespace.c, zap_pid_ns_processes().
     """
-    namespace = os.readlink(f"/proc/{pod.init_pid}/ns/pid")
+    try:
+        namespace = os.readlink(f"/proc/{pod.init_pid}/ns/pid")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     found = []
     for name in os.listdir("/proc"):  # the whole host's, while a pod may stand still: be quick
         if name.isdecimal() and int(name) != pod.init_pid:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from launcher.errors import Locked
 
 TYPE_CHECKING = False  # launcher.light says why
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import Final
 
     from launcher.places import Places
 
+_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.01
 _SHARED: Final = "programs on their way into it"
@@ -29,14 +31,25 @@ _SHARED: Final = "programs on their way into it"
 def locked(places: Places, name: str) -> Iterator[None]:
     """Hold the lock of pod *name*.
 
+    A command that leaves nothing of the pod, because there is no such pod, leaves no lock either.
+
     Raises:
         Locked: somebody else holds it; the text names the process.
         OSError: the lock file cannot be opened.
     """
+    directory = places.run(name)
     places.runs().mkdir(mode=0o755, parents=True, exist_ok=True)
-    places.run(name).mkdir(mode=0o700, exist_ok=True)
-    with held(os.fspath(places.run(name)), name):
+    while True:
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):  # another one has just taken it away
+            fd = _take(os.fspath(directory), name)
+            break
+    try:
         yield
+    finally:
+        _clear(directory)
+        os.close(fd)
 
 
 @contextmanager
@@ -51,16 +64,8 @@ def held(directory: str, name: str, *, shared: bool = False) -> Iterator[None]:
         Locked: somebody else holds it; the text names the process.
         OSError: the lock file cannot be opened.
     """
-    fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _take(directory, name, shared=shared)
     try:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not _try(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            if _lives(holder) or time.monotonic() > deadline:
-                raise Locked(f"pod {name!r} is being worked on by {holder or 'another process'}")
-            time.sleep(_PAUSE_S)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{_SHARED if shared else f'process {os.getpid()}'}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
@@ -76,13 +81,50 @@ def wait_until_free(places: Places, name: str, seconds: float) -> None:
 def is_locked(places: Places, name: str) -> bool:
     """Does somebody work on pod *name* at this moment?"""
     try:
-        fd = os.open(places.run(name) / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(places.run(name) / "lock", _FLAGS)
     except FileNotFoundError:
         return False
     try:
         return not _try(fd, fcntl.LOCK_EX)
     finally:
         os.close(fd)
+
+
+def _take(directory: str, name: str, *, shared: bool = False) -> int:
+    """Return a descriptor that holds the lock; see held().
+
+    Who removes a lock file holds the lock. So what was opened before that, and is got after it, is
+    the lock of nothing.
+    """
+    while True:
+        fd = os.open(f"{directory}/lock", _FLAGS | os.O_CREAT, 0o600)
+        try:
+            _await(fd, name, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{_SHARED if shared else f'process {os.getpid()}'}\n".encode(), 0)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _await(fd: int, name: str, kind: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not _try(fd, kind):
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        if _lives(holder) or time.monotonic() > deadline:
+            raise Locked(f"pod {name!r} is being worked on by {holder or 'another process'}")
+        time.sleep(_PAUSE_S)
+
+
+def _clear(directory: Path) -> None:
+    """Remove *directory* unless it has more than the lock, which the caller holds."""
+    with suppress(OSError):  # the pod was removed; or somebody has just put something into it
+        if os.listdir(directory) == ["lock"]:
+            os.unlink(directory / "lock")
+            os.rmdir(directory)
 
 
 def _try(fd: int, kind: int) -> bool:

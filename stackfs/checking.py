@@ -28,11 +28,10 @@ def check(places: Places, pod: str) -> Findings:
     spec = load_spec(places, pod)
     faults = [f"lower layer {path} is missing" for path in spec.lower if not path.exists()]
     faults += _check_sealed(spec)
-    places.run(pod).mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock_pod(places.run(pod)) as lock:
         if lock is None:
             return Findings([], faults)
-        if not spec.upper.is_dir() and not spec.sealed():
+        if spec.is_lost():
             faults.append(f"upper directory {spec.upper} is missing")
         return Findings(_clear_work(spec), faults)
 

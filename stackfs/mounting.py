@@ -72,15 +72,19 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
     import stackfs.daemon  # noqa: F401
 
     request = ask()
-    run = _ensure_directories(places, pod)
+    spec = _resolve(places, pod, request)  # of a pod that is not there nothing is made
+    _check_apart(spec)
+    point, run = places.barrier(pod), places.run(pod)
+    for path in (point, places.state(pod)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
     with lock_pod(run) as lock:
         if lock is None:
             raise Refused(f"{pod} is mounted already", f"stackfs umount {pod} ends it")
-        point = places.barrier(pod)
-        spec = _resolve(places, pod, request)
-        _check_apart(spec)
         if request.lower is None:
             _clear_stale(point)
+        _check_upper(places, pod, spec)
         stack = _open(spec, request)
         _clear_stale(point)
         spec.save(places.state(pod) / "stack.json")
@@ -94,21 +98,13 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
         os.stat(places.root(pod))
 
 
-def _ensure_directories(places: Places, pod: str) -> Path:
-    for path in (places.barrier(pod), places.state(pod), places.run(pod)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-    return places.run(pod)
-
-
 @contextlib.contextmanager
 def lock_pod(run: Path) -> Iterator[int | None]:
     """Yield a descriptor that holds the pod's lock as long as it is open anywhere, or None.
 
     The daemon inherits it: whoever gets the lock knows that no daemon lives.
     """
-    fd = os.open(run / "stackfs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(run)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -119,6 +115,16 @@ def lock_pod(run: Path) -> Iterator[int | None]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _open_lock(run: Path) -> int:
+    """Open the lock in a directory that a reboot forgets, and that who finds it empty removes."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with contextlib.suppress(FileExistsError):
+            run.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError):  # it was removed between the two
+            return os.open(run / "stackfs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _resolve(places: Places, pod: str, request: Request) -> Spec:
@@ -144,6 +150,16 @@ def _check_apart(spec: Spec) -> None:
         if Path(os.path.realpath(lower)).is_relative_to(upper):
             error = f"the upper directory {spec.upper} would change the lower layer {lower}"
             raise Refused(error, "give it another with --upper")
+
+
+def _check_upper(places: Places, pod: str, spec: Spec) -> None:
+    """Refuse to make the upper directory a second time: what the pod has written would be hidden.
+
+    Its disk may not be mounted, or its name be misspelt.
+    """
+    if spec.is_lost() and (places.state(pod) / "stack.json").exists():
+        error = f"the upper directory {spec.upper} is missing, and {pod} was mounted before"
+        raise Refused(error, f"mount its disk, or begin with no files: mkdir {spec.upper}")
 
 
 def load_spec(places: Places, pod: str) -> Spec:

@@ -87,6 +87,11 @@ class Spec:
         covered = self.covered()
         return [number for number in self.present() if number not in covered]
 
+    def is_lost(self) -> bool:
+        """Is there nothing of an upper directory? A fresh one follows a seal, and a rollback."""
+        traces = (self.upper, self.base / self.aside_name)
+        return not (any(path.is_dir() for path in traces) or self.sealed())
+
     def save(self, path: Path) -> None:
         """Write this to a file, whole or not at all."""
         text = json.dumps(self.to_json())

@@ -15,9 +15,10 @@ from hypercorn.trio import serve
 from autopod.errors import Refused
 from autopod.status import policy
 from autopod.status.policy import Policy
-from autopod.web import auth, state
+from autopod.web import auth, ended, state
 from autopod.web.app import App
 from autopod.web.auth import Gate
+from autopod.web.ended import Ended
 from autopod.web.feed import Feed
 from autopod.web.guard import Guard
 from autopod.web.jobs import Jobs
@@ -35,8 +36,9 @@ def main() -> int:
         if address is None:
             return 0
         tokens = auth.ensure(places)
+        gate = Gate(tokens, settings.web, Ended(ended.path(places)))
         config = _config(settings.web, *address)
-        trio.run(_run, places, settings, Gate(tokens, settings.web), config)
+        trio.run(_run, places, settings, gate, config)
     except Exception as e:  # noqa: BLE001 (it is told, and the service starts it again)
         commandline.complain("autopod", e)
         return 1

@@ -116,8 +116,11 @@ class App:
         return answer
 
     async def _logout(self, request: Request) -> Response:
-        if self._gate.acts(self._claims(request), time.time()) is None:
+        claims = self._claims(request)
+        if self._gate.acts(claims, time.time()) is None:
             return _said(401, "log in")
+        self._gate.end(claims, time.time())
+        _log(claims, "logs out")
         answer = _json(200, {})
         self._set_cookie(answer, "", 0)
         return answer
@@ -149,7 +152,7 @@ class App:
             return _said(401, "log in")
         if self._streams.available_tokens == 0:
             return _said(503, "too many watch already")
-        return _Stream(self._feed, self._streams)
+        return _Stream(self._feed, self._streams, lambda: self._reader(request) is not None)
 
     async def _act(self, request: Request) -> Response:
         claims = self._claims(request)
@@ -205,15 +208,15 @@ class _Stream(Response):
     Source: HTML Living Standard, section 9.2.
     """
 
-    def __init__(self, feed: Feed, limit: trio.CapacityLimiter) -> None:
+    def __init__(self, feed: Feed, limit: trio.CapacityLimiter, may: Callable[[], bool]) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
-        self._feed, self._limit = feed, limit
+        self._feed, self._limit, self._may = feed, limit, may
 
     async def __call__(  # type: ignore[explicit-override]
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Send until the browser goes; it comes again after an hour, and is asked who it is."""
+        """Send until the browser goes, or may not any more; after an hour it comes again."""
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         with trio.move_on_after(_STREAM_S):
             async with trio.open_nursery() as nursery:
@@ -222,12 +225,14 @@ class _Stream(Response):
                 try:
                     await send(head)
                     await self._send_states(send)
+                    await send({"type": "http.response.body"})
                 finally:
                     self._limit.release_on_behalf_of(self)
+                nursery.cancel_scope.cancel()
 
     async def _send_states(self, send: Send) -> None:
         before, beat = b"", trio.current_time()
-        while True:
+        while self._may():
             now = await self._feed.json()
             what = now.partition(b',"')[2]  # all but the time of the look
             if what != before:

@@ -1,4 +1,4 @@
-"""Who may see the page, and who may do something. Pure, but for the two token files.
+"""Who may see the page, and who may do something. Pure, but for the files of the tokens.
 
 Users of the host are not all administrators, so whoever connects, from the loopback too, brings a
 token or, where the policy has an authority for them, a certificate. A token is sent as
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from autopod.errors import Refused
+from autopod.web.ended import Ended
 from autopod.web.listening import Web
 from launcher.places import Places
 
@@ -64,6 +65,14 @@ class Session(msgspec.Struct, frozen=True):
     secret: str
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What a cookie says: as whom, until when, and by which name the session is known here."""
+
+    role: Role
+    until: int
+    name: str
+
+
 def paths(places: Places) -> tuple[Path, Path]:
     """Return where the tokens are: the administrator's, and the reader's."""
     directory = places.keys().parent
@@ -102,8 +111,8 @@ def _ensure(file: Path) -> str:
 class Gate:
     """Decides, from what a request brings."""
 
-    def __init__(self, tokens: Tokens, settings: Web) -> None:
-        self._tokens, self._settings = tokens, settings
+    def __init__(self, tokens: Tokens, settings: Web, ended: Ended) -> None:
+        self._tokens, self._settings, self._ended = tokens, settings, ended
         both = f"{tokens.admin}\0{tokens.reader}".encode()
         self._key = hashlib.sha256(b"autopod page\0" + both).digest()
 
@@ -115,6 +124,12 @@ class Gate:
         cookie = f"{role}.{int(now) + SESSION_S}.{secrets.token_hex(8)}"
         cookie = f"{cookie}.{self._sign('cookie', cookie)}"
         return Session(role, cookie, self._sign("secret", cookie))
+
+    def end(self, claims: Claims, now: float) -> None:
+        """End the session of the cookie, wherever else it may be."""
+        found = self._session(claims.cookie, now)
+        if found is not None:
+            self._ended.add(found.name, found.until, now)
 
     def visitor(self, claims: Claims, now: float) -> Role | None:
         """Return as whom the bearer of the cookie is known: enough for an empty page only."""
@@ -146,13 +161,17 @@ class Gate:
         return "reader" if near else None
 
     def _of_cookie(self, cookie: str | None, now: float) -> Role | None:
+        found = self._session(cookie, now)
+        return found.role if found else None
+
+    def _session(self, cookie: str | None, now: float) -> _Known | None:
         said, _, signature = (cookie or "").rpartition(".")
         if not _same(signature, self._sign("cookie", said)):
             return None
-        role, until, _ = said.split(".")  # ours: it was signed
-        if now > int(until):
+        role, until, name = said.split(".")  # ours: it was signed
+        if now > int(until) or name in self._ended:
             return None
-        return "admin" if role == "admin" else "reader"
+        return _Known("admin" if role == "admin" else "reader", int(until), name)
 
     def _sign(self, what: str, text: str) -> str:
         return hmac.new(self._key, f"{what}\0{text}".encode(), hashlib.sha256).hexdigest()

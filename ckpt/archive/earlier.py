@@ -2,23 +2,27 @@
 
 It is known by the digest of its image manifest, which is what its signature covers; so it can have
 any name. It is looked for beside the archive that builds upon it, or somebody says where it is.
+Where there are several, of which some may be damaged, it is the first that is good.
 It is whole: who has an incremental archive needs one more file, never a chain of them.
 """
 
 import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckpt.archive import container, schema
 from ckpt.archive.container import read_exactly
 from ckpt.archive.errors import ArchiveError, FormatError, NoEarlier
+from ckpt.progress import Silent
 
 if TYPE_CHECKING:
     from ckpt.archive.read import Archive
 
 
-def find(path: Path, digest: str, given: Path | None) -> Path:
-    """Return the archive that *path* builds upon; its signature is still to be verified.
+def find(path: Path, digest: str, given: Path | None) -> list[Path]:
+    """Return the archive that *path* builds upon, or several: nothing of them is verified yet.
 
     Args:
         path: the incremental archive.
@@ -32,14 +36,37 @@ def find(path: Path, digest: str, given: Path | None) -> Path:
     if given is not None:
         if _manifest_digest(given) != digest:
             raise NoEarlier(f"{given} is not the archive that it builds upon, {digest}")
-        return given
+        return [given]
+    found: dict[tuple[int, int], Path] = {}
     for candidate in sorted(path.parent.glob("*.pod")):
-        try:
+        with suppress(ArchiveError, OSError):  # whatever it is, it is not the one
             if _manifest_digest(candidate) == digest:
-                return candidate
-        except (ArchiveError, OSError):  # whatever it is, it is not the one
-            continue
-    raise NoEarlier(f"the archive that it builds upon is not beside it: {digest}")
+                status = candidate.stat()
+                found.setdefault((status.st_dev, status.st_ino), candidate)
+    if not found:
+        raise NoEarlier(f"the archive that it builds upon is not beside it: {digest}")
+    return list(found.values())
+
+
+def open_good(found: list[Path], opened: "Callable[[Path], Archive]") -> "Archive":
+    """Open the first of *found* that is good. One alone need not be: its reader sees what is not.
+
+    Raises:
+        ArchiveError, OSError: none is; why the first is not.
+    """
+    if len(found) == 1:
+        return opened(found[0])
+    failures: list[ArchiveError | OSError] = []
+    for path in found:
+        try:
+            with ExitStack() as undo:
+                archive = undo.enter_context(opened(path))
+                archive.verify(Silent())
+                undo.pop_all()
+                return archive
+        except (ArchiveError, OSError) as e:
+            failures.append(e)
+    raise failures[0]
 
 
 def check(archive: "Archive", manifest: schema.Manifest, wanted: schema.Earlier) -> None:

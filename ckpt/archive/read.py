@@ -90,7 +90,8 @@ def open_archive(
 
         def open_earlier(digest: str) -> Archive:
             found = earlier.find(path, digest, since)
-            return stack.enter_context(_opened(found, trusted_keys, identities, _refuse))
+            good = earlier.open_good(found, lambda p: _opened(p, trusted_keys, identities, _refuse))
+            return stack.enter_context(good)
 
         archive = _opened(path, trusted_keys, identities, open_earlier)
         stack.pop_all()

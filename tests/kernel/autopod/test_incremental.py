@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -110,24 +111,35 @@ def test_two_files(busy, tmp_path):
 
 
 def test_damaged(busy, tmp_path):
-    """A byte of the earlier one: nothing of the pod comes, and nothing is left."""
+    """A byte of the earlier one: nothing builds upon it, nothing of a pod comes of it."""
     host, full, since = busy.host, tmp_path / "full.pod", tmp_path / "since.pod"
+    checkpoint = ("autopod", "checkpoint", "busy", "-o", since, "--since", full)
+    restart = ("autopod", "restart", "busy", "-i", since)
     host.run("autopod", "checkpoint", "busy", "-o", full, "--leave-running")
-    host.run("autopod", "checkpoint", "busy", "-o", since, "--since", full)
+    change_a_byte(full)
+    assert f"{full}: pages" in host.run(*checkpoint, expect=1)
+    busy.step(to=1)
+    change_a_byte(full)
+    host.run(*checkpoint)
     host.run("autopod", "rm", "busy", "--purge")
-    with full.open("r+b") as file:
-        file.seek(8 << 20)
-        [byte] = file.read(1)
-        file.seek(8 << 20)
-        file.write(bytes([byte ^ 1]))
-    for command in (("ckpt", "verify", since), ("autopod", "restart", "busy", "-i", since)):
+    change_a_byte(full)
+    for command in (("ckpt", "verify", since), restart):
         assert f"{full}: pages" in host.run(*command, expect=1)
     assert "busy" not in host.pods()
-    with full.open("r+b") as file:
-        file.seek(8 << 20)
-        file.write(bytes([byte]))
-    host.run("autopod", "restart", "busy", "-i", since)
-    busy.step(to=1)
+    good = full.with_name("good.pod")
+    shutil.copy(full, good)
+    change_a_byte(good)
+    host.run(*restart)
+    busy.step(to=2)
+
+
+def change_a_byte(file):
+    """Change a byte of the pages, or change it back."""
+    with file.open("r+b") as archive:
+        archive.seek(8 << 20)
+        [byte] = archive.read(1)
+        archive.seek(8 << 20)
+        archive.write(bytes([byte ^ 1]))
 
 
 def test_kept(busy):

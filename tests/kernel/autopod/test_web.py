@@ -98,7 +98,25 @@ def test_a_session_and_what_others_can_make_a_browser_send(page):
     assert page.act(action, **session)[0] == 202
     wait_until(lambda: hold_of(page) is not None, "the host is held")
     assert hold_of(page).reason == "audit"
-    assert page.ask("POST", "/logout", **session)[0] == 200
+
+
+def test_a_session_is_ended_by_its_user(page):
+    """Also where somebody has copied it, for the streams that it has opened, and later."""
+    page.open()
+    session, other = page.log_in(), page.log_in()
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=60)
+    names = {key.replace("_", "-"): value for key, value in session.items()}
+    connection.request("GET", "/api/events", headers=names)
+    with closing(connection), connection.getresponse() as answer:
+        answer.readline()
+        assert page.ask("POST", "/logout", **session)[0] == 200
+        answer.read()  # it has an end
+    for _ in range(2):
+        assert page.ask("GET", "/api/state", **session)[0] == 401
+        assert page.ask("GET", "/", cookie=session["cookie"])[0] == 303
+        assert page.ask("GET", "/api/state", **other)[0] == 200
+        page.close()
+        page.start()
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ class Page:
         policy.parent.mkdir(parents=True, exist_ok=True)
         before = policy.read_text() if policy.exists() else ""
         policy.write_text(f'{before}\n[web]\nlisten = "127.0.0.1:{self.port}"\n{more}')
+        self.start()
+
+    def start(self):
+        """Start it with the policy that it had."""
         argv = [sys.executable, "-m", "autopod.web"]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE)
         wait_until(self.answers, "the page is served")

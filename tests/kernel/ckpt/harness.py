@@ -123,8 +123,8 @@ class Pod:
 
     def host_pids(self):
         """Host pids by pids in the pod."""
-        found = {}
-        for pid in enter.pids(self.running()):
+        found, running = {}, self.running()
+        for pid in enter.pids(running) if running else []:
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):

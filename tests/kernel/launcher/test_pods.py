@@ -362,6 +362,14 @@ def test_processes_of_the_pod_are_found_zombies_too(pod):
     wait_until(lambda: states() == ["S", "Z"])
 
 
+def test_a_pod_that_has_ended_since_it_was_found_has_no_processes(places):
+    init = os.fork()
+    if init == 0:
+        os._exit(0)
+    os.waitpid(init, 0)
+    assert enter.pids(pods.Pod("a", init, 1, (), ClockOffsets(), places)) == []
+
+
 def test_root_that_is_not_mounted(host):
     host.places.root("a").mkdir(parents=True)
 

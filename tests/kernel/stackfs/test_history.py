@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -363,6 +364,7 @@ def test_going_back_to_a_snapshot(host):
     assert host.request("snapshot")["layer"]["path"] == os.fspath(host.state() / "layers/3")
     first = host.request("status")["layers"][-1]["id"]
     host.stackfs("umount", "pod")
+    shutil.rmtree(host.prefix / "run")  # as a reboot does
     assert host.stackfs("rollback", "pod", "--to", first, "--force").stdout == b""
     assert os.listdir(host.state() / "aside") == [os.path.basename(aside)]
     host.stackfs("mount", "pod")

@@ -79,6 +79,7 @@ def test_errors_say_what_to_do(host):
     assert hint in host.stackfs("diff", "pod", check=False).stderr
     (host.state() / "stack.json").write_text('{"lower": 1}')
     assert "cannot be read" in failing("mount", "pod")
+    (host.state() / "stack.json").unlink()
     assert "cannot name a pod" in failing("mount", "Not A Pod", status=2)
     assert "takes the place" in failing("mount", "pod", "--spec", "-", "--lower", "x", status=2)
     assert "specification" in failing("mount", "pod", "--spec", "-", status=1)
@@ -300,6 +301,31 @@ def test_interrupted_seal_is_mended(host):
     (root / "later").write_text("y")
     host.stackfs("snapshot", "pod")
     assert sorted(os.listdir(host.state() / "layers")) == ["1", "2"]
+
+
+def test_an_upper_directory_that_is_missing_is_not_made_again(host):
+    """It is so where its disk is not mounted, or its name is misspelt: nothing is lost."""
+    fill(host.lower)
+    disk, upper = host.prefix / "disk", host.prefix / "disk/upper"
+    disk.mkdir()
+    (host.mount("pod", "--upper", upper) / "new").write_text("x")
+    host.stackfs("umount", "pod")
+    disk.rename(host.prefix / "elsewhere")
+    disk.mkdir()
+    for arguments in ([], ["--lower", host.lower, "--upper", upper], ["--upper", disk / "uper"]):
+        refused = host.stackfs("mount", "pod", *arguments, check=False).stderr
+        assert b"is missing, and pod was mounted before" in refused
+        assert b"stackfs: hint: mount its disk, or " in refused
+        assert os.listdir(disk) == []
+    assert b"is missing" in host.stackfs("check", "pod", check=False).stdout
+    disk.rmdir()
+    (host.prefix / "elsewhere").rename(disk)
+    host.stackfs("mount", "pod")
+    assert (host.root() / "new").read_text() == "x"
+    host.stackfs("umount", "pod")
+    (disk / "other").mkdir()
+    host.stackfs("mount", "pod", "--upper", disk / "other")
+    assert not (host.root() / "new").exists()
 
 
 def test_statistics_count_what_was_asked(host):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +16,11 @@ from launcher.places import Places
 from tests.unit.autopod import commands, s3
 from tests.unit.ckpt import archives
 
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIANOBODY",
+    "AWS_SECRET_ACCESS_KEY": s3.SECRET,
+    "AWS_REGION": "us-east-1",
+}
 LARGE = os.urandom(9 << 20)  # is sent in two parts
 
 
@@ -24,12 +32,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def shell():
-    environment = {
-        "AWS_ACCESS_KEY_ID": "AKIANOBODY",
-        "AWS_SECRET_ACCESS_KEY": s3.SECRET,
-        "AWS_REGION": "us-east-1",
-    }
-    with commands.shell(environment) as shell:
+    with commands.shell(CREDENTIALS) as shell:
         yield shell
 
 
@@ -169,6 +172,30 @@ def test_an_upload_that_is_broken_off(hosts, server):
     assert b"<Upload>" not in s3.ask(server, "GET", "/pods?uploads")
     a.copy()
     assert a.there() == [1]
+
+
+UPLOAD = """
+import os, signal, sys
+from pathlib import Path
+from autopod.objects import Objects
+from ckpt.progress import Silent
+
+class Told(Silent):
+    def advance(self, done_bytes):
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+
+Objects(sys.argv[1], sys.argv[2]).put("large", Path(sys.argv[4]), Told())
+"""
+
+
+@pytest.mark.parametrize("told", ["SIGTERM", "SIGINT"])
+def test_an_upload_that_is_told_to_end(server, tmp_path, told):
+    (tmp_path / "large").write_bytes(LARGE)
+    argv = ["s3://pods/ended", f"http://127.0.0.1:{server}", told, tmp_path / "large"]
+    environment = {**os.environ, **CREDENTIALS}
+    done = subprocess.run([sys.executable, "-c", UPLOAD, *argv], env=environment, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert b"<Upload>" not in s3.ask(server, "GET", "/pods?uploads")
 
 
 def test_what_the_store_says_is_not_believed(hosts, server):

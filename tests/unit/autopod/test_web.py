@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from autopod import top
+from autopod.errors import Refused
 from autopod.hosts import Row as HostRow
 from autopod.moves import Move
 from autopod.overview import Row
@@ -23,6 +24,7 @@ from autopod.status.report import PodSoftware, Report, Update
 from autopod.status.store import Drain, Event, Hold, PodRecord
 from autopod.web import auth, jobs, metrics, state, timeline
 from autopod.web.auth import Claims, Gate, Tokens
+from autopod.web.ended import Ended
 from autopod.web.listening import Web
 from autopod.web.timeline import Span
 from launcher import toml
@@ -185,7 +187,7 @@ FAR, NEAR = Claims("192.0.2.1"), Claims("127.0.0.1")
 
 
 def gate(**settings):
-    return Gate(TOKENS, Web(**settings))
+    return Gate(TOKENS, Web(**settings), Ended(Path("/nowhere")))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,29 @@ def test_a_session_needs_cookie_and_secret_and_ends():
     assert at.acts(replace(both, secret=other.secret), NOW) is None
     forged = session.cookie.replace(str(int(NOW) + auth.SESSION_S), str(int(NOW) + 10**6))
     assert at.acts(replace(both, cookie=forged), NOW) is None
-    elsewhere = Gate(replace(TOKENS, admin="b" * 43), Web())
+    elsewhere = Gate(replace(TOKENS, admin="b" * 43), Web(), Ended(Path("/nowhere")))
     assert elsewhere.acts(both, NOW) is None, "a new token ends all sessions"
+
+
+def test_a_session_that_was_ended(tmp_path):
+    def opened():
+        return Gate(TOKENS, Web(), Ended(tmp_path / "ended.json"))
+
+    at = opened()
+    one, other = (at.login("a" * 43, NEAR, NOW) for _ in range(2))
+    both = replace(NEAR, cookie=one.cookie, secret=one.secret)
+    at.end(replace(both, cookie=one.cookie[:-1]), NOW)  # it is nobody's
+    assert not (tmp_path / "ended.json").exists()
+    at.end(both, NOW)
+    assert at.acts(both, NOW) is opened().acts(both, NOW) is None
+    assert opened().acts(replace(NEAR, cookie=other.cookie, secret=other.secret), NOW) == "admin"
+    later = NOW + auth.SESSION_S + 1
+    third = opened().login("a" * 43, NEAR, later)
+    opened().end(replace(NEAR, cookie=third.cookie, secret=third.secret), later)
+    assert len(json.loads((tmp_path / "ended.json").read_bytes())["until"]) == 1
+    (tmp_path / "ended.json").write_text("{")
+    with pytest.raises(Refused, match="cannot be understood"):
+        opened()
 
 
 def test_a_reader_does_not_become_an_administrator():

@@ -11,6 +11,7 @@ from ckpt import diff, registry, show
 from ckpt.archive import earlier, schema
 from ckpt.archive.errors import (
     ArchiveError,
+    Damaged,
     FormatError,
     NoEarlier,
     NotARecipient,
@@ -142,6 +143,33 @@ def test_it_is_not_there(full, since, tmp_path):
 
 def test_it_is_not_asked_for(full):
     archives.read_all(full, since=full.with_name("nothing"))
+
+
+@pytest.mark.parametrize("at", ["pages", "signature", "end"])
+@pytest.mark.parametrize("name", ["a.pod", "z.pod"])
+def test_of_several_the_good_one_is_taken(full, since, at, name):
+    copy = full.with_name(name)
+    data = bytearray(full.read_bytes())
+    if at == "end":
+        del data[-2000:]
+    else:
+        data[1541 if at == "pages" else data.rindex(b'"sig":"') + 20] ^= 1
+    copy.write_bytes(data)
+    full.with_name("again.pod").symlink_to(full)
+    archives.read_all(since)
+    with open_archive(since, TRUSTED) as archive:
+        assert archive.earlier.path.samefile(full)
+
+
+def test_of_several_none_is_good(full, since):
+    before = os.listdir("/proc/self/fd")
+    data = bytearray(full.read_bytes())
+    data[1541] ^= 1
+    for path in (full, full.with_name("z.pod")):
+        path.write_bytes(data)
+    with pytest.raises(Damaged, match=r"full.pod: pages"), open_archive(since, TRUSTED):
+        pass
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_nothing_stays_open(full, since):
