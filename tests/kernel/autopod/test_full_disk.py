@@ -32,7 +32,7 @@ while True:
             file.write(f"{n}\\n")
     except OSError:
         pass  # the disk is full: it is told later
-    time.sleep(0.01)
+    time.sleep(0.05)
 """
 
 
