@@ -104,6 +104,8 @@ demo-apache: setup
 demo-redis: setup
 	@.venv/bin/python -m examples.redis.demo $(DEMO_ARGS)
 
+# What pytest makes of its plugins and of the tests for their assertions is kept, too: seconds.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: PACKAGES += chromium chromium-driver dbus fonts-inter skopeo systemd-sysv
 test: setup $(ETCD) $(REGISTRY)
 	.venv/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)

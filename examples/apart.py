@@ -4,8 +4,11 @@ What is mounted or configured there, the host does not see, and the kernel takes
 last process.
 """
 
+import functools
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 from launcher import abi
 
@@ -27,3 +30,24 @@ def leave_host() -> int:
     abi.mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return network
+
+
+def prefix(name: str = "") -> Path:
+    """Make a place for an instance; the caller takes it away.
+
+    Instances that this process makes so have their digests of lower layers together
+    (stackfs/layers/identity.py): each would have to read all of the same trees first.
+
+    Not below a long path: the address of a unix socket has 108 bytes (unix(7)).
+    """
+    made = Path(tempfile.mkdtemp(prefix=f"autopod-{name}"))
+    digests = made / "var/cache/autopod/identity"
+    digests.parent.mkdir(parents=True)
+    digests.symlink_to(_digests().name)
+    return made
+
+
+@functools.cache
+def _digests() -> "tempfile.TemporaryDirectory[str]":
+    """Gone with this process."""
+    return tempfile.TemporaryDirectory(prefix="autopod-digests-")

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from autopod.hosts import PORT
 from examples import leftovers
+from examples.apart import prefix
 from examples.exim.mail import wait_until
 from examples.transcript import BIN, Failed
 from launcher import enter, pods
@@ -29,7 +29,7 @@ class Machine:
     def __init__(self, name: str, number: int, network: str = "192.0.2") -> None:
         """Make host *name* with the address 192.0.2.*number*; end() takes it away."""
         self.name, self.address = name, f"{network}.{number}"
-        self.prefix = Path(tempfile.mkdtemp(prefix=f"autopod-{name}-"))
+        self.prefix = prefix(f"{name}-")
         self.places = Places(self.prefix)
         self.holder = self.hold()
         self._service: subprocess.Popen[bytes] | None = None

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from stackfs import streams
+from stackfs import light, streams  # noqa: F401 (light first)
 from stackfs.control import Refused, refusal
 from stackfs.places import Places, check_pod_name
 from stackfs.streams import printable

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from stackfs import abi, control, quiet
+from stackfs import abi, control, light, quiet
 from stackfs.kept import Kept
 from stackfs.stack import Stack
 
@@ -202,7 +202,8 @@ def set_up_log() -> None:
 
 def main() -> int:
     """Be a holder that takes over: `python -m stackfs.holder POD KEPT_FD`."""
-    import stackfs.daemon  # noqa: F401 (heavy: before anything depends on it)
+    light.import_trio()  # heavy: before anything depends on it
+    import stackfs.daemon  # noqa: F401
 
     set_up_log()
     text = int(sys.argv[2])

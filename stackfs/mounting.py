@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from stackfs import abi, control, mounts
+from stackfs import abi, control, light, mounts
 from stackfs.control import Refused
 from stackfs.journal import Journal
 from stackfs.kept import Kept, close_all_but
@@ -67,8 +67,7 @@ def mount(places: Places, pod: str, ask: Callable[[], Request], *, foreground: b
         Refused: it cannot be mounted.
         OSError: a directory cannot be opened or made.
     """
-    import trio  # noqa: F401 (heavy: before the fork and before the request is read)
-
+    light.import_trio()  # heavy: before the fork and before the request is read
     import stackfs.daemon  # noqa: F401
 
     request = ask()

@@ -32,7 +32,7 @@ while True:
             file.write(f"{n}\\n")
     except OSError:
         pass  # the disk is full: it is told later
-    time.sleep(0.01)
+    time.sleep(0.05)
 """
 
 
@@ -44,7 +44,6 @@ class SmallDisk(hosts.Machine):
         self.disk = Path(tempfile.mkdtemp(prefix="autopod-disk-"))
         tmpfs = ("mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "disk", self.disk)
         subprocess.run(tmpfs, check=True)
-        (self.prefix / "var").mkdir()
         (self.prefix / "var/lib").symlink_to(self.disk)
 
     def make_room(self):

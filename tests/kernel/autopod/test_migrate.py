@@ -24,7 +24,7 @@ while True:
     n += 1
     with open("/var/tmp/count", "w") as file:
         file.write(f"{n}\\n")
-    time.sleep(0.01)
+    time.sleep(0.05)
 """
 
 
@@ -130,13 +130,14 @@ def test_files_that_are_written_all_the_time_go_ahead(pair, debian_root):
 
 
 REMEMBERS = """\
-import hashlib, os
+import hashlib, os, time
 kept, n = os.urandom(64 << 20), 0
 first = hashlib.sha256(kept).digest()
 while hashlib.sha256(kept).digest() == first:
     n += 1
     with open("/var/tmp/count", "w") as file:
         file.write(f"{n}\\n")
+    time.sleep(0.1)
 """
 
 

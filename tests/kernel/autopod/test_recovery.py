@@ -17,7 +17,7 @@ from tests.kernel.autopod.test_owners import join, owner, write_guard
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
 
-TTL_S = 15
+TTL_S = 10
 
 
 @pytest.fixture(params=["directory"])

@@ -21,6 +21,8 @@ from ckpt.archive import keys
 from ckpt.progress import Silent
 from launcher import config, enter, network, pods, users
 from launcher.lock import locked
+from stackfs import mounting
+from stackfs.places import Places
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
 DEADLINE_S = 60
@@ -75,7 +77,7 @@ class Pod:
         """Let the pod, which has ended, have other ids of the host; return by how much."""
         mine = config.load(self.places, self.name)
         other = msgspec.structs.replace(mine, name="other")
-        tool("stackfs", "umount", self.name)
+        self._unmount()
         before = users.base(self.places, self.name)
         users.forget(self.places, self.name)
         users.ensure(self.places, other)
@@ -86,7 +88,11 @@ class Pod:
     def __exit__(self, *_):
         pods.destroy(self.places, self.name)
         network.remove_network(self.places, self.name)
-        tool("stackfs", "umount", self.name)
+        self._unmount()
+
+    def _unmount(self):
+        """Do what `stackfs umount` does, without an interpreter of its own."""
+        mounting.umount(Places(self.places.prefix), self.name, lazy=False)
 
     @property
     def root(self):

@@ -12,18 +12,18 @@ from tests.kernel.fleet import etcd
 ROOTS = itertools.count()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory):
-    """Three members of etcd, which each worker of the tests has of its own."""
+    """Three members of etcd, which each worker has of its own, and ends: idle they work, too."""
     with etcd.running(tmp_path_factory.mktemp("etcd")) as cluster:
         yield cluster
 
 
 @pytest.fixture(
-    scope="session", params=["sqlite", pytest.param("etcd", marks=pytest.mark.needs("etcd"))]
+    scope="package", params=["sqlite", pytest.param("etcd", marks=pytest.mark.needs("etcd"))]
 )
 def kind(request):
-    """The cluster, or None for a file. Of the session: it is there before leaks are looked for."""
+    """The cluster, or None for a file. Of the package: it is there before leaks are looked for."""
     return request.getfixturevalue("cluster") if request.param == "etcd" else None
 
 
