@@ -4,12 +4,13 @@ import os
 
 import msgspec
 
-from ckpt.kinds import abi, flags, late, mounts
+from ckpt.kinds import abi, flags, late, location, mounts
 from ckpt.kinds.protocol import Dump, Remote, Source, Workshop
 from ckpt.kinds.regular import position
 from ckpt.model import OpenFile
 
 _GONE = " (deleted)"
+_ENDED = "it is of a process that has ended"
 
 
 class State(msgspec.Struct, frozen=True):
@@ -31,13 +32,18 @@ def recognises(source: Source, dump: Dump) -> bool:
 def collect(source: Source, dump: Dump) -> State | None:
     """See protocol.FileKind."""
     if source.link.endswith(_GONE):
-        dump.refuse(source, "it is of a process that has ended")
+        dump.refuse(source, _ENDED)
         return None
     if late.OF_PROCESS.fullmatch(source.link) is None:
         dump.refuse(source, "it is in a proc file system that the pod has mounted itself")
         return None
     if source.fd < 0:
         dump.refuse(source, "it is below /proc")
+        return None
+    try:
+        os.close(location.open_in_pod(dump.pod_root_fd, os.fsencode(source.link), os.O_PATH))
+    except (FileNotFoundError, ProcessLookupError):
+        dump.refuse(source, _ENDED)
         return None
     return State(os.fsencode(source.link), position(source))
 

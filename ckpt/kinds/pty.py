@@ -87,7 +87,7 @@ def collect(source: Source, dump: Dump) -> State | None:
     try:
         number = collect_pair(source.local_fd, _index(source), dump)
     except OSError as e:
-        if e.errno != errno.EIO:
+        if e.errno not in {errno.EIO, errno.ENOENT}:
             raise
         dump.refuse(source, "its terminal was hung up")
         return None
@@ -101,7 +101,7 @@ def collect_pair(fd: int, index: int, dump: Dump) -> int:
     """Return the object of pair *index*; *fd* is either end.
 
     Raises:
-        OSError: EIO: it was hung up.
+        OSError: EIO, ENOENT: it was hung up.
         ValueError: it has unknown flags, or the pod has no devpts.
     """
     number, new = dump.object_id("pty", index)

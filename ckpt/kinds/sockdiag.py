@@ -1,7 +1,7 @@
 """Sockets as the kernel lists them: sock_diag(7).
 
-The only place that tells the peer of a unix socket, which connections wait at a listener, and what
-a packet socket has joined.
+The only place that tells the peer of a unix socket, which connections wait at a listener, what
+a packet socket has joined, and that a UDP socket is shut down.
 """
 
 import os
@@ -14,7 +14,7 @@ import msgspec
 
 from ckpt.kinds import abi
 
-# <linux/netlink.h>, <linux/sock_diag.h>, <linux/unix_diag.h>, <linux/packet_diag.h>
+# <linux/{netlink,sock_diag,unix_diag,packet_diag,inet_diag}.h>
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST_DUMP: Final = 0x301
@@ -32,6 +32,12 @@ _REQUEST: Final = struct.Struct("=BBHIIIII")
 _MESSAGE: Final = struct.Struct("=BBBBIII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _LISTEN: Final = 10
+
+
+_INET_REQUEST: Final = struct.Struct("=BBBxI48x")
+_INET_MESSAGE: Final = struct.Struct("=BBBB48xIIIII")
+_INET_DIAG_SHUTDOWN: Final = 8
+_ANY_STATE: Final = 0xFFFFFFFF
 
 
 class UnixSocket(msgspec.Struct, frozen=True):
@@ -105,6 +111,21 @@ def unix_sockets(host_pid: int) -> dict[int, UnixSocket]:
     return {found.inode: found for found in map(_parse, _ask(host_pid, request))}
 
 
+def udp_shutdowns(host_pid: int, family: int) -> dict[int, int]:
+    """Return which directions of UDP sockets are shut down, as UnixSocket.shutdown, by inode.
+
+    Of all in the network namespace of *host_pid*; none where this kernel has no udp_diag.
+
+    Raises:
+        OSError: as setns(2) and netlink(7).
+    """
+    request = _INET_REQUEST.pack(family, socket.IPPROTO_UDP, 0, _ANY_STATE)
+    try:
+        return dict(map(_parse_inet, _ask(host_pid, request)))
+    except FileNotFoundError:
+        return {}
+
+
 def _ask(host_pid: int, request: bytes) -> Iterator[bytes]:
     """Return what the kernel answers in the network namespace of *host_pid*, a socket each."""
     with _socket_in(host_pid) as s:
@@ -158,6 +179,12 @@ def _parse(body: bytes) -> UnixSocket:
         backlog=limit if state == _LISTEN else 0,
         shutdown=attributes.get(_DIAG_SHUTDOWN, b"\0")[0],
     )
+
+
+def _parse_inet(body: bytes) -> tuple[int, int]:
+    *_, inode = _INET_MESSAGE.unpack_from(body)
+    attributes = dict(_attributes(body[_INET_MESSAGE.size :]))
+    return inode, attributes.get(_INET_DIAG_SHUTDOWN, b"\0")[0]
 
 
 def _parse_packet(body: bytes) -> PacketSocket:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ckpt.kinds import inet, multicast, sockets
+from ckpt.kinds import inet, multicast, sockdiag, sockets
 from ckpt.kinds.forge import Forge
 from ckpt.kinds.multicast import Multicast
 from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
@@ -49,6 +49,7 @@ class State(msgspec.Struct, frozen=True):
         common: options and owner.
         multicast: its groups.
         waiting: in the order in which they came.
+        shutdown: which directions are shut down, as sockdiag.UnixSocket.shutdown.
     """
 
     family: str
@@ -57,6 +58,7 @@ class State(msgspec.Struct, frozen=True):
     common: sockets.Common
     multicast: Multicast = Multicast()
     waiting: list[Datagram] = []
+    shutdown: int = 0
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -81,7 +83,18 @@ def collect(source: Source, dump: Dump) -> State | None:
             common=common,
             multicast=multicast.collect(s, dump),
             waiting=[] if dump.looking_only else list(_waiting(s, dump)),
+            shutdown=_shutdown(s, source, dump),
         )
+
+
+def _shutdown(s: socket.socket, source: Source, dump: Dump) -> int:
+    """Which directions are shut down? That needs a peer: udp(7), ENOTCONN."""
+    if inet.peer_address(s) is None:
+        return 0
+    known = dump.once(
+        f"udp {s.family}", lambda: sockdiag.udp_shutdowns(dump.init_host_pid, s.family)
+    )
+    return known.get(source.stat.st_ino, 0)
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
@@ -124,6 +137,8 @@ def _has_strangers(state: State) -> bool:
 def _connect(state: State, s: socket.socket) -> None:
     if state.peer is not None:
         s.connect(inet.sockaddr(s, state.peer))
+        if state.shutdown:
+            s.shutdown(state.shutdown - 1)  # SHUT_RD, SHUT_WR, SHUT_RDWR
 
 
 def _deliverable(s: socket.socket, target: str) -> str:

@@ -124,7 +124,11 @@ def _state(
     dump: Dump,
 ) -> State:
     peer = _peers(dump).get(info.peer) if info.peer else None
-    mutual = peer is not None and _known(dump)[peer.stat.st_ino].peer == source.stat.st_ino
+    mutual = (
+        peer is not None
+        and peer is not source
+        and _known(dump)[peer.stat.st_ino].peer == source.stat.st_ino
+    )
     credentials = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     user, group = (int.from_bytes(credentials[at : at + 4], "little") for at in (4, 8))
     waiting = [_peers(dump)[inode].id for inode in info.waiting]

@@ -29,6 +29,10 @@ group = socket.inet_aton("239.1.2.3") + socket.inet_aton("127.0.0.1")
 member = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 member.bind(("", 56))
 member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+halves = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for half, how in zip(halves, (socket.SHUT_WR, socket.SHUT_RD), strict=True):
+    half.connect(("127.0.0.1", 53))
+    half.shutdown(how)
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
@@ -56,5 +60,14 @@ corked.send(b"in two ")
 corked.send(b"parts")
 corked.setsockopt(socket.IPPROTO_UDP, 1, 0)
 assert server.recv(100) == b"in two parts"
+try:
+    halves[0].send(b"no more")
+except BrokenPipeError:
+    pass
+else:
+    raise AssertionError("what was shut down can send")
+assert halves[1].recv(100) == b""
+assert halves[1].send(b"still") == 5
+assert server.recv(100) == b"still"
 
 print("ok", flush=True)

@@ -24,6 +24,10 @@ relative.bind("relative")
 os.unlink("relative")
 newer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 newer.bind("relative")
+itself = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+itself.bind("\0itself")
+itself.connect("\0itself")
+itself.send(b"to itself")
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
@@ -40,5 +44,8 @@ assert relative.getsockname() == newer.getsockname() == "relative"
 client.connect("/tmp/relative")
 client.send(b"x")
 assert newer.recv(10) == b"x"
+assert itself.recvfrom(100) == (b"to itself", b"\0itself")
+itself.send(b"and again")
+assert itself.recv(100) == b"and again"
 
 print("ok", flush=True)

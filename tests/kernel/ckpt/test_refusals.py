@@ -56,9 +56,19 @@ import os, signal
 pid = os.fork()
 if pid == 0:
     signal.pause()
-os.chdir(f"/proc/{pid}")
+path = f"/proc/{pid}"
+os.%s
 os.kill(pid, signal.SIGKILL)
 os.waitpid(pid, 0)
+print("ready", flush=True)
+signal.pause()
+"""
+HUNG_UP = """
+import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+master, slave = os.openpty()
+os.close(os.open(os.ttyname(slave), os.O_RDWR))
+os.close(master)
 print("ready", flush=True)
 signal.pause()
 """
@@ -146,9 +156,18 @@ def test_what_siblings_share_without_their_parent_is_in_the_way(places, debian_r
     assert refused.value.refusals == (found,)
 
 
-def test_what_an_ended_process_has_left_open_is_in_the_way(places, debian_root):
+@pytest.mark.parametrize("what", ["chdir(path)", "open(path + '/mountinfo', os.O_RDONLY)"])
+def test_what_an_ended_process_has_left_open_is_in_the_way(places, debian_root, what):
     with harness.Pod(places, debian_root) as pod:
-        pod.start("/usr/bin/python3", "-c", ENDED)
+        pod.start("/usr/bin/python3", "-c", ENDED % what)
         pod.wait_for("ready\n")
         with pytest.raises(NotCheckpointable, match="a process that has ended"):
+            pod.dump()
+
+
+def test_a_terminal_that_was_hung_up_is_in_the_way(places, debian_root):
+    with harness.Pod(places, debian_root) as pod:
+        pod.start("/usr/bin/python3", "-c", HUNG_UP)
+        pod.wait_for("ready\n")
+        with pytest.raises(NotCheckpointable, match="its terminal was hung up"):
             pod.dump()
