@@ -334,7 +334,8 @@ def _take_archive(
                         seen.add(piece, size)
                     size += len(piece)
                 file.flush()
-                abi.begin_writing(fd, began, size - began)
+                if message.pages:  # else the pod stands still, and the rest has time
+                    abi.begin_writing(fd, began, size - began)
         file.seek(0)
         file.write(message.data)
     return seen

@@ -247,10 +247,10 @@ def test_who_receives_a_pod_whose_memory_follows_is_killed(pair, debian_root, fa
 @pytest.mark.parametrize(
     ("side", "faults"),
     [
-        ("source", SOURCE_FAULTS[:8]),
-        ("source", SOURCE_FAULTS[8:]),
-        ("target", TARGET_FAULTS[:6]),
-        ("target", TARGET_FAULTS[6:]),
+        ("source", SOURCE_FAULTS[:9]),
+        ("source", SOURCE_FAULTS[9:]),
+        ("target", TARGET_FAULTS[:8]),
+        ("target", TARGET_FAULTS[8:]),
     ],
     ids=["source-before", "source-after", "target-before", "target-after"],
 )
