@@ -10,6 +10,7 @@ import fcntl
 import os
 import pickle
 import signal
+import socket
 import traceback
 
 import msgspec
@@ -24,6 +25,17 @@ CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x20000
 FLOOR = 700  # above every number that a set-up uses
 REPORT, CONSOLE = 690, 691
 libc = ctypes.CDLL(None, use_errno=True)
+
+
+def put(s, number):
+    """Move a socket to descriptor *number*."""
+    os.dup2(s.fileno(), number)
+    s.close()
+
+
+def take(number):
+    """Return the socket that was put there."""
+    return socket.socket(fileno=number)
 
 
 class Pages:

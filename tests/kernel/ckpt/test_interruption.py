@@ -13,7 +13,9 @@ import pytest
 
 from ckpt import abi
 from ckpt.layers import InstallError
+from ckpt.model import NotCheckpointable
 from launcher.errors import PodError
+from launcher.lock import wait_until_free
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
@@ -96,8 +98,11 @@ def test_killed_dump_leaves_the_pod_running(places, debian_root, build):
 
 
 def dumped(pod):
-    """Dump the pod if a program runs in it; True when none does any more."""
-    with contextlib.suppress(PodError):  # a child of the killed command works on it, or no program
+    """Dump the pod if a program runs in it; True when none does any more.
+
+    A child of the killed command may still work on it; or it ends while it is dumped.
+    """
+    with contextlib.suppress(PodError, NotCheckpointable, OSError):
         pod.dump()
     return not (pod.running() and pod.host_pids())
 
@@ -114,6 +119,7 @@ def test_killed_restore_leaves_room_for_the_next(places, debian_root, build):
             kill_at(killed, time.monotonic() + chance.uniform(0, 0.3))
             if pod.running() and pod.host_pids():  # it was let go just before, or ends with it
                 harness.poll(lambda: dumped(pod), "end of what was begun")
+        wait_until_free(places, pod.name, harness.DEADLINE_S)  # the lock's own patience is less
         pod.restore()
         assert pod.host_pids().keys() == pids
         pod.finish(min(pids))

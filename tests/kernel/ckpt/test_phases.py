@@ -14,7 +14,7 @@ from ckpt.kinds import sockets, tcprepair
 from ckpt.kinds.forge import Forge
 from ckpt.kinds.inet import Address
 from launcher import wall
-from tests.kernel.ckpt.roundtrip import refusals, roundtrip
+from tests.kernel.ckpt.roundtrip import put, refusals, roundtrip
 
 pytestmark = pytest.mark.needs("root", "namespaces")
 
@@ -23,11 +23,6 @@ FAMILIES = pytest.mark.parametrize("family", HOSTS)
 OURS, THEIRS = 10, 11
 ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2 = 1, 2, 4, 5
 CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 7, 8, 9, 11
-
-
-def put(s, number):
-    os.dup2(s.fileno(), number)
-    s.close()
 
 
 def take(number):
