@@ -1,5 +1,6 @@
 """Pods on the kernel: a root tree mounted where stackfs would mount it, and the command."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -91,8 +92,9 @@ def pod(host, debian_root):
 
 @pytest.fixture(scope="session")
 def compile_static(tmp_path_factory):
-    """Compile C text into a static program."""
+    """Compile C text into a static program, once."""
 
+    @functools.cache
     def compile_(text):
         directory = tmp_path_factory.mktemp("probe")
         (directory / "probe.c").write_text(text)
