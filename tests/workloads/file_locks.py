@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import struct
 import sys
@@ -10,10 +11,21 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 sys.excepthook = lambda _, e, trace: print(f"fail: line {trace.tb_lineno}: {e!r}", flush=True)
 
 
-for name in ("whole", "range", "record", "read", "written"):
+for name in ("whole", "range", "lent", "left", "record", "read", "written"):
     os.close(os.open(f"/tmp/{name}", os.O_CREAT))
 whole = os.open("/tmp/whole", os.O_RDONLY)
 fcntl.flock(whole, fcntl.LOCK_EX)
+ask, answer = os.pipe()
+lent = os.open("/tmp/lent", os.O_RDONLY)
+left = os.open("/tmp/left", os.O_RDONLY)
+fcntl.flock(left, fcntl.LOCK_SH)
+keeper = os.fork()
+if keeper == 0:
+    fcntl.flock(lent, fcntl.LOCK_EX)
+    os.write(answer, b"x")
+    signal.pause()
+os.read(ask, 1)
+os.close(left)
 spans = os.open("/tmp/range", os.O_RDWR)
 fcntl.fcntl(spans, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 7, 3, 0))
 record = os.open("/tmp/record", os.O_RDWR)
@@ -34,10 +46,23 @@ def seen(path, command):
         return kind, start, length, pid
 
 
+def taker(pid, fd):
+    """Who has taken the flock: proc_pid_fdinfo(5)."""
+    with open(f"/proc/{pid}/fdinfo/{fd}") as info:
+        return int(re.search(r"FLOCK +ADVISORY +[A-Z]+ +(\d+) ", info.read())[1])
+
+
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
 
 
+assert taker("self", whole) == os.getpid()
+assert taker("self", lent) == keeper
+with open("/proc/self/uid_map") as users:
+    alone = users.read().split()[0:2] == ["0", "0"]
+assert taker(keeper, left) == (os.getpid() if alone else 0)
+os.kill(keeper, signal.SIGKILL)
+os.wait()
 child = os.fork()
 if child == 0:
     assert seen("/tmp/record", fcntl.F_GETLK) == (fcntl.F_WRLCK, 5, 10, os.getppid())

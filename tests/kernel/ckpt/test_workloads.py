@@ -11,7 +11,14 @@ pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark
 
 
 OWNED = [
-    *("credentials.py", "emulated_calls.py", "first_thread.c", "jailed.py", "mappings.c"),
+    *(
+        "credentials.py",
+        "emulated_calls.py",
+        "file_locks.py",
+        "first_thread.c",
+        "jailed.py",
+        "mappings.c",
+    ),
     *("memfds.py", "mounts.py", "owners.py", "packet_sockets.py", "posix_queues.c", "ptys.py"),
     *("regular_files.py", "robust.c", "shared_memory.py", "sysv_messages.c", "sysv_semaphores.c"),
     *("sysv_shm.c", "tcp_connections.py", "threads.py", "tree.py", "ttys.py"),
