@@ -1,9 +1,11 @@
 """Content and attributes of a file that exists nowhere else: unlinked files, memfds, tmpfs.
 
-Holes stay holes. Data go through in pieces, never as a whole.
+Holes stay holes; where a file system does not say where they are, pages of zeros become holes.
+Data go through in pieces, never as a whole.
 """
 
 import errno
+import itertools
 import os
 import stat as mode_bits
 from collections.abc import Iterator
@@ -12,8 +14,10 @@ from typing import Final
 import msgspec
 
 from ckpt.kinds.protocol import Dump, Workshop
+from ckpt.model import PAGE_SIZE
 
 PIECE_BYTES: Final = 4 << 20
+_ZEROS: Final = bytes(PAGE_SIZE)
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -50,11 +54,13 @@ def collect_content(fd: int, size: int, dump: Dump) -> Content:
     if dump.looking_only:
         return Content(size, [])
     extents = []
+    runs = _not_zero if _hides_holes(fd, size) else _whole
     for start, end in _data(fd, size):
         for offset in range(start, end, PIECE_BYTES):
             piece = os.pread(fd, min(PIECE_BYTES, end - offset), offset)
-            if piece:
-                extents.append(Extent(offset, len(piece), dump.store(piece)))
+            for first, last in runs(piece):
+                data = memoryview(piece)[first:last]
+                extents.append(Extent(offset + first, len(data), dump.store(data)))
     return Content(size, extents)
 
 
@@ -113,3 +119,26 @@ def _data(fd: int, size: int) -> Iterator[tuple[int, int]]:
         end = min(os.lseek(fd, position, os.SEEK_HOLE), size)
         yield position, end
         position = end
+
+
+def _hides_holes(fd: int, size: int) -> bool:
+    """Does *fd* have holes, in a file system that does not say where, like stackfs?"""
+    return os.fstat(fd).st_blocks * 512 < size and os.lseek(fd, 0, os.SEEK_HOLE) >= size
+
+
+def _whole(piece: bytes) -> Iterator[tuple[int, int]]:
+    if piece:
+        yield 0, len(piece)
+
+
+def _not_zero(piece: bytes) -> Iterator[tuple[int, int]]:
+    """Return the runs of pages of *piece* that are not only zeros."""
+
+    def is_zero(at: int) -> bool:
+        page = piece[at : at + PAGE_SIZE]
+        return page == _ZEROS[: len(page)]
+
+    for zero, run in itertools.groupby(range(0, len(piece), PAGE_SIZE), is_zero):
+        pages = list(run)
+        if not zero:
+            yield pages[0], min(pages[-1] + PAGE_SIZE, len(piece))
