@@ -124,7 +124,9 @@ def _state(
     dump: Dump,
 ) -> State:
     peer = _peers(dump).get(info.peer) if info.peer else None
-    mutual = peer is not None and _known(dump)[peer.stat.st_ino].peer == source.stat.st_ino
+    # One that sends to itself has no other end, though what it is connected to sends back.
+    to_itself = info.peer == info.inode
+    mutual = peer and not to_itself and _known(dump)[peer.stat.st_ino].peer == info.inode
     credentials = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     user, group = (int.from_bytes(credentials[at : at + 4], "little") for at in (4, 8))
     waiting = [_peers(dump)[inode].id for inode in info.waiting]
