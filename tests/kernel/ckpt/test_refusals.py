@@ -14,7 +14,12 @@ import os, socket
 listener = socket.create_server(("127.0.0.1", 25))
 client = socket.create_connection(("127.0.0.1", 25))
 server, _ = listener.accept()
-namespace = os.open("/proc/self/ns/uts", os.O_RDONLY)
+child = os.fork()
+if child == 0:
+    os._exit(0)
+status = os.open(f"/proc/{child}/status", os.O_RDONLY)
+directory = os.open(f"/proc/{child}", os.O_RDONLY)
+os.waitpid(child, 0)
 print("ready", flush=True)
 while data := server.recv(100):
     server.send(data)
@@ -40,7 +45,8 @@ signal.pause()
 """
 EXPECTED = {
     "descriptor 1": "its other end is held outside of the pod",
-    "descriptor 6": "this kind of file cannot be carried over",
+    "descriptor 6": "its process has ended",
+    "descriptor 7": "its process has ended",
 }
 
 
