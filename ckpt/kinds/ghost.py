@@ -18,18 +18,29 @@ def lent_name(directory: bytes, name: bytes | None) -> Iterator[tuple[int, bytes
     """Lend a free name; what is made under it is removed in the end, and the name with it.
 
     Args:
-        directory: absolute, in the pod. What is missing of it is made meanwhile.
+        directory: as for lent_directory().
         name: the wanted one; a hidden one takes its place where it is None or not free.
 
     Yields:
         A descriptor of the directory, and the name in it.
     """
-    with contextlib.ExitStack() as undo:
-        directory_fd = _open(directory, undo)
+    with lent_directory(directory) as directory_fd:
         if name is None or not _is_free(name, directory_fd):
             name = f".ckpt-{os.urandom(8).hex()}".encode()
-        undo.callback(_remove, name, directory_fd)
-        yield directory_fd, name
+        try:
+            yield directory_fd, name
+        finally:
+            _remove(name, directory_fd)
+
+
+@contextlib.contextmanager
+def lent_directory(directory: bytes) -> Iterator[int]:
+    """Give a descriptor of *directory*; what is missing of it is made meanwhile.
+
+    Its times are put back in the end.
+    """
+    with contextlib.ExitStack() as undo:
+        yield _open(directory, undo)
 
 
 def _open(directory: bytes, undo: contextlib.ExitStack) -> int:

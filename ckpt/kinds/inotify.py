@@ -1,6 +1,7 @@
 """Watched files: inotify(7).
 
-The kernel names a watched inode by file handle; the handle leads to a path. Watches are set when
+The kernel names a watched inode by file handle; the handle leads to a path, or to a file that has
+none any more, but that somebody has open. Watches are set when
 nothing more is opened or closed in the workshop, under the numbers that they had.
 """
 
@@ -45,11 +46,19 @@ _MINOR_BITS: Final = 20  # <linux/kdev_t.h>: how the kernel itself writes a devi
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """A watch: its number, what is watched, for which events (without the prefix, lower case)."""
+    """A watch.
+
+    Attributes:
+        number: its own.
+        path: what is watched; None if it has no name any more.
+        events: for which events, without the prefix, lower case.
+        file: an open file of what is watched, if it has no name.
+    """
 
     number: int
-    path: bytes
+    path: bytes | None
     events: list[str]
+    file: int | None = None
 
 
 class State(msgspec.Struct, frozen=True):
@@ -73,12 +82,13 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     watches = []
     for match in _WATCH.finditer(source.fdinfo):
-        path = _path(match, dump)
-        if path is None:
-            dump.refuse(source, f"watch {int(match[1], 16)} is on a file without a known name")
+        number, found = int(match[1], 16), _find(match, dump)
+        if found is None:
+            dump.refuse(source, f"watch {number} is on a file without a known name")
             return None
+        path, file = found
         events = flags.bit_names(int(match[4], 16) & ~_UNMOUNT_AND_SUCH, _EVENTS)
-        watches.append(Watch(int(match[1], 16), path, events))
+        watches.append(Watch(number, path, events, file))
     return State(sorted(watches, key=lambda watch: watch.number))
 
 
@@ -92,7 +102,7 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
 def complete(state: State, fd: int, workshop: Workshop) -> None:
     """See protocol.Completing."""
     for watch in state.watches:
-        target = location.open_in_pod(None, watch.path, os.O_PATH | os.O_NOFOLLOW)
+        target = _open(watch, workshop)
         try:
             os.fchdir(workshop.host_proc_fd)
             # Takes the number itself, not its address (fs/notify/inotify/inotify_user.c).
@@ -106,8 +116,17 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
             raise ValueError(f"watch {watch.number} on {watch.path!r} became number {number}")
 
 
-def _path(match: re.Match[str], dump: Dump) -> bytes | None:
-    """Return where the watched inode is; None if it cannot be told."""
+def _open(watch: Watch, workshop: Workshop) -> int:
+    """Return a descriptor of what is watched."""
+    if watch.path is not None:
+        return location.open_in_pod(None, watch.path, os.O_PATH | os.O_NOFOLLOW)
+    if watch.file is None:
+        raise ValueError(f"watch {watch.number} is on nothing")
+    return os.dup(workshop.file(watch.file))
+
+
+def _find(match: re.Match[str], dump: Dump) -> tuple[bytes | None, int | None] | None:
+    """Return where the watched inode is, or an open file of it; None if it cannot be told."""
     if match[6] is None:
         return None
     inode, device = int(match[2], 16), int(match[3], 16)
@@ -121,7 +140,9 @@ def _path(match: re.Match[str], dump: Dump) -> bytes | None:
     return None
 
 
-def _by_handle(point: bytes, kind: int, handle: bytes, inode: int, dump: Dump) -> bytes | None:
+def _by_handle(
+    point: bytes, kind: int, handle: bytes, inode: int, dump: Dump
+) -> tuple[bytes | None, int | None] | None:
     try:
         mode = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # it may be a device, bound there
         mount_fd = location.open_in_pod(dump.pod_root_fd, point, mode)
@@ -135,6 +156,13 @@ def _by_handle(point: bytes, kind: int, handle: bytes, inode: int, dump: Dump) -
         os.close(mount_fd)
     try:
         stat, link = os.fstat(fd), os.readlink(f"/proc/self/fd/{fd}")
-        return location.locate(os.fsencode(link), stat, dump) if stat.st_ino == inode else None
     finally:
         os.close(fd)
+    if stat.st_ino != inode:
+        return None
+    path = location.locate(os.fsencode(link), stat, dump)
+    if path is not None:
+        return path, None
+    same = (source.id for source in dump.sources() if os.path.samestat(source.stat, stat))
+    file = next(same, None)
+    return (None, file) if file is not None else None

@@ -12,16 +12,16 @@ from typing import Final
 from ckpt.kinds.protocol import Remote, Source
 
 PIDFD: Final = "anon_inode:[pidfd]"
-OF_PROCESS: Final = re.compile(r"/proc/(\d+)(/.*)?")
+OF_PROCESS: Final = re.compile(r"/proc/(\d+)( \(deleted\))?(/.*)?")
+NAMESPACE: Final = re.compile(r"(cgroup|ipc|mnt|net|pid|time|user|uts):\[\d+\]")
 _TTY: Final = os.makedev(5, 0)
 _FD_CLOEXEC: Final = 1
 
 
 def is_late(source: Source) -> bool:
-    """Is *source* such a file: a pidfd, /dev/tty, or below /proc/PID?"""
-    return (
-        source.link == PIDFD or is_tty(source.stat) or OF_PROCESS.fullmatch(source.link) is not None
-    )
+    """Is *source* such a file: a pidfd, /dev/tty, or of /proc/PID?"""
+    of_process = OF_PROCESS.fullmatch(source.link) or NAMESPACE.fullmatch(source.link)
+    return source.link == PIDFD or is_tty(source.stat) or of_process is not None
 
 
 def is_tty(stat: os.stat_result) -> bool:

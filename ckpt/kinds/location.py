@@ -29,11 +29,25 @@ def locate(link: bytes, stat: os.stat_result, dump: Dump) -> bytes | None:
     if link.endswith(_DELETED):
         candidates.append(link.removesuffix(_DELETED))
     for path in candidates:
-        if _leads_to(path, stat, dump.pod_root_fd):
+        if leads_to(path, stat, dump.pod_root_fd):
             return path
     if stat.st_nlink == 0:
         return None
     return _search(os.path.dirname(os.path.dirname(link)) or b"/", stat, dump.pod_root_fd)
+
+
+def leads_to(path: bytes, stat: os.stat_result, root_fd: int) -> bool:
+    """Does *path*, from *root_fd*, lead to the inode of *stat* without a symbolic link?"""
+    if not path.startswith(b"/"):
+        return False
+    try:
+        fd = open_in_pod(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(fd), stat)
+    finally:
+        os.close(fd)
 
 
 def removed_name(link: bytes) -> bytes:
@@ -55,19 +69,6 @@ def open_in_pod(root_fd: int | None, path: bytes, flags: int) -> int:
     return abi.openat2(root_fd, path, flags, resolve | abi.RESOLVE_IN_ROOT)
 
 
-def _leads_to(path: bytes, stat: os.stat_result, root_fd: int) -> bool:
-    if not path.startswith(b"/"):
-        return False
-    try:
-        fd = open_in_pod(root_fd, path, os.O_PATH | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        return os.path.samestat(os.fstat(fd), stat)
-    finally:
-        os.close(fd)
-
-
 def _search(top: bytes, stat: os.stat_result, root_fd: int) -> bytes | None:
     """Look through some thousand names below *top* for the inode.
 
@@ -86,7 +87,7 @@ def _search(top: bytes, stat: os.stat_result, root_fd: int) -> bytes | None:
                 for entry in entries:
                     seen += 1
                     path = os.path.join(directory, os.fsencode(entry.name))
-                    if entry.inode() == stat.st_ino and _leads_to(path, stat, root_fd):
+                    if entry.inode() == stat.st_ino and leads_to(path, stat, root_fd):
                         return path
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)

@@ -22,6 +22,8 @@ from ckpt.model import OpenFile
 
 _NAME: Final = re.compile(r"/memfd:(.*) \(deleted\)", re.DOTALL)
 _FUTURE_WRITE: Final = 0x10
+# What F_SETFL can give to a descriptor: fcntl(2).
+_SETTABLE: Final = os.O_RDWR | os.O_APPEND | os.O_DIRECT | os.O_NOATIME | os.O_NONBLOCK
 _SEALS: Final = {
     "seal": fcntl.F_SEAL_SEAL,
     "shrink": fcntl.F_SEAL_SHRINK,
@@ -39,11 +41,13 @@ class State(msgspec.Struct, frozen=True):
         memfd: the object.
         position: file offset.
         late_seals: to be set when all mappings exist: after F_SEAL_FUTURE_WRITE none can be made.
+        original: is it what memfd_create(2) gave? For execve(2) nobody has that open for writing.
     """
 
     memfd: int
     position: int
     late_seals: list[str]
+    original: bool = False
 
 
 class ObjectState(msgspec.Struct, frozen=True):
@@ -95,39 +99,26 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     finally:
         os.close(fd)
-    return State(number, position(source), late)
+    return State(number, position(source), late, _is_original(source, dump))
 
 
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
     status = flags.open_flags(file.flags) & ~flags.O_ASYNC
-    made: _Made = workshop.object(state.memfd)
-    if made.first is not None and status & os.O_ACCMODE == os.O_RDWR:
-        fd, made.first = made.first, None
-        fcntl.fcntl(fd, fcntl.F_SETFL, status)
+    made = workshop.object(state.memfd)
+    if state.original and not status & ~_SETTABLE:
+        fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 0)
+        if status != os.O_RDWR:
+            fcntl.fcntl(fd, fcntl.F_SETFL, status)
     else:
-        fd = reopen(made.path, status, workshop)
+        fd = reopen(made, status, workshop)
     if state.position:
         os.lseek(fd, state.position, os.SEEK_SET)
     return fd
 
 
-class _Made(msgspec.Struct):
-    """A memfd that was made.
-
-    Attributes:
-        path: descriptor of it, O_PATH.
-        first: what memfd_create(2) gave, for the first that has it open in that way: unlike those
-            that open it again it does not count as somebody who writes, and so does not keep it
-            from being executed (mm/shmem.c, __shmem_file_setup(); ETXTBSY in execve(2)).
-    """
-
-    path: int
-    first: int | None
-
-
-def rebuild_object(state: ObjectState, workshop: Workshop) -> _Made:
-    """Make the memfd."""
+def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
+    """Make the memfd; return a descriptor of it."""
     name = os.fsdecode(state.name)
     huge = hugepages.memfd_flags(state.huge)
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | huge)
@@ -136,10 +127,7 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> _Made:
     rebuild_attributes(state.attributes, fd)
     if state.seals:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, flags.bits(state.seals, _SEALS))
-    os.lseek(fd, 0, os.SEEK_SET)
-    path_fd = workshop.temporary(reopen(fd, os.O_PATH, workshop))
-    workshop.temporary(fd)
-    return _Made(path_fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0))
+    return workshop.temporary(fd)
 
 
 def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:
@@ -150,6 +138,26 @@ def finish(state: State, file: OpenFile, fd: int, remote: Remote) -> None:
             remote.syscall("fcntl", fd, fcntl.F_ADD_SEALS, seals)
         except PermissionError:  # sealed by another descriptor already
             return
+
+
+def _is_original(source: Source, dump: Dump) -> bool:
+    """Is *source* to be what memfd_create(2) gives?
+
+    The kernel does not tell it from one that was opened by /proc. Of several it does not matter
+    which it is, for they differ only in what they count. A mapping of the file is no other.
+    """
+    if source.flags & os.O_ACCMODE != os.O_RDWR:
+        return False
+    return source.fd < 0 or source.id in dump.once("memfd originals", lambda: _first_writing(dump))
+
+
+def _first_writing(dump: Dump) -> set[int]:
+    """Return one descriptor's open file of each memfd, of those for reading and writing."""
+    found: dict[tuple[int, int], int] = {}
+    for source in dump.sources():
+        if source.fd >= 0 and source.flags & os.O_ACCMODE == os.O_RDWR and recognises(source, dump):
+            found.setdefault((source.stat.st_dev, source.stat.st_ino), source.id)
+    return set(found.values())
 
 
 def device() -> int:

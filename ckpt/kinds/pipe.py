@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ckpt.kinds import abi, flags, ghost, location
+from ckpt.kinds import abi, flags, ghost, location, unixqueue
 from ckpt.kinds.protocol import Dump, Source, Workshop
 from ckpt.model import OpenFile
 
@@ -93,7 +93,8 @@ def collect(source: Source, dump: Dump) -> State | None:
     reader = next((s for s in ends if _reads(s)), None)
     writer = next((s for s in ends if _writes(s)), None)
     if path is None and _other_end_is_outside(reader, writer):
-        dump.refuse(source, "its other end is held outside of the pod", _HINT)
+        if not unixqueue.may_hold_more(dump):
+            dump.refuse(source, "its other end is held outside of the pod", _HINT)
         return None
     try:
         # While the pod runs the content comes and goes under our hands.

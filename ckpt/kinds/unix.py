@@ -8,7 +8,6 @@ group that it showed; the process is not known there, for none exists yet.
 
 import contextlib
 import os
-import re
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -101,7 +100,7 @@ def collect(source: Source, dump: Dump) -> State | None:
         return None
     peer = _peers(dump).get(info.peer) if info.peer else None
     if info.peer and peer is None:
-        if not (dump.looking_only and dump.once("files in messages", lambda: _any_sent(dump))):
+        if not unixqueue.may_hold_more(dump):
             dump.refuse(source, _OUTSIDE)
         return None
     with sockets.borrowed(source.local_fd) as s:
@@ -124,11 +123,9 @@ def _state(
     dump: Dump,
 ) -> State:
     peer = _peers(dump).get(info.peer) if info.peer else None
-    mutual = (
-        peer is not None
-        and peer is not source
-        and _known(dump)[peer.stat.st_ino].peer == source.stat.st_ino
-    )
+    # One that sends to itself has no other end, though what it is connected to sends back.
+    to_itself = info.peer == info.inode
+    mutual = peer and not to_itself and _known(dump)[peer.stat.st_ino].peer == info.inode
     credentials = s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     user, group = (int.from_bytes(credentials[at : at + 4], "little") for at in (4, 8))
     waiting = [_peers(dump)[inode].id for inode in info.waiting]
@@ -260,11 +257,6 @@ def _addressed(message: Message, dump: Dump) -> Message:
     if known is None:
         return message
     return msgspec.structs.replace(message, sender=known, address=b"")
-
-
-def _any_sent(dump: Dump) -> bool:
-    """Do descriptors wait in a socket of the pod? Source: fs/proc, unix_show_fdinfo()."""
-    return any(re.search(r"^scm_fds: *[1-9]", s.fdinfo, re.MULTILINE) for s in dump.sources())
 
 
 # --- rebuilding ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ckpt.kinds import abi, location, sockets
+from ckpt.kinds import abi, ghost, location, sockets
 from ckpt.kinds.protocol import Dump, Source, Workshop
 
 
@@ -74,8 +74,7 @@ def bind(s: socket.socket, name: Name | None) -> None:
         s.bind(name.address)
         return
     directory, base = os.path.split(name.path)
-    directory_fd = location.open_in_pod(None, directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with ghost.lent_directory(directory) as directory_fd:
         aside = _clear(directory_fd, base, name.linked)
         _bind_as(s, name.address, name.path)
         os.chown(base, name.uid, name.gid, dir_fd=directory_fd)
@@ -84,8 +83,6 @@ def bind(s: socket.socket, name: Name | None) -> None:
             os.unlink(base, dir_fd=directory_fd)
         if aside is not None:
             os.rename(aside, base, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-    finally:
-        os.close(directory_fd)
 
 
 @contextlib.contextmanager

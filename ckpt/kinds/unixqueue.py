@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import socket
 import termios
 from collections.abc import Iterator
@@ -50,6 +51,18 @@ class Message(msgspec.Struct, frozen=True):
 
 class NotPortable(Exception):  # noqa: N818 (it is a finding, not a fault)
     """The queue holds something that cannot be sent again; the text says what."""
+
+
+def may_hold_more(dump: Dump) -> bool:
+    """May messages hold files that are not known yet, as long as the pod runs?
+
+    Source: net/unix/af_unix.c, unix_show_fdinfo().
+    """
+
+    def any_sent() -> bool:
+        return any(re.search(r"^scm_fds: *[1-9]", s.fdinfo, re.MULTILINE) for s in dump.sources())
+
+    return dump.looking_only and dump.once("files in messages", any_sent)
 
 
 def collect(s: socket.socket, dump: Dump) -> Iterator[tuple[Message, list[int]]]:

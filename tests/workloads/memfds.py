@@ -1,4 +1,4 @@
-"""Memory as files: shared by descriptors and mappings of two processes, sealed."""
+"""Memory as files: shared by descriptors and mappings of two processes, sealed, executed."""
 
 import fcntl
 import mmap
@@ -22,18 +22,24 @@ os.ftruncate(mapped_only, 4096)
 kept = mmap.mmap(mapped_only, 4096)
 kept[:4] = b"kept"
 os.close(mapped_only)
-program = os.memfd_create("program", 0)
-os.write(program, b"#!/bin/true")
+program = os.memfd_create("program")
+with open("/bin/true", "rb") as true:
+    os.write(program, true.read())
+fcntl.fcntl(program, fcntl.F_SETFL, os.O_APPEND)
+again = os.open(f"/proc/self/fd/{program}", os.O_RDONLY)
+of_program = mmap.mmap(program, 4096)
+where = os.lseek(program, 0, os.SEEK_CUR)
 
 
-def execute():
+def run():
+    """Execute it: ETXTBSY where somebody has opened it for writing, as memfd_create(2) does not."""
     pid = os.fork()
     if pid == 0:
-        os.execve(program, ["program"], {})
+        os.execve(program, ["true"], {})
     return os.waitpid(pid, 0)[1]
 
 
-assert execute() == 0
+assert run() == 0
 child = os.fork()
 if child == 0:
     signal.sigwait({signal.SIGUSR1})
@@ -49,9 +55,14 @@ assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == fcntl.F_SEAL_SHRINK | 0x10
 shared[:5] = b"hello"
 assert kept[:4] == b"kept"
 kept[4:8] = b"this"
+assert run() == 0
+assert fcntl.fcntl(program, fcntl.F_GETFL) & os.O_APPEND
+assert os.lseek(program, 0, os.SEEK_CUR) == where
+os.pwrite(program, b"x", 0)
+assert os.pread(again, 4, 0) == of_program[:4] == b"\x7fELF"
+of_program[:1] = b"!"
+assert os.pread(again, 4, 0) == b"!ELF"
 os.kill(child, signal.SIGUSR1)
 assert os.waitpid(child, 0)[1] == 0
-assert execute() == 0
-assert os.lseek(program, 0, os.SEEK_CUR) == len("#!/bin/true")
 
 print("ok", flush=True)

@@ -25,9 +25,16 @@ os.unlink("relative")
 newer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 newer.bind("relative")
 itself = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-itself.bind("\0itself")
-itself.connect("\0itself")
-itself.send(b"to itself")
+itself.bind("/tmp/itself")
+itself.connect("/tmp/itself")
+itself.send(b"note")
+os.makedirs("/tmp/scratch/deep")
+homeless = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+homeless.bind("/tmp/scratch/deep/socket")
+guest = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+guest.connect("/tmp/scratch/deep/socket")
+os.unlink("/tmp/scratch/deep/socket")
+os.removedirs("/tmp/scratch/deep")
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
@@ -44,8 +51,12 @@ assert relative.getsockname() == newer.getsockname() == "relative"
 client.connect("/tmp/relative")
 client.send(b"x")
 assert newer.recv(10) == b"x"
-assert itself.recvfrom(100) == (b"to itself", b"\0itself")
-itself.send(b"and again")
-assert itself.recv(100) == b"and again"
+assert itself.getpeername() == itself.getsockname() == "/tmp/itself"
+itself.send(b"again")
+assert itself.recv(10) + itself.recv(10) == b"noteagain"
+assert homeless.getsockname() == guest.getpeername() == "/tmp/scratch/deep/socket"
+guest.send(b"x")
+assert homeless.recv(10) == b"x"
+assert not os.path.exists("/tmp/scratch")
 
 print("ok", flush=True)

@@ -36,6 +36,10 @@ a.send(b"plain ")
 a.send(b"too")
 give(a, b"with", pipe_with(b"one"), pipe_with(b"two"))
 a.send(b"after")
+# The end of a pipe whose other end is only here.
+to_be_read, into = os.pipe()
+post = socket.socketpair()
+give(post[0], b"p", to_be_read)
 # A file that is open here as well, and one that was deleted.
 kept = os.open("/tmp/kept", os.O_CREAT | os.O_RDWR)
 gone = os.open("/tmp/gone", os.O_CREAT | os.O_RDWR)
@@ -87,6 +91,9 @@ data, (fd,) = take(packets[1])
 assert data == b"gone"
 assert os.pread(fd, 10, 0) == b"deleted"
 assert os.lseek(fd, 0, os.SEEK_CUR) == 7
+data, (fd,) = take(post[1])
+os.write(into, b"through")
+assert os.read(fd, 10) == b"through"
 data, fds = take(outer[1])
 for expected in (b"m", b"i"):
     with socket.socket(fileno=fds[0]) as s:

@@ -87,7 +87,7 @@ def test_terminal_of_a_process_with_a_trying_name():
 )
 def test_locks(line, kind, found):
     text = f"pos:\t0\nflags:\t00\nmnt_id:\t4\nlock:\t{line}\n"
-    assert [(lock[0], lock[2]) for lock in locks._locks(text)] == [(kind, found)]
+    assert [(lock.kind, lock.range) for lock in locks._locks(text)] == [(kind, found)]
 
 
 def test_epoll_entries():
