@@ -38,6 +38,8 @@ os.symlink("nowhere", "/tmp/unlinked/link")
 os.chown("/tmp/unlinked/link", 33, 34, follow_symlinks=False)
 link = os.open("/tmp/unlinked/link", os.O_PATH | os.O_NOFOLLOW)
 os.unlink("/tmp/unlinked/link")
+nameless = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR)
+os.write(nameless, b"draft")
 names = sorted(os.listdir("/tmp/unlinked"))
 
 
@@ -61,6 +63,10 @@ assert os.pread(old, 10, 0) == b"old"
 with open("/tmp/unlinked/again") as new:
     assert new.read() == "new"
 assert os.readlink(f"/proc/self/fd/{old}").endswith(" (deleted)")
+assert os.listdir("/dev/shm") == []
+os.link(f"/proc/self/fd/{nameless}", "/dev/shm/named", src_dir_fd=nameless)  # it follows
+with open("/dev/shm/named") as named:
+    assert named.read() == "draft"
 assert os.readlink(b"", dir_fd=link) == b"nowhere"
 assert (os.fstat(link).st_nlink, os.fstat(link).st_uid, os.fstat(link).st_gid) == (0, 33, 34)
 assert os.pread(b, 6, 4 << 20) == b"middle"
