@@ -43,6 +43,9 @@ _PAUSE_S: Final = 0.2
 _MUCH_MEMORY: Final = 32 << 20
 """Bytes of memory that follow when the pod runs, at least: few are written at once as fast."""
 
+_LARGE: Final = 8 << 20
+"""Bytes of the archive's last part, at least, that the disk begins with while the pod is built."""
+
 _FOLLOWING: Final = ".following.pod"
 """The archive, beside layers that are kept, until all memory of the pod has come from it."""
 
@@ -334,7 +337,7 @@ def _take_archive(
                         seen.add(piece, size)
                     size += len(piece)
                 file.flush()
-                if message.pages:  # else the pod stands still, and the rest has time
+                if message.pages or size - began >= _LARGE:  # else the pod waits for nothing
                     abi.begin_writing(fd, began, size - began)
         file.seek(0)
         file.write(message.data)

@@ -51,14 +51,16 @@ class ObjectState(msgspec.Struct, frozen=True):
     Attributes:
         directory: where its last name was; the file system to rebuild it on.
         attributes: owner, permissions, times.
-        content: None for a directory.
+        content: of a regular file.
         name: the last one; None if it was made without one (O_TMPFILE).
+        target: of a symbolic link.
     """
 
     directory: bytes
     attributes: Attributes
     content: Content | None
     name: bytes | None = None
+    target: bytes | None = None
 
 
 def recognises(source: Source, dump: Dump) -> bool:
@@ -82,7 +84,7 @@ def collect(source: Source, dump: Dump) -> State | None:
     if source.stat.st_nlink > 0 and kind != "directory":
         dump.refuse(source, "its name was removed, and its other name was not found")
         return None
-    if kind == "other":
+    if kind == "other" and not mode_bits.S_ISLNK(source.stat.st_mode):
         dump.refuse(source, "it has no name any more")
         return None
     return State(None, _ghost(source, dump), kind, offset)
@@ -112,6 +114,8 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
     No descriptor for writing stays: the file may be a program (execve(2), ETXTBSY).
     """
     with ghost.lent_name(state.directory, state.name) as (directory_fd, name):
+        if state.target is not None:
+            return workshop.temporary(_make_link(state, state.target, directory_fd, name))
         fd = _make(state, directory_fd, name)
         try:
             if state.content is not None:
@@ -148,21 +152,29 @@ def _ghost(source: Source, dump: Dump) -> int:
     key = (source.stat.st_dev, source.stat.st_ino)
     number, new = dump.object_id("regular", key)
     if new:
-        directory, name = os.path.split(location.removed_name(os.fsencode(source.link)))
-        fd = os.open(f"/proc/self/fd/{source.local_fd}", os.O_RDONLY | os.O_NOATIME)
-        try:
-            stat = os.fstat(fd)
-            content = None
-            if mode_bits.S_ISREG(stat.st_mode):
-                content = collect_content(fd, stat.st_size, dump)
-            attributes = collect_attributes(fd, stat)
-            state = ObjectState(
-                directory, attributes, content, None if key in _nameless(dump) else name
-            )
-        finally:
-            os.close(fd)
-        dump.set_object(number, state)
+        collect_it = _collect_link if mode_bits.S_ISLNK(source.stat.st_mode) else _collect_ghost
+        path = location.removed_name(os.fsencode(source.link))
+        dump.set_object(number, collect_it(source, *os.path.split(path), dump))
     return number
+
+
+def _collect_link(source: Source, directory: bytes, name: bytes, _: Dump) -> ObjectState:
+    target = os.readlink(b"", dir_fd=source.local_fd)
+    return ObjectState(directory, collect_attributes(None, source.stat), None, name, target)
+
+
+def _collect_ghost(source: Source, directory: bytes, name: bytes, dump: Dump) -> ObjectState:
+    fd = os.open(f"/proc/self/fd/{source.local_fd}", os.O_RDONLY | os.O_NOATIME)
+    try:
+        stat = os.fstat(fd)
+        content = None
+        if mode_bits.S_ISREG(stat.st_mode):
+            content = collect_content(fd, stat.st_size, dump)
+        had_name = (stat.st_dev, stat.st_ino) not in _nameless(dump)
+        attributes = collect_attributes(fd, stat)
+        return ObjectState(directory, attributes, content, name if had_name else None)
+    finally:
+        os.close(fd)
 
 
 def _nameless(dump: Dump) -> set[tuple[int, int]]:
@@ -186,3 +198,13 @@ def _make(state: ObjectState, directory_fd: int, name: bytes) -> int:
         with contextlib.suppress(OSError):  # it needs support in the file system: open(2)
             return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=directory_fd)
     return os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, dir_fd=directory_fd)
+
+
+def _make_link(state: ObjectState, target: bytes, directory_fd: int, name: bytes) -> int:
+    attributes = state.attributes
+    os.symlink(target, name, dir_fd=directory_fd)
+    owner = (attributes.uid, attributes.gid)
+    os.chown(name, *owner, dir_fd=directory_fd, follow_symlinks=False)
+    times = (attributes.atime_ns, attributes.mtime_ns)
+    os.utime(name, ns=times, dir_fd=directory_fd, follow_symlinks=False)
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)

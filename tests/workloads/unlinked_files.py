@@ -34,6 +34,12 @@ os.write(old, b"old")
 with open("/tmp/unlinked/new", "w") as new:
     new.write("new")
 os.rename("/tmp/unlinked/new", "/tmp/unlinked/again")
+os.symlink("nowhere", "/tmp/unlinked/link")
+os.chown("/tmp/unlinked/link", 33, 34, follow_symlinks=False)
+link = os.open("/tmp/unlinked/link", os.O_PATH | os.O_NOFOLLOW)
+os.unlink("/tmp/unlinked/link")
+nameless = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR)
+os.write(nameless, b"draft")
 names = sorted(os.listdir("/tmp/unlinked"))
 
 
@@ -42,7 +48,7 @@ def links():
     return [os.readlink(f"/proc/self/{file}") for file in ("cwd", *(f"fd/{n}" for n in opened))]
 
 
-opened = (a, b, d, leaf, branch)
+opened = (a, b, d, leaf, branch, link)
 shown = links()
 before = os.stat("/tmp/unlinked").st_mtime_ns, os.fstat(a).st_blocks
 
@@ -57,6 +63,12 @@ assert os.pread(old, 10, 0) == b"old"
 with open("/tmp/unlinked/again") as new:
     assert new.read() == "new"
 assert os.readlink(f"/proc/self/fd/{old}").endswith(" (deleted)")
+assert os.listdir("/dev/shm") == []
+os.link(f"/proc/self/fd/{nameless}", "/dev/shm/named", src_dir_fd=nameless)  # it follows
+with open("/dev/shm/named") as named:
+    assert named.read() == "draft"
+assert os.readlink(b"", dir_fd=link) == b"nowhere"
+assert (os.fstat(link).st_nlink, os.fstat(link).st_uid, os.fstat(link).st_gid) == (0, 33, 34)
 assert os.pread(b, 6, 4 << 20) == b"middle"
 shared[:3] = b"new"
 assert os.pread(b, 3, 0) == b"new"
