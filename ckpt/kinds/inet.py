@@ -80,7 +80,8 @@ def bind(s: socket.socket, to: Address | None, common: sockets.Common) -> None:
         return
     s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
     s.bind(sockaddr(s, to))
-    s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, common.options.get("ip_freebind", [0])[0])
+    wanted = [common.options.get(name, [0])[0] for name in ("ip_freebind", "ipv6_freebind")]
+    s.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, max(wanted))
 
 
 def sockaddr(s: socket.socket, to: Address) -> tuple[Any, ...]:

@@ -14,16 +14,21 @@ from ckpt.kinds.stages import Stage, Subject, SubjectThread, Target
 
 STAGE = Stage.ARM
 
-_HEAD: Final = struct.Struct("<iii4x")  # siginfo_t: signal, errno, code, then a union
+_HEAD: Final = struct.Struct("<iiiI")  # siginfo_t: signal, errno, code, then (aligned) a union
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """A queued signal; *code* is si_code, *detail* the union behind it (sigaction(2))."""
+    """A queued signal; *code* is si_code, *detail* the union behind it (sigaction(2)).
+
+    What stands in between, and is no field, comes along, too: rt_sigqueueinfo(2) lets programs
+    write all of it.
+    """
 
     signal: str
     error: int
     code: int
     detail: bytes
+    between: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -41,12 +46,12 @@ def collect(subject: Subject | SubjectThread) -> State:
 
 
 def _decode(raw: bytes) -> Signal:
-    number, error, code = _HEAD.unpack_from(raw)
-    return Signal(signal_name(number), error, code, raw[_HEAD.size :].rstrip(b"\0"))
+    number, error, code, between = _HEAD.unpack_from(raw)
+    return Signal(signal_name(number), error, code, raw[_HEAD.size :].rstrip(b"\0"), between)
 
 
 def _encode(queued: Signal) -> bytes:
-    head = _HEAD.pack(signal_number(queued.signal), queued.error, queued.code)
+    head = _HEAD.pack(signal_number(queued.signal), queued.error, queued.code, queued.between)
     return (head + queued.detail).ljust(abi.SIGINFO_BYTES, b"\0")
 
 

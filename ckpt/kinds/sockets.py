@@ -105,6 +105,7 @@ _IPV6: Final[Table] = _table(
     ipv6_autoflowlabel=70,
     ipv6_addr_preferences=72,
     ipv6_recvorigdstaddr=74,
+    ipv6_freebind=78,
 )
 # <linux/tcp.h>
 TCP: Final[Table] = _table(

@@ -20,7 +20,7 @@
 static pthread_barrier_t gate;
 static int wrong;
 
-static void deny(int call, int error)
+static void deny_with(int call, int error, int flags)
 {
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -29,8 +29,13 @@ static void deny(int call, int error)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog whole = {sizeof program / sizeof *program, program};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &whole))
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &whole))
         perror("seccomp"), exit(1);
+}
+
+static void deny(int call, int error)
+{
+    deny_with(call, error, 0);
 }
 
 static int error_of(int call)
@@ -47,6 +52,28 @@ static void *work(void *unused)
     pthread_barrier_wait(&gate);
     wrong |= error_of(SYS_getpriority) != 99 || error_of(SYS_sched_yield) != 77;
     return NULL;
+}
+
+static void *work_together(void *unused)
+{
+    pthread_barrier_wait(&gate);
+    wrong |= error_of(SYS_getpriority) != 99;
+    return NULL;
+}
+
+// What was the same filter is still: so one more can be installed for all threads at once.
+static int be_together(const sigset_t *set)
+{
+    int number;
+    pthread_t thread;
+    pthread_barrier_init(&gate, NULL, 2);
+    deny(SYS_sched_yield, 77);
+    pthread_create(&thread, NULL, work_together, NULL);
+    sigwait(set, &number);
+    deny_with(SYS_getpriority, 99, SECCOMP_FILTER_FLAG_TSYNC);
+    pthread_barrier_wait(&gate);
+    pthread_join(thread, NULL);
+    return wrong;
 }
 
 int main(void)
@@ -66,8 +93,11 @@ int main(void)
         syscall(SYS_getppid);  // deadly
         syscall(SYS_exit, 0);
     }
-    pthread_barrier_init(&gate, NULL, 2);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    pid_t together = fork();
+    if (together == 0)
+        return be_together(&set);
+    pthread_barrier_init(&gate, NULL, 2);
     deny(SYS_sched_yield, 77);
     deny(SYS_getppid, 78);
     pthread_t thread;
@@ -85,6 +115,9 @@ int main(void)
         printf("fail: a filter\n");
     if (write(fds[1], "x", 1) != 1)
         return 1;
+    kill(together, SIGUSR1);
+    if (waitpid(together, &status, 0) != together || status)
+        printf("fail: filters of all threads, status %x\n", status);
     waitpid(strict, &status, 0);
     if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
         printf("fail: strict mode, status %x\n", status);

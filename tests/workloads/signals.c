@@ -53,6 +53,7 @@ int main(void)
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGUSR1);
     sigaddset(&blocked, SIGRTMIN + 3);
+    sigaddset(&blocked, SIGRTMIN + 4);
     sigaddset(&blocked, SIGHUP);
     sigprocmask(SIG_SETMASK, &blocked, NULL);
 
@@ -67,6 +68,11 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     for (int value = 1; value <= 3; value++)
         sigqueue(getpid(), SIGRTMIN + 3, (union sigval){.sival_int = value * 11});
+    // All that is behind si_code is the program's, what no field is at, too.
+    int whole[32] = {SIGRTMIN + 4, 5, -60};
+    for (int n = 3; n < 12; n++)
+        whole[n] = n * 0x1010101;
+    syscall(SYS_rt_sigqueueinfo, getpid(), SIGRTMIN + 4, whole);
 
     pthread_t thread;
     pthread_barrier_t gate;
@@ -88,6 +94,11 @@ int main(void)
     sigprocmask(SIG_UNBLOCK, &one, NULL);
     CHECK(count == 3 && values[0] == 11 && values[1] == 22 && values[2] == 33, "queued signals");
     CHECK(on_stack, "the alternate stack");
+    int got[32];
+    sigemptyset(&one);
+    sigaddset(&one, SIGRTMIN + 4);
+    CHECK(sigwaitinfo(&one, (siginfo_t *)got) == SIGRTMIN + 4, "a signal of the program's own");
+    CHECK(!memcmp(got, whole, sizeof whole), "what came with it");
     CHECK(handler_mask, "the handler's mask");
     struct sigaction now;
     sigaction(SIGPIPE, NULL, &now);

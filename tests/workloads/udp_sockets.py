@@ -15,6 +15,7 @@ client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x10)
 client.connect(("127.0.0.1", 53))
 name = client.getsockname()
 six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
 six.bind(("::1", 54))
 
 waiting = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -46,6 +47,7 @@ assert (data, sender) == (b"query", name)
 server.sendto(b"answer", sender)
 assert client.recv(100) == b"answer"
 assert six.getsockname()[1] == 54
+assert six.getsockopt(socket.IPPROTO_IPV6, 78) == 1
 waiting.settimeout(30)
 got = [waiting.recvfrom(100) for _ in range(40)]
 assert [data for data, whom in got if whom[0] == "::1"] == [b"%d" % n for n in range(20)]

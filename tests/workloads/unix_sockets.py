@@ -44,6 +44,9 @@ if child == 0:
     childs.send(childs.recv(100).upper())
     os._exit(0)
 childs.close()
+fresh = [
+    socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+]
 
 print("ready", flush=True)
 signal.sigwait({signal.SIGUSR1})
@@ -69,5 +72,12 @@ assert os.waitpid(child, 0)[1] == 0
 assert os.stat("/tmp/listener").st_mode & 0o777 == 0o777
 new = socket.socket(socket.AF_UNIX)
 new.connect("/tmp/listener")
+for s in fresh:
+    try:
+        s.recv(1)
+    except OSError:
+        s.bind(f"/tmp/fresh-{s.type}")
+    else:
+        raise AssertionError("it is connected")
 
 print("ok", flush=True)
