@@ -46,8 +46,8 @@ SYSCALLS: Final[dict[str, int]] = {
     "epoll_pwait": 281, "fallocate": 285, "timerfd_settime": 286, "timerfd_gettime": 287,
     "accept4": 288, "dup3": 292, "rt_tgsigqueueinfo": 297, "recvmmsg": 299, "prlimit64": 302,
     "setns": 308, "kcmp": 312, "sched_setattr": 314, "sched_getattr": 315, "seccomp": 317,
-    "memfd_create": 319, "userfaultfd": 323, "mlock2": 325, "rseq": 334, "pidfd_open": 434,
-    "clone3": 435, "close_range": 436, "pidfd_getfd": 438, "epoll_pwait2": 441,
+    "memfd_create": 319, "userfaultfd": 323, "membarrier": 324, "mlock2": 325, "rseq": 334,
+    "pidfd_open": 434, "clone3": 435, "close_range": 436, "pidfd_getfd": 438, "epoll_pwait2": 441,
     "futex_waitv": 449, "mseal": 462,
 }  # fmt: skip
 

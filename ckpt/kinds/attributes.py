@@ -1,4 +1,4 @@
-"""Small attributes of a process: prctl(2), personality(2), oom_score_adj, a stop by a signal."""
+"""Small attributes of a process: prctl(2), personality(2), membarrier(2), oom_score_adj, a stop."""
 
 import contextlib
 import errno
@@ -23,6 +23,15 @@ _PR_SET_MDWE, _PR_GET_MDWE = 65, 66
 _MDWE: Final = {"refuse-exec-gain": 1, "no-inherit": 2}
 _SUID_DUMP_USER: Final = 1
 
+# <linux/membarrier.h>: that it is wanted, and that it is done, which only they may who want it
+_GET_REGISTRATIONS: Final = 1 << 9
+_BARRIERS: Final = {
+    "global": 1 << 2,
+    "private": 1 << 4,
+    "private-sync-core": 1 << 6,
+    "private-rseq": 1 << 8,
+}
+
 
 class State(msgspec.Struct, frozen=True):
     """Attributes of a process.
@@ -36,6 +45,7 @@ class State(msgspec.Struct, frozen=True):
         oom_score_adjust: -1000 to 1000.
         coredump_filter: core(5).
         stopped: a stopping signal holds all its threads.
+        barriers: which expedited commands of membarrier(2) it has registered for.
     """
 
     personality: int
@@ -46,6 +56,7 @@ class State(msgspec.Struct, frozen=True):
     oom_score_adjust: int
     coredump_filter: int
     stopped: bool
+    barriers: list[str] = []
 
 
 def collect(subject: Subject) -> State:
@@ -62,6 +73,7 @@ def collect(subject: Subject) -> State:
         oom_score_adjust=int(procfs.read(pid, "oom_score_adj")),
         coredump_filter=int(procfs.read(pid, "coredump_filter") or "33", 16),
         stopped=any(thread.stopped_by for thread in subject.process.threads),
+        barriers=_barriers(subject),
     )
 
 
@@ -70,6 +82,24 @@ def _write_or_execute(subject: Subject) -> list[str]:
         return bit_names(subject.remote.syscall("prctl", _PR_GET_MDWE, 0, 0, 0, 0), _MDWE)
     except OSError:
         return []  # this kernel does not know it
+
+
+def _barriers(subject: Subject) -> list[str]:
+    """Ask what it has registered for; a kernel before v6.3 tells by what it lets it do."""
+    call = subject.remote.syscall
+    try:
+        known = call("membarrier", _GET_REGISTRATIONS, 0, 0) & sum(_BARRIERS.values())
+        return bit_names(known, _BARRIERS)
+    except OSError:
+        return [name for name, bit in _BARRIERS.items() if name != "global" and _may(bit, subject)]
+
+
+def _may(registration: int, subject: Subject) -> bool:
+    try:
+        subject.remote.syscall("membarrier", registration >> 1, 0, 0)
+    except OSError:
+        return False
+    return True
 
 
 def rebuild(state: State, target: Target) -> None:
@@ -87,8 +117,17 @@ def rebuild(state: State, target: Target) -> None:
     call("prctl", _PR_SET_DUMPABLE, int(state.dumpable), 0, 0, 0)
     if state.write_or_execute:
         _promise(state.write_or_execute, target)
+    for name in state.barriers:
+        _register(name, target)
     if state.stopped:
         os.kill(pid, signal.SIGSTOP)
+
+
+def _register(name: str, target: Target) -> None:
+    try:
+        target.remote.syscall("membarrier", bits([name], _BARRIERS), 0, 0)
+    except OSError:
+        target.note(f"it cannot use membarrier(2) of kind {name}: this kernel lacks it")
 
 
 def _promise(flags: list[str], target: Target) -> None:
