@@ -223,10 +223,10 @@ def borrowed(fd: int) -> Iterator[socket.socket]:
 
 
 def is_readable(s: socket.socket) -> bool:
-    """Does anything wait to be read, be it the end?"""
+    """Does anything wait to be read, be it the end? Not where there was never a connection."""
     poll = select.poll()
     poll.register(s, select.POLLIN)
-    return bool(poll.poll(0))
+    return any(event & select.POLLIN for _, event in poll.poll(0))
 
 
 def collect_common(source: Source, table: Table) -> Common:

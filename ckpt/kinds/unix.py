@@ -233,8 +233,6 @@ def carried(source: Source, dump: Dump) -> Iterator[int]:
     info = _known(dump).get(source.stat.st_ino)
     if info is None or info.listening or dump.looking_only:
         return
-    if info.peer is None and not _takes_datagrams(source):
-        return  # it was never connected
     queue = _queue(source, dump)
     try:
         with sockets.borrowed(source.local_fd) as s:
@@ -247,11 +245,6 @@ def carried(source: Source, dump: Dump) -> Iterator[int]:
                 queue.messages.append(msgspec.structs.replace(message, files=files))
     except unixqueue.NotPortable as e:
         queue.reason = str(e)
-
-
-def _takes_datagrams(source: Source) -> bool:
-    with sockets.borrowed(source.local_fd) as s:
-        return s.type == socket.SOCK_DGRAM
 
 
 def _queue(source: Source, dump: Dump) -> _Queue:
