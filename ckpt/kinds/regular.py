@@ -184,9 +184,15 @@ def _nameless(dump: Dump) -> set[tuple[int, int]]:
         lambda: {
             (source.stat.st_dev, source.stat.st_ino)
             for source in dump.sources()
-            if source.flags & flags.O_TMPFILE_BIT
+            if _is_unnamed(source)
         },
     )
+
+
+def _is_unnamed(source: Source) -> bool:
+    """Does /proc show the number of the inode for a name (fs/dcache.c, d_mark_tmpfile())?"""
+    name = os.path.basename(location.removed_name(os.fsencode(source.link)))
+    return name == b"#%d" % source.stat.st_ino
 
 
 def _make(state: ObjectState, directory_fd: int, name: bytes) -> int:

@@ -64,16 +64,3 @@ def test_unread_events_are_refused(tmp_path):
 
     (refusal,) = refusals(setup, look=False)
     assert refusal.why == "events wait in it that were not read"
-
-
-def test_watched_file_without_a_name_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-
-    def setup():
-        at(os.open(tmp_path / "file", os.O_RDONLY), 11)
-        at(abi.inotify_init(), 10)
-        abi.inotify_add_watch(10, os.fsencode(tmp_path / "file"), IN_MODIFY)
-        os.unlink(tmp_path / "file")
-
-    (refusal,) = refusals(setup)
-    assert refusal.why == "watch 1 is on a file without a known name"
