@@ -176,7 +176,10 @@ def _borrow(flock: Flock, remote: Remote) -> int | None:
 
     Having entered a user namespace, it may not be looked into; nor if its first thread has ended.
     """
-    pidfd = remote.syscall("pidfd_open", flock.pid, 0)
+    try:
+        pidfd = remote.syscall("pidfd_open", flock.pid, 0)
+    except ProcessLookupError:
+        return None
     try:
         return remote.syscall("pidfd_getfd", pidfd, flock.fd, 0)
     except (PermissionError, ProcessLookupError):
