@@ -161,17 +161,12 @@ def test_what_siblings_share_without_their_parent_is_in_the_way(places, debian_r
     assert refused.value.refusals == (found,)
 
 
-def test_a_current_directory_below_proc_is_in_the_way(places, debian_root):
+@pytest.mark.parametrize(
+    ("program", "why"), [(ENDED, "it is below /proc"), (HUNG_UP, "its terminal was hung up")]
+)
+def test_what_is_gone_but_open_is_in_the_way(places, debian_root, program, why):
     with harness.Pod(places, debian_root) as pod:
-        pod.start("/usr/bin/python3", "-c", ENDED)
+        pod.start("/usr/bin/python3", "-c", program)
         pod.wait_for("ready\n")
-        with pytest.raises(NotCheckpointable, match="it is below /proc"):
-            pod.dump()
-
-
-def test_a_terminal_that_was_hung_up_is_in_the_way(places, debian_root):
-    with harness.Pod(places, debian_root) as pod:
-        pod.start("/usr/bin/python3", "-c", HUNG_UP)
-        pod.wait_for("ready\n")
-        with pytest.raises(NotCheckpointable, match="its terminal was hung up"):
+        with pytest.raises(NotCheckpointable, match=why):
             pod.dump()
