@@ -94,13 +94,14 @@ class Lazy:
 
 def wait(places: Places, pod: str) -> None:
     """Wait until all memory of a pod that was restarted lazily has arrived, as fast as it can."""
-    with (
-        _address(places, pod) as address,
-        socket.socket(socket.AF_UNIX) as connection,
-        contextlib.suppress(FileNotFoundError, ConnectionError),
-    ):
-        connection.connect(address)
-        connection.recv(1)
+    with contextlib.suppress(FileNotFoundError, ConnectionError):
+        while True:
+            with (
+                _address(places, pod) as address,
+                socket.socket(socket.AF_UNIX) as connection,
+            ):
+                connection.connect(address)
+                connection.recv(1)  # it has ended; another one may have taken its place
 
 
 @contextlib.contextmanager

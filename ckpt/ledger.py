@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 
 from ckpt import userfault
-from ckpt.userfault import Change, Message
+from ckpt.userfault import Change, Fork, Message
 
 _HEADER: Final = 4096
 _SLOT: Final = struct.Struct(
@@ -88,8 +88,10 @@ class Ledger:
         self._used = 0
 
     def descriptors(self) -> list[int]:
-        """Return the descriptors that belong to it."""
-        return self._files.copy()
+        """Return the descriptors that belong to it, and those that it tells of."""
+        state, read = self._recall()
+        told = [one.change.fd for one in read if isinstance(one.change, Fork)]
+        return [*self._files, *(memory.fd for memory in state.memories), *told]
 
     @property
     def is_serving(self) -> bool:
@@ -148,12 +150,15 @@ class Ledger:
 
     def recall(self) -> tuple[State, list[Read]]:
         """Return the state, and which changes were read since."""
+        state, read = self._recall()
+        self._used = len(read)
+        return state, read
+
+    def _recall(self) -> tuple[State, list[Read]]:
         number = self._words[_STATE]
         fd = self._files[number % 2]
         state = msgspec.msgpack.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=State)
-        found = list(self._read_since(number))
-        self._used = len(found)
-        return state, found
+        return state, list(self._read_since(number))
 
     def _read_since(self, number: int) -> Iterator[Read]:
         for at in range(_HEADER, len(self._map), _SLOT_SIZE):

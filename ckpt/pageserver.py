@@ -40,6 +40,9 @@ _RESTLESS_S: Final = 30.0
 _MANY: Final = 64
 """After how many processes more those are looked for that have ended."""
 
+_TICK_S: Final = 0.001
+"""How long to wait for what is about to be told."""
+
 _BREATH_S: Final = 0.1
 """How long to wait where the pod has no memory left."""
 
@@ -97,7 +100,6 @@ class PageServer:
         """
         self._channel = channel
         self._door = door
-        self._clients: list[socket.socket] = []
         self._read, self._rate = read, rate
         self._pids = partial(enter.pids, running)
         self._ledger = ledger
@@ -180,7 +182,7 @@ class PageServer:
 
     def _greet(self, ready: set[int]) -> None:
         if self._door.fileno() in ready:
-            self._clients.append(self._door.accept()[0])  # they hear when this process ends
+            self._door.accept()[0].detach()  # it is closed when this process has ended
             self._rate, self._next_s = None, 0.0
             self._commit()
         if self._channel and self._channel.fileno() in ready and not self._take(self._channel):
@@ -353,7 +355,7 @@ class PageServer:
                 case None:
                     if time.monotonic() > deadline:
                         raise OSError(errno.ETIMEDOUT, "memory does not come to rest")
-                    select.select([space.fd], [], [], 0.001)
+                    time.sleep(_TICK_S)
                 case Fault(address):
                     space.waiting.add(address)
                 case change:

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+import msgspec
+
 from ckpt import abi
 from ckpt.absent import Ambiguous
 from ckpt.arch import x86_64 as arch
@@ -38,6 +40,13 @@ DOOR: Final = "pages.sock"
 _CLONE_FILES: Final = 0x400
 _PR_SET_NAME: Final = 15
 _DEATH_MS: Final = 10_000
+
+
+class _Guard(msgspec.Struct, frozen=True):
+    """A guard that was forked: its pid, and a pidfd, owned."""
+
+    pid: int
+    fd: int
 
 
 class Attendant:
@@ -73,9 +82,12 @@ class Attendant:
                 os._exit(0)
             self._leave_command()
             self._ledger = Ledger()
-            self._serve()
+            while True:  # not one within another, since they may be killed without end
+                server_fd = self._serve()
+                self._guard(server_fd)
         except BaseException:  # noqa: BLE001 (it must not leave this process)
             traceback.print_exc()
+            self._kill_pod()
         finally:
             os._exit(1)
 
@@ -88,9 +100,8 @@ class Attendant:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = os.fdopen(2, "w", closefd=False)
-        lent = (self._door.fileno(), self._pod_fd, *self._archive.descriptors())
         channel = [self._channel.fileno()] if self._channel else []
-        _close_all_but(sorted((*lent, *channel)))
+        _close_all_but(sorted((*self._lent(), *channel)))
         name = ctypes.create_string_buffer(b"pages")
         abi.prctl(_PR_SET_NAME, ctypes.addressof(name))
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -98,8 +109,11 @@ class Attendant:
         with contextlib.suppress(OSError):  # in a container
             Path("/proc/self/oom_score_adj").write_text("-1000")
 
-    def _serve(self) -> NoReturn:
-        """Be the server until the end."""
+    def _lent(self) -> tuple[int, ...]:
+        return (self._door.fileno(), self._pod_fd, *self._archive.descriptors())
+
+    def _serve(self) -> int:
+        """Be the server until the end; return in its guards, with a pidfd of the server."""
         try:
             own_fd = os.pidfd_open(os.getpid())
             server = PageServer(
@@ -110,23 +124,26 @@ class Attendant:
                 rate=self._rate,
                 ledger=self._ledger,
             )
-            guard, guard_fd = self._make_guard(own_fd)
+            guard = self._make_guard()
+            if guard is None:
+                return own_fd
             if self._channel is None:
                 server.recall()
-            while not server.run((self._pod_fd, guard_fd)) and not _is_over(self._pod_fd):
-                os.close(guard_fd)
-                os.waitpid(guard, 0)
-                guard, guard_fd = self._make_guard(own_fd)
+            while not server.run((self._pod_fd, guard.fd)) and not _is_over(self._pod_fd):
+                os.close(guard.fd)
+                os.waitpid(guard.pid, 0)
+                guard = self._make_guard()
+                if guard is None:
+                    return own_fd
             self._end()
         except (ArchiveError, Ambiguous, OSError) as e:
             sys.stderr.write(f"autopod: error: {e}\n")
-            self._ledger.end(failed=True)
-        except BaseException:  # noqa: BLE001 (the guard is told, the log says it)
+        except BaseException:  # noqa: BLE001 (the log says it)
             traceback.print_exc()
-            self._ledger.end(failed=True)
-        finally:
-            sys.stderr.flush()
-            os._exit(1)
+        self._ledger.end(failed=True)
+        self._kill_pod()  # there may be no guard to do it
+        sys.stderr.flush()
+        os._exit(1)
 
     def _end(self) -> NoReturn:
         """Leave: all is there, or the pod has ended."""
@@ -137,35 +154,38 @@ class Attendant:
         self._ledger.end(failed=False)
         os._exit(0)
 
-    def _make_guard(self, server_fd: int) -> tuple[int, int]:
-        """Fork the guard of the server that *server_fd* is; return its pid and a pidfd of it."""
+    def _make_guard(self) -> _Guard | None:
+        """Fork a guard of this process; return None in the guard."""
         args = abi.clone_args(flags=_CLONE_FILES, exit_signal=signal.SIGCHLD)
         size, number = ctypes.sizeof(args), arch.SYSCALLS["clone3"]
-        guard = abi.syscall("clone3", number, ctypes.byref(args), size)
-        if guard == 0:
-            self._guard(server_fd)
-        return guard, os.pidfd_open(guard)
+        pid = abi.syscall("clone3", number, ctypes.byref(args), size)
+        return _Guard(pid, os.pidfd_open(pid)) if pid else None
 
-    def _guard(self, server_fd: int) -> NoReturn:
-        """Be the guard: wait until the server has ended, and see to what it has left."""
-        try:
-            select.select([server_fd], [], [])
-            os.close(server_fd)
-            if self._ledger.is_serving and not _is_over(self._pod_fd):
-                self._channel = None
-                self._serve()
-            if not self._ledger.is_over:
-                self._kill_pod()
-        except BaseException:  # noqa: BLE001 (it must not leave this process)
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+    def _guard(self, server_fd: int) -> None:
+        """Be the guard; return when the server was killed and its place is to be taken."""
+        _wait(server_fd)
+        if self._ledger.is_serving and not _is_over(self._pod_fd):
+            self._channel = None
+            _close_all_but(sorted((*self._lent(), *self._ledger.descriptors())))
+            return
+        if not self._ledger.is_over:
+            self._kill_pod()
+        os._exit(0)
 
     def _kill_pod(self) -> None:
         """Kill the pod before anything of its memory is given up."""
         if _is_over(self._pod_fd):
             return
-        pods.kill(self._running)
+        try:
+            pods.kill(self._running)
+        except OSError:  # out of descriptors, say
+            signal.pidfd_send_signal(self._pod_fd, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._tell()
+        _wait(self._pod_fd, _DEATH_MS)
+
+    def _tell(self) -> None:
+        """Write why the pod was killed."""
         name = self._running.name
         text = (
             f"autopod: not all memory of pod {name} can be brought, so the pod was killed: "
@@ -175,13 +195,17 @@ class Attendant:
         sys.stderr.flush()
         with open(self._running.places.log(name), "a") as log:
             log.write(text)
-        poll = select.poll()
-        poll.register(self._pod_fd, select.POLLIN)
-        poll.poll(_DEATH_MS)
 
 
 def _is_over(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
+    return _wait(pidfd, 0)
+
+
+def _wait(pidfd: int, most_ms: int | None = None) -> bool:
+    """Wait until a process has ended; return whether it has. There may be thousands of files."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(most_ms))
 
 
 def _close_all_but(kept: Sequence[int]) -> None:

@@ -4,8 +4,11 @@ import contextlib
 import os
 import random
 import re
+import resource
 import select
 import signal
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,15 @@ def servers(pod):
     return {"guard": guards[0], "server": found[guards[0]]}
 
 
+def guard_of(server):
+    """Return the process id of the guard of a page server, if there is one, now."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            if os.listdir(f"/proc/{child}/fd"):  # it has not ended
+                return int(child)
+    return None
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_right_whatever_is_done_with_it(places, exim_root, build, threads):
     with harness.Pod(places, exim_root) as pod:
@@ -150,17 +162,58 @@ def test_they_may_be_killed_at_any_moment(places, exim_root, build, threads):
         pid = start(pod, build, threads, rounds=400)
         pod.dump()
         pod.restore(lazy=restore.Following(rate=1 << 20))
+        server = servers(pod)["server"]
         pod.signal(pid)
         chance, killed = random.Random(threads), 0
         while "ok" not in pod.log() and "fail" not in pod.log():
-            if found := servers(pod):
-                kill(found["guard" if chance.random() < 0.2 else "server"])
+            if killed < 100 and (guard := guard_of(server)):
                 killed += 1
+                if chance.random() < 0.2:
+                    kill(guard)
+                else:
+                    kill(server)
+                    server = guard
         print(f"{killed} were killed")
         assert killed
         look_at_answer(pod)
         lazy.wait(places, pod.name)
         look(pod, pid)
+
+
+def test_they_may_be_killed_without_end(places, exim_root, build):
+    """Nothing of who was killed is left: no calls within calls, no descriptors."""
+    kills = 150
+    with harness.Pod(places, exim_root) as pod:
+        pid = start(pod, build)
+        pod.dump()
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(2 * kills + 100)  # the servers inherit it
+        try:
+            pod.restore(lazy=ON_DEMAND)
+        finally:
+            sys.setrecursionlimit(limit)
+        server = servers(pod)["server"]
+        for _ in range(kills):
+            guard = harness.poll(partial(guard_of, server), "there are two")
+            kill(server)
+            server = guard
+        harness.poll(partial(guard_of, server), "there are two")
+        assert len(os.listdir(f"/proc/{server}/fd")) < 32
+        look(pod, pid)
+
+
+def test_one_that_cannot_take_the_place_ends_the_pod(places, exim_root, build):
+    with harness.Pod(places, exim_root) as pod:
+        pid = start(pod, build)
+        pod.dump()
+        pod.restore(lazy=ON_DEMAND)
+        found = servers(pod)
+        resource.prlimit(found["guard"], resource.RLIMIT_NOFILE, (3, 3))
+        os.kill(found["server"], signal.SIGSTOP)
+        pod.signal(pid)
+        kill(found["server"])
+        harness.poll(lambda: not pod.host_pids(), "end")
+        assert "fail" not in pod.log()
 
 
 def test_an_archive_that_becomes_unreadable_ends_the_pod(places, exim_root, build):
