@@ -8,13 +8,15 @@ certain order: a thread may tell late that it has unmapped what another one, to 
 given these addresses meanwhile, has told to be its own. So all changes of which nobody could know
 that they had been made are looked at together. What is moved is then what was there before all of
 them, and what is freed is free before anything is moved there. One thing is not told: a mapping may
-have grown at its end into what was freed, before it was moved as a whole.
+have grown at its end into what was freed, and have been changed there. So two changes may be about
+the same addresses, and which of them came first is to be seen by what is there after all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ckpt.copied import Copied
+from ckpt.model import PAGE_SIZE
 from ckpt.userfault import Change, Fork, Remap, Remove, Unmap
 
 Span = tuple[int, int]
@@ -27,12 +29,13 @@ class Ambiguous(Exception):  # noqa: N818 (a finding)
     """It cannot be told in which order things have happened, and it matters."""
 
 
-def after(absent: Copied, changes: Sequence[Change]) -> Copied:
+def after(absent: Copied, changes: Sequence[Change], has: Callable[[int], bool]) -> Copied:
     """Return what is absent after *changes*.
 
     Args:
         absent: before them.
         changes: of which nobody knew that they had been made; in the order of one thread.
+        has: is there memory that is watched at that address, after all of them?
 
     Raises:
         Ambiguous: this can have come about in two ways.
@@ -44,27 +47,54 @@ def after(absent: Copied, changes: Sequence[Change]) -> Copied:
         if isinstance(change, Remap):
             new.cut(*_reached(change))
             shift = change.to - change.source
-            for start, end, first in _moved(absent, change, changes):
+            for start, end, first in _moved(absent, change, changes, has):
                 new.put(start + shift, end + shift, first)
     return new
 
 
 def _moved(
-    absent: Copied, remap: Remap, changes: Sequence[Change]
+    absent: Copied, remap: Remap, changes: Sequence[Change], has: Callable[[int], bool]
 ) -> Iterator[tuple[int, int, int]]:
     """Yield what was absent of what *remap* has moved."""
     own, source = absent.copy(), _left(remap)
     others = [change for change in changes if change is not remap]
     trailing = next((c for c in others if isinstance(c, Unmap) and _left(c) == source), None)
+    taken = [_reached(change) for change in changes]
     for change in others:
         span = _left(change)
         if change is trailing or next(_stored(absent, *_common(span, source)), None) is None:
             continue
-        if isinstance(change, Remove) or span[0] > source[0]:
-            own.cut(*span)  # it was freed, and the mapping that was moved had grown into it
-        elif not (isinstance(change, Remap) and span[0] < source[0]):
-            raise Ambiguous
+        if isinstance(change, Remove):
+            came_first = not has(max(span[0], source[0]))
+        else:
+            came_first = _is_first(span, source, taken, has)
+        if came_first:
+            own.cut(*span)  # the mapping that was moved had grown into it
     return _stored(own, *source)
+
+
+def _is_first(one: Span, other: Span, taken: Sequence[Span], has: Callable[[int], bool]) -> bool:
+    """Was *one* given up before *other* was, which overlap?
+
+    The second time they had been grown into, from below: a mapping begins where it has always
+    begun, or where it was moved to, which is told. So if the one that begins higher was the second
+    one, the memory just below it is there; else it has gone with the one that begins lower.
+
+    Args:
+        one: what was unmapped or moved away.
+        other: the same, by another thread.
+        taken: where something was moved to.
+        has: is there memory that is watched at that address, after all of that?
+
+    Raises:
+        Ambiguous: both begin at one address.
+    """
+    if one[0] == other[0]:
+        raise Ambiguous("two threads have given up the same memory")
+    at = max(one[0], other[0])
+    is_taken = any(start <= at < end for start, end in taken)
+    higher_was_last = has(at - PAGE_SIZE) and (is_taken or not has(at))
+    return (one[0] < other[0]) == higher_was_last
 
 
 def of_child(absent: Copied, changes: Sequence[Change], has: Callable[[int], bool]) -> Copied:
@@ -81,7 +111,8 @@ def of_child(absent: Copied, changes: Sequence[Change], has: Callable[[int], boo
     Raises:
         Ambiguous: what it has can have come about in two ways.
     """
-    return after(absent, [c for c in changes if _is_before(c, absent, changes, has)])
+    before = [c for c in changes if _is_before(c, absent, changes, has)]
+    return after(absent, before, has)
 
 
 def _is_before(

@@ -371,7 +371,7 @@ class PageServer:
             for change in changes:
                 if isinstance(change, Fork):
                     self._adopt(change.fd, before, others)
-            space.absent = absent.after(before, others)
+            space.absent = absent.after(before, others, partial(_has, space.fd))
         self._commit()
         if len(self._spaces) > self._many:
             self._bury()
@@ -403,3 +403,13 @@ class PageServer:
         """Has the process that has this memory a single thread?"""
         pids = self._pids() if space.host_pid is None else [space.host_pid]
         return all(len(procfs.threads(pid)) <= 1 for pid in pids)
+
+
+def _has(fd: int, address: int) -> bool:
+    """Is there memory of that descriptor at *address*, now that all changes were told?"""
+    try:
+        return userfault.has(fd, address)
+    except Changing:
+        raise absent.Ambiguous("it cannot be seen what has changed") from None
+    except Gone:
+        return False

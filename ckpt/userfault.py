@@ -194,9 +194,8 @@ def has(fd: int, address: int) -> bool:
     Raises:
         Changing, Gone: so it cannot be told, or never.
     """
-    error = abi.ioctl_errno(
-        fd, abi.UFFDIO_COPY, ctypes.addressof(abi.uffdio_copy(address, _NOWHERE, PAGE_SIZE))
-    )
+    nothing = abi.uffdio_copy(address, _NOWHERE, PAGE_SIZE)
+    error = abi.ioctl_errno(fd, abi.UFFDIO_COPY, ctypes.addressof(nothing))
     if error in {errno.EAGAIN, errno.ESRCH}:
         _fail(error)
     return error in {errno.EFAULT, errno.EEXIST}

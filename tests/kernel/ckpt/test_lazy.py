@@ -1,6 +1,8 @@
 """Memory that follows while the program runs already is what it was, or nobody sees it."""
 
 import contextlib
+import ctypes
+import mmap
 import os
 import random
 import re
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import lazy, restore, userfault
+from ckpt import abi, lazy, restore, userfault
+from ckpt.arch import x86_64 as arch
 from ckpt.archive.errors import Damaged
 from tests.kernel.ckpt import harness
 
@@ -91,6 +94,19 @@ def guard_of(server):
     return None
 
 
+def test_what_memory_is_there_is_seen():
+    fd = abi.syscall("userfaultfd", arch.SYSCALLS["userfaultfd"], os.O_CLOEXEC | os.O_NONBLOCK)
+    length = 8 * mmap.PAGESIZE
+    with open(fd, "rb", 0), mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        here = ctypes.c_char.from_buffer(memory)
+        start = ctypes.addressof(here)
+        abi.ioctl(fd, abi.UFFDIO_API, abi.uffdio_api(abi.UFFD_API, 0))
+        userfault.register(fd, start, length // 2)
+        answers = [userfault.has(fd, start + page * mmap.PAGESIZE) for page in range(8)]
+        del here
+    assert answers == [True] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_right_whatever_is_done_with_it(places, exim_root, build, threads):
     with harness.Pod(places, exim_root) as pod:
@@ -100,6 +116,32 @@ def test_memory_is_right_whatever_is_done_with_it(places, exim_root, build, thre
         assert any("follow while" in note for note in report.notes)
         assert watched(pod)
         look(pod, pid)
+
+
+@pytest.mark.parametrize("how", ["shrink", "drop", "unmap", "part"])
+def test_what_has_grown_into_memory_that_was_moved(places, exim_root, build, how):
+    """Both happen before the server hears of either."""
+    with harness.Pod(places, exim_root) as pod:
+        pod.put("/tmp/grows", build(Path(__file__).with_name("grows.c")).read_bytes())
+        pod.start("/tmp/grows", how)
+        pod.wait_for("ready\n")
+        pid = min(pod.host_pids())
+        pod.dump()
+        pod.restore(lazy=ON_DEMAND)
+        server = servers(pod)["server"]
+        os.kill(server, signal.SIGSTOP)
+        pod.signal(pid)
+        pod.wait_for("grown\n")
+        harness.poll(partial(waits, pod.host_pids()[pid], 2), "both wait")
+        os.kill(server, signal.SIGCONT)
+        look_at_answer(pod)
+
+
+def waits(host_pid, count):
+    """Do so many threads of a process wait for the page server?"""
+    threads = Path(f"/proc/{host_pid}/task").iterdir()
+    states = [(one / "stat").read_text().rpartition(") ")[2][0] for one in threads]
+    return states.count("D") == count
 
 
 def test_nothing_is_left_when_all_has_arrived(places, exim_root, build):
