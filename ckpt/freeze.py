@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from ckpt import abi, procfs
 from ckpt.model import NotCheckpointable, Refusal
-from ckpt.tracee import DoesNotStop, Tracee
+from ckpt.tracee import DoesNotStop, Tracee, bury
 
 _PATIENCE_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -75,6 +75,7 @@ class Freeze:
     def __init__(self) -> None:
         self.began_ns = 0
         self._tracees: dict[int, Tracee] = {}
+        self._dying: list[Tracee] = []
         self._leaders: set[int] = set()
 
     def __enter__(self) -> "Freeze":
@@ -110,9 +111,19 @@ class Freeze:
                     if tid not in self._tracees:
                         self._seize(pid, tid)
             moving = [tracee for tracee in self._tracees.values() if not tracee.stopped]
-            if not moving:
+            if not moving and not self._forget_killed():
                 return [process for pid in pids if (process := self._process(pid))]
             self._await(moving, deadline)
+
+    def _forget_killed(self) -> bool:
+        """Forget those that others have killed since they stopped; return whether there are such.
+
+        They are zombies then, of which their parents are told.
+        """
+        killed = [tracee.tid for tracee in self._tracees.values() if tracee.has_ended()]
+        for tid in killed:
+            del self._tracees[tid]
+        return bool(killed)
 
     def _await(self, tracees: list[Tracee], deadline: float) -> None:
         """Wait until all have stopped, those that can even if one cannot.
@@ -127,9 +138,11 @@ class Freeze:
                     del self._tracees[tracee.tid]
             except DoesNotStop as e:
                 if procfs.is_dead(tracee.tid):  # a leader's end is told when all have ended
+                    self._dying.append(tracee)
                     del self._tracees[tracee.tid]
                 else:
                     busy = e
+        self._dying = bury(self._dying, within_s=0)
         if busy is not None:
             raise busy
 
@@ -142,15 +155,19 @@ class Freeze:
     def await_end(self) -> None:
         """Wait for the end of all that was killed: of its memory, which takes longest."""
         # A leader is reported when its other threads have been waited for: leaders come last.
-        for tracee in sorted(self._tracees.values(), key=lambda one: one.tid in self._leaders):
+        left = [*self._tracees.values(), *self._dying]
+        for tracee in sorted(left, key=lambda one: one.tid in self._leaders):
             tracee.await_end()
         self._tracees.clear()
+        self._dying.clear()
 
     def thaw(self) -> None:
         """Let every thread go that has stopped; the others go when this process ends."""
         for tracee in [tracee for tracee in self._tracees.values() if tracee.stopped]:
-            tracee.detach()
+            if not tracee.detach():
+                self._dying.append(tracee)
             del self._tracees[tracee.tid]
+        self._dying = bury(self._dying)
 
     def _seize(self, pid: int, tid: int) -> None:
         try:

@@ -24,7 +24,7 @@ from ckpt.remote import Remote
 from ckpt.seed import RestoreError, Seed, plant
 from ckpt.spaces import Pages, Spaces
 from ckpt.states import state_of
-from ckpt.tracee import ALL_SIGNALS
+from ckpt.tracee import ALL_SIGNALS, Tracee, bury
 from ckpt.workshop import FileWorkshop
 from launcher import enter, pods
 
@@ -184,12 +184,14 @@ class _Raising:
             self._complete(process)
 
     def release(self) -> None:
-        """Let all go."""
+        """Let all go; the first ones may kill others that are still to go."""
+        killed: list[Tracee] = []
         for process in self._living:
             made = self._embryos.pop(process.pid)
-            for remote in made.threads.values():
-                remote.tracee.detach()
+            tracees = [remote.tracee for remote in made.threads.values()]
+            killed += [tracee for tracee in tracees if not tracee.detach()]
             made.remote.memory.close()
+        bury(killed)
 
     def kill(self) -> None:
         """Kill what was not let go."""

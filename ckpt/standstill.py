@@ -69,8 +69,8 @@ class Standstill:
             if self._has_stopped(tracee):
                 with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                     _quiet(tracee)
-                tracee.detach()
-                del self._tracees[tracee.tid]
+                if tracee.detach():  # else its end is told next
+                    del self._tracees[tracee.tid]
         return bool(self._tracees)
 
     def _seize(self, tid: int) -> None:

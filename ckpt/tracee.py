@@ -23,6 +23,8 @@ WALL: Final = 0x4000_0000
 TIMEOUT_S: Final = 5.0
 """How long a thread may take to stop that waits for no other, in seconds."""
 
+_GLANCE_S: Final = 0.001
+
 ALL_SIGNALS: Final = (1 << 64) - 1
 _XSTATE_MAX: Final = 1 << 16
 
@@ -186,14 +188,31 @@ class Tracee:
                 case _:
                     pass
 
-    def detach(self) -> None:
-        """Let the thread go on by itself; one that is gone already is no error."""
+    def detach(self) -> bool:
+        """Let the thread go on by itself.
+
+        Returns:
+            False if it was killed while it stood: it has still to be waited for, or its parent,
+            to which its end is told only then, waits for ever.
+        """
         try:
             for sig in self.held:
                 os.kill(self.tid, sig)
             abi.ptrace(abi.PTRACE_DETACH, self.tid)
         except ProcessLookupError:
-            pass
+            self.stopped = False
+            return False
+        return True
+
+    def has_ended(self) -> bool:
+        """Has the thread, which was killed, ended by now? Then its parent is told."""
+        try:
+            while (stop := self.poll()) is not None:
+                if isinstance(stop, Exited):
+                    return True
+        except ChildProcessError:
+            return True
+        return False
 
     def kill(self) -> None:
         """Kill the process of this thread and reap it as its tracer; nothing if that was done."""
@@ -277,6 +296,19 @@ class Tracee:
             ctypes.addressof(config),
         )
         return config.rseq_abi_pointer, config.rseq_abi_size, config.signature
+
+
+def bury(dying: list[Tracee], within_s: float = 1.0) -> list[Tracee]:
+    """Wait for threads that were killed while they stood; return those that have not ended.
+
+    A leader's end is told when that of all other threads was.
+    """
+    deadline = time.monotonic() + within_s
+    while (dying := [tracee for tracee in dying if not tracee.has_ended()]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(_GLANCE_S)
+    return dying
 
 
 class Memory:
