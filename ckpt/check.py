@@ -64,8 +64,9 @@ def _check_living(
     pid: int, view: int, host_pids: list[int], spaces: dict[str, int]
 ) -> Iterator[Finding]:
     """Check a process by its thread *view*, the first that lives."""
-    if view != pid:
-        yield from _check_files(view)
+    if not shows_files(view):
+        why = "it has ended while others of the process go on, and this kernel does not show those"
+        yield "its first thread", why, "Linux 6.9 or later does"
     tracer = int(procfs.parse_status(procfs.read(view, "status"))["TracerPid"])
     if tracer:
         yield "the process", f"host process {tracer} traces it (ptrace(2))", "end the debugger"
@@ -82,15 +83,19 @@ def _check_living(
         yield what, why, ""
 
 
-def _check_files(view: int) -> Iterator[Finding]:
-    """Can the open files be had of a process whose first thread has ended before others?"""
+def shows_files(view: int) -> bool:
+    """Can the open files be had of a process of which *view* is the first thread that lives?
+
+    Raises:
+        OSError: it is gone.
+    """
     try:
         os.close(pidfd_open(view))
     except OSError as e:
         if e.errno != errno.EINVAL:
             raise
-        why = "it has ended while others of the process go on, and this kernel does not show those"
-        yield "its first thread", why, "Linux 6.9 or later does"
+        return False
+    return True
 
 
 def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from ckpt import abi, connections, layers, lazy, procfs, users
 from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
-from ckpt.check import check_processes
+from ckpt.check import check_processes, shows_files
 from ckpt.copied import Copied
 from ckpt.freeze import Freeze, FrozenProcess
 from ckpt.kinds import memory, registers
@@ -291,7 +291,7 @@ def _add_process(collector: FileCollector, host_pid: int) -> None:
     try:
         status = procfs.parse_status(procfs.read(host_pid, "status"))
         view = procfs.view(host_pid)
-        if view is not None:
+        if view is not None and shows_files(view):  # else check_processes() has refused it
             collector.add_process(host_pid, procfs.inner_pid(status), view)
     except (FileNotFoundError, ProcessLookupError):
         pass

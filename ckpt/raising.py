@@ -132,6 +132,7 @@ class _Raising:
         first, self._area = embryo.take_seed(seed.host_pid, seed_pid, occupied)
         self._embryos: dict[int, Embryo] = {plan.SEED: first}
         self._numberer: embryo.Numberer | None = None
+        self._timeouts: list[tuple[registers.Timeout, Target]] = []
         self._files = FileWorkshop(
             model.files,
             model.objects,
@@ -185,6 +186,8 @@ class _Raising:
 
     def release(self) -> None:
         """Let all go; the first ones may kill others that are still to go."""
+        for timeout, target in self._timeouts:
+            registers.shorten(timeout, target)
         killed: list[Tracee] = []
         for process in self._living:
             made = self._embryos.pop(process.pid)
@@ -358,7 +361,10 @@ class _Raising:
             target = self._target(process, thread.tid, made.threads[thread.tid])
             parts = {part.kind: part for part in thread.parts}
             signals = state_of(parts[name_of(thread_signals)], thread_signals.State)
-            registers.rebuild(state_of(parts[name_of(registers)], registers.State), target)
+            state = state_of(parts[name_of(registers)], registers.State)
+            registers.rebuild(state, target)
+            if state.timeout is not None:
+                self._timeouts.append((state.timeout, target))
             target.tracee.set_blocked(thread_signals.mask(signals))
 
 

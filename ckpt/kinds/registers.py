@@ -5,6 +5,7 @@ decides. That is already worked into the registers that are kept. What such a ca
 is shortened by the time that the restart took of the pod's clock.
 """
 
+import contextlib
 import struct
 from typing import Final
 
@@ -113,14 +114,16 @@ def rebuild(state: State, target: Target) -> None:
     registers.orig_rax = (1 << 64) - 1
     target.tracee.set_xstate(arch.fit_xstate(state.extended, target.tracee.xstate()))
     target.tracee.set_registers(registers)
-    if state.timeout is not None:
-        _shorten(state.timeout, target)
 
 
-def _shorten(timeout: Timeout, target: Target) -> None:
-    """Take from what was left the time that has gone by."""
-    seconds, units = _TIME.unpack(target.memory.read(timeout.address, _TIME.size))
-    left_ns = seconds * 10**9 + units * timeout.unit_ns
-    left_ns = max(left_ns + timeout.read_ns - clocks.now_of(target.host_pid), 0)
-    seconds, rest_ns = divmod(left_ns, 10**9)
-    target.memory.write(timeout.address, _TIME.pack(seconds, rest_ns // timeout.unit_ns))
+def shorten(timeout: Timeout, target: Target) -> None:
+    """Take from what was left the time that has gone by: the last step before it is let go.
+
+    Another thread may have unmapped it meanwhile: the call will say so.
+    """
+    with contextlib.suppress(OSError):
+        seconds, units = _TIME.unpack(target.memory.read(timeout.address, _TIME.size))
+        left_ns = seconds * 10**9 + units * timeout.unit_ns
+        left_ns = max(left_ns + timeout.read_ns - clocks.now_of(target.host_pid), 0)
+        seconds, rest_ns = divmod(left_ns, 10**9)
+        target.memory.write(timeout.address, _TIME.pack(seconds, rest_ns // timeout.unit_ns))

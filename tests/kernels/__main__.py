@@ -31,6 +31,8 @@ from tests.kernels.outcome import Outcome, count, journeys, merge, table
 HERE = Path(__file__).parent
 DEFAULT = "6.1-6.18 6.18-6.1"
 AT_ONCE = 2
+_TEST_S, _WAIT_S = 1800, 600
+"""What a test, and what it waits for, may take where the processor is emulated."""
 HOME = frozenset({"mappings.c"})
 """What compares more than another kernel can keep: its memory map to the letter."""
 
@@ -67,9 +69,10 @@ def main() -> int:
 
 def _test(lab: Lab, kernel: str, tests: list[str]) -> int:
     """Run *tests* under *kernel*; return the exit status."""
-    argv = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests]
+    patience = ["-o", f"faulthandler_timeout={_TEST_S}"]
+    pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *patience]
     try:
-        print(lab.run(kernel, argv, 3600), end="")
+        print(lab.run(kernel, ["env", f"TEST_DEADLINE_S={_WAIT_S}", *pytest, *tests], 3600), end="")
     except LabError as e:
         print(f"under {kernel}: {e}", file=sys.stderr)
         return 1

@@ -83,7 +83,8 @@ class Leg:
                 group.pod.dump()
         finally:
             self.remove(name)
-        outcomes = [_said(workload, said.get(workload, "ok")) for workload in workloads]
+        silent = "ok" if self.leg < self.last else "it did not come here"
+        outcomes = [_said(workload, said.get(workload, silent)) for workload in workloads]
         outcomes[0].notes = notes
         return outcomes
 

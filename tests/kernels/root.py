@@ -1,4 +1,4 @@
-"""The root tree of the workloads: Python and three programs. Small, for an emulated processor has
+"""The root tree of the workloads: Python and four programs. Small, for an emulated processor has
 to read it whole: the identity of a lower layer is a digest of its contents.
 
 .venv/bin/python -m tests.kernels.root       builds it if needed and prints where it is
@@ -15,6 +15,7 @@ SELECTION = roots.Selection(
         "/usr/lib/python3.11/lib-dynload/_ctypes.cpython-311-x86_64-linux-gnu.so",
         "/bin/cat",
         "/bin/mount",
+        "/bin/true",
         "/bin/umount",
     ),
     files=("/lib/x86_64-linux-gnu/libnss_files.so.2",),

@@ -1,9 +1,12 @@
 """What `make test-kernels` reads and prints."""
 
+import tomllib
+
 import pytest
 
 from tests.kernels import outcome
 from tests.kernels.outcome import Outcome
+from tests.kernels.together import groups
 
 
 def test_journeys():
@@ -27,3 +30,13 @@ def test_table():
         "pipes.py, 6.1-6.18: a note",
         "pipes.py, 6.18-6.1: under 6.1: no pipes here",
     ]
+
+
+def test_workloads_share_a_pod_but_for_those_that_a_kernel_may_refuse():
+    found = groups(["busy.c", "first_thread.c", "pipes.py", "emulated_calls.py"])
+    assert list(found.values()) == [
+        ["first_thread.c"],
+        ["pipes.py", "busy.c"],
+        ["emulated_calls.py"],
+    ]
+    assert tomllib.loads(next(iter(found)))["network"] == {"mode": "none"}

@@ -23,9 +23,10 @@ from launcher import config, enter, network, pods, users
 from launcher.lock import locked
 from stackfs import mounting
 from stackfs.places import Places
+from tests.patience import DEADLINE_S
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
-DEADLINE_S = 60
+NO_NETWORK = '[network]\nmode = "none"\n'
 
 
 def names():
@@ -33,7 +34,7 @@ def names():
     return sorted(p.name for p in WORKLOADS.iterdir() if p.suffix in {".py", ".c"})
 
 
-def tool(name, *argv, timeout=120):
+def tool(name, *argv, timeout=2 * DEADLINE_S):
     """Run one of our commands; return what it wrote to standard output."""
     run = subprocess.run(
         [Path(sys.executable).with_name(name), *argv],
@@ -46,12 +47,12 @@ def tool(name, *argv, timeout=120):
     return run.stdout
 
 
-def poll(predicate, what, seconds=DEADLINE_S):
-    """Wait until *predicate* is true; return what it gave."""
+def poll(predicate, what, seconds=DEADLINE_S, every=0.005):
+    """Wait until *predicate* is true; return what it gave. It is asked *every* so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
         assert time.monotonic() < deadline, f"no {what} within {seconds} s"
-        time.sleep(0.005)
+        time.sleep(every)
     return found
 
 
@@ -66,7 +67,7 @@ class Pod:
         keys.ensure(places.keys(), places.trust())
         file = places.config(name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(toml or '[network]\nmode = "none"\n')
+        file.write_text(toml or NO_NETWORK)
 
     def __enter__(self):
         base = users.ensure(self.places, config.load(self.places, self.name)) or 0

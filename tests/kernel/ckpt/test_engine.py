@@ -1,6 +1,7 @@
 """The process engine's other ways: what is refused, what fails, and what an older kernel lacks."""
 
 import errno
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,17 @@ def test_failed_dump_leaves_the_pod_running(places, debian_root, build, monkeypa
             pod.dump()
         assert not pod.archive.exists()
         pod.finish(leader)
+
+
+def test_sleeps_are_not_late_by_what_comes_before_the_release(places, debian_root, build):
+    """Another host may have to be asked, connections to be opened: the pod's clock runs."""
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, "sleeping.c", build))
+        pod.wait_for("ready\n")
+        pid = min(pod.host_pids())
+        pod.dump()
+        pod.restore(gate=lambda: time.sleep(1))
+        pod.finish(pid)
 
 
 def test_failed_restart_leaves_nothing(places, debian_root, build, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ckpt.kinds import sharing
+from ckpt.kinds import abi, sharing
 from ckpt.model import NotCheckpointable
 from tests.kernel.ckpt import harness
 
@@ -170,3 +170,16 @@ def test_what_is_gone_but_open_is_in_the_way(places, debian_root, program, why):
         pod.wait_for("ready\n")
         with pytest.raises(NotCheckpointable, match=why):
             pod.dump()
+
+
+def test_what_this_kernel_does_not_show_is_in_the_way(places, debian_root, build, monkeypatch):
+    """Linux 6.1: of a process whose first thread has ended before others, the open files."""
+    monkeypatch.setattr(abi, "_PIDFD_THREAD", 1 << 30)
+    with harness.Pod(places, debian_root) as pod:
+        pod.start(*harness.install(pod, "first_thread.c", build))
+        pod.wait_for("ready\n")
+        (found,) = pod.check()
+        with pytest.raises(NotCheckpointable) as refused:
+            pod.dump()
+    assert found.what == "its first thread"
+    assert refused.value.refusals == (found,)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from launcher import config, network, pods
+from tests.patience import DEADLINE_S
 
 LAUNCHER = Path(sys.executable).with_name("launcher")
 
 
-def wait_until(predicate, seconds=60):
+def wait_until(predicate, seconds=DEADLINE_S):
     """Poll until *predicate* is true; return what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
@@ -47,7 +48,7 @@ class Host:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def launch(self, *argv, expect=0, text="", timeout=120):
+    def launch(self, *argv, expect=0, text="", timeout=2 * DEADLINE_S):
         """Run `launcher ARGV`; return what it wrote. None expects nothing of the status."""
         run = subprocess.run(
             [LAUNCHER, *argv],
