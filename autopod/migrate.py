@@ -29,7 +29,8 @@ from autopod.errors import Refused
 from autopod.fleet import takeover
 from autopod.journal import Departure
 from autopod.wire import Link, LinkCut, PeerFailed
-from ckpt import abi, dump, layers, stack
+from autopod.writeout import WriteOut
+from ckpt import dump, layers, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
@@ -75,12 +76,12 @@ def migrate(places: Places, pod: str, name: str, *, progress: Progress) -> Repor
     began = time.monotonic_ns()
     with locked(places, pod):
         leaving.settle(places, pod)
-        with wire.connect(places, name) as link:
+        with wire.connect(places, name) as link, WriteOut() as writing:
             with progress.step("pre-flight"):
                 offer = _offer(places, pod, trial=False)
                 link.send(offer)
                 there = link.receive(wire.Accepted).layers
-            sender = _Sender(link, progress)
+            sender = _Sender(link, progress, writing)
             with progress.step("layers"):
                 sender.send_layers(places, pod, offer.layers, there)
                 link.receive(wire.Ready)
@@ -184,8 +185,9 @@ def _is_more(directory: Path, limit: int) -> bool:
 class _Sender:
     """Sends what is big, and counts it."""
 
-    def __init__(self, link: Link, progress: Progress) -> None:
+    def __init__(self, link: Link, progress: Progress, writing: WriteOut) -> None:
         self.link, self.progress, self.sent = link, progress, 0
+        self._writing = writing
         self._archive = 0  # how many bytes of it were sent
 
     def send_layers(
@@ -210,6 +212,7 @@ class _Sender:
         """
         if size - self._archive >= least:
             self._send_part(fd, size, pages=True)
+            self._writing.more(fd)
 
     def end_archive(self, file: Path) -> None:
         """Send what is left of the archive."""
@@ -218,15 +221,11 @@ class _Sender:
             self.link.send(wire.Head(os.pread(stream.fileno(), PAGES_AT, 0)))
 
     def _send_part(self, fd: int, size: int, *, pages: bool) -> None:
-        """Send what of the archive's first *size* bytes was not sent yet: *pages* and nothing else?
-
-        The disk begins with them meanwhile, since all must be there before the pod is killed.
-        """
+        """Send what of its first *size* bytes was not sent yet: *pages* and nothing else?"""
         places = range(self._archive, size, wire.PIECE)
         pieces = (os.pread(fd, min(wire.PIECE, size - at), at) for at in places)
         self.link.send(wire.Archive(pages))
         self.link.send_stream(self._counted(pieces))
-        abi.begin_writing(fd, self._archive, size - self._archive)
         self._archive = size
 
     def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ from autopod.errors import Refused
 from autopod.fleet.takeover import Handover, are_kept
 from autopod.journal import Arrival
 from autopod.wire import Link
-from ckpt import abi, layers, restore, stack
+from autopod.writeout import WriteOut
+from ckpt import layers, restore, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.newfile import NewFile
@@ -321,7 +322,7 @@ def _take_archive(
         What of its pages was hashed meanwhile, while the pod still runs at the other host.
     """
     seen, size = Seen(), 0
-    with open(fd, "wb", closefd=False) as file:
+    with open(fd, "wb", closefd=False) as file, WriteOut() as writing:
         while not isinstance(
             message := link.receive(wire.Archive, wire.Layer, wire.Still, wire.Head), wire.Head
         ):
@@ -338,7 +339,7 @@ def _take_archive(
                     size += len(piece)
                 file.flush()
                 if message.pages or size - began >= _LARGE:  # else the pod waits for nothing
-                    abi.begin_writing(fd, began, size - began)
+                    writing.more(fd)
         file.seek(0)
         file.write(message.data)
     return seen

@@ -9,7 +9,7 @@ its other calls, from the same thread of its own.
 import ctypes
 import os
 from ctypes import c_int, c_long, c_size_t, c_uint, c_uint16, c_uint32, c_uint64, c_ulong, c_void_p
-from typing import Any, Final, cast
+from typing import Any, Final
 
 # <linux/ptrace.h>
 PTRACE_CONT: Final = 7
@@ -248,14 +248,11 @@ class sched_attr(ctypes.Structure):
     )
 
 
-_SYNC_FILE_RANGE_WRITE: Final = 2
-
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = (c_long, c_int, c_void_p, c_void_p)
 _libc.ptrace.restype = c_long
 _libc.setns.argtypes = (c_int, c_int)
 _libc.syncfs.argtypes = (c_int,)
-_libc.sync_file_range.argtypes = (c_int, ctypes.c_int64, ctypes.c_int64, c_uint)
 _libc.unshare.argtypes = (c_int,)
 _libc.ioctl.argtypes = (c_int, c_ulong, c_void_p)
 _libc.syscall.restype = c_long
@@ -284,7 +281,7 @@ def ptrace(request: int, tid: int, addr: int = 0, data: Any = None) -> int:  # n
 
     Source: ptrace(2).
     """
-    result = cast(int, _libc.ptrace(request, tid, addr, data))
+    result: int = _libc.ptrace(request, tid, addr, data)
     if result == -1:
         return _checked("ptrace", result, f"thread {tid}")
     return result
@@ -304,15 +301,6 @@ def syncfs(fd: int) -> None:
     Source: syncfs(2).
     """
     _checked("syncfs", _libc.syncfs(fd))
-
-
-def begin_writing(fd: int, offset: int, size: int) -> None:
-    """Have the kernel begin to write *size* bytes of a file out; little of that is waited for.
-
-    Source: sync_file_range(2).
-    """
-    written = _libc.sync_file_range(fd, offset, size, _SYNC_FILE_RANGE_WRITE)
-    _checked("sync_file_range", written)
 
 
 def prctl(option: int, *args: int) -> int:

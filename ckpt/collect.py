@@ -9,7 +9,7 @@ import msgspec
 
 from ckpt import procfs
 from ckpt.freeze import FrozenProcess
-from ckpt.inject import Injection
+from ckpt.inject import Injection, Own
 from ckpt.kinds import (
     attributes,
     credentials,
@@ -95,54 +95,52 @@ def collect(
         goes_on: before its pages are read, so that a copy of it is wanted.
     """
     mappings = procfs.parse_smaps(procfs.read_bytes(process.view, "smaps"))
+    vdso = [mapping for mapping in mappings if mapping.name == b"[vdso]"]
     for tracee in process.threads:
-        _leave_vdso(tracee, mappings)
+        _leave(tracee, vdso)
     status = {
         tracee.tid: procfs.parse_status(procfs.read(process.host_pid, f"task/{tracee.tid}/status"))
         for tracee in process.threads
     }
     tids = {tid: procfs.inner_pid(fields) for tid, fields in status.items()}
-    quiet = [t for t in process.threads if registers.is_quiet(t.registers(), status[t.tid])]
+    own = {tracee.tid: Own.of(tracee) for tracee in process.threads}
+    quiet = [t for t in process.threads if registers.is_quiet(own[t.tid].registers, status[t.tid])]
 
     def refuse(what: str, why: str, hint: str) -> None:
         refusals.append(process.refusal(what, why, hint))
 
     with Injection(process, mappings) as injection:
 
-        def thread(tracee: Tracee, remote: Remote, before: object, blocked: int) -> Thread:
-            subject_thread = SubjectThread(
-                subject, tracee, remote, before, blocked, status[tracee.tid]
-            )
+        def thread(tracee: Tracee, remote: Remote) -> Thread:
+            tid = tracee.tid
+            subject_thread = SubjectThread(subject, tracee, remote, own[tid], status[tid])
             parts = [part(kind, kind.collect(subject_thread)) for kind in THREAD_KINDS]
-            return Thread(tids[tracee.tid], parts)
+            return Thread(tids[tid], parts)
 
         leader = process.leader
-        before, blocked = leader.registers(), leader.blocked()
-        with injection.borrow(leader) as remote:
+        with injection.borrow(leader, own[leader.tid]) as remote:
             subject = Subject(
                 process, mappings, injection, remote, file_id, tids, refuse, semaphores
             )
             parts = [part(kind, kind.collect(subject)) for kind in PROCESS_KINDS]
             space = memory.collect(subject)
-            threads = [thread(leader, remote, before, blocked)]
+            threads = [thread(leader, remote)]
         for tracee in process.threads[1:]:
-            before, blocked = tracee.registers(), tracee.blocked()
-            with injection.borrow(tracee) as remote:
-                threads.append(thread(tracee, remote, before, blocked))
+            with injection.borrow(tracee, own[tracee.tid]) as remote:
+                threads.append(thread(tracee, remote))
         copy = injection.copy() if goes_on else None
     return Collected(space, parts, threads, copy, quiet)
 
 
-def _leave_vdso(tracee: Tracee, mappings: list[procfs.Mapping]) -> None:
+def _leave(tracee: Tracee, vdso: list[procfs.Mapping]) -> None:
     """Let a thread that is in the middle of the vDSO come out: another kernel has other code there.
 
     It reads the clock there, which takes less than a microsecond.
     """
-    for mapping in mappings:
-        if mapping.name == b"[vdso]":
-            for _ in range(_ATTEMPTS):
-                if not mapping.start <= tracee.registers().rip < mapping.end:
-                    return
-                tracee.resume()
-                tracee.interrupt()
-                tracee.wait_stop(time.monotonic() + TIMEOUT_S)
+    for mapping in vdso:
+        for _ in range(_ATTEMPTS):
+            if not mapping.start <= tracee.registers().rip < mapping.end:
+                return
+            tracee.resume()
+            tracee.interrupt()
+            tracee.wait_stop(time.monotonic() + TIMEOUT_S)

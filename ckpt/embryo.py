@@ -25,6 +25,7 @@ from ckpt.tracee import ALL_SIGNALS, TIMEOUT_S, WALL, Memory, Tracee
 PAGE: Final = 4096
 _BUFFER: Final = 256 * 1024
 _LOWEST: Final = 1 << 20
+_AT_ONCE: Final = 1024  # numbers of threads in the buffer
 _PROT_ALL: Final = 7
 _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_FIXED_NOREPLACE = 2, 0x20, 0x10_0000
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
@@ -119,7 +120,7 @@ def take_seed(host_pid: int, pid: int, used: Iterable[tuple[int, int]]) -> tuple
     )
     flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
     bare.syscall("mmap", start, PAGE + _BUFFER, _PROT_ALL, flags, -1, 0)
-    memory.write(start, arch.SYSCALL_INSTRUCTION)
+    memory.write(start, arch.EMBRYO_CODE)
     vdso = b"".join(
         memory.read(m.start, m.end - m.start) for m in kernel_made if m.name == b"[vdso]"
     )
@@ -141,6 +142,7 @@ def _remote(pid: int, tracee: Tracee, memory: Memory, start: int) -> Remote:
         buffer=(start + PAGE, _BUFFER),
         registers=registers,
         fast=True,
+        batch=start + arch.BATCH,
     )
 
 
@@ -188,7 +190,8 @@ def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False, sharing: 
     """
     before = _children(maker.host_pid)
     flags = _CLONE_PTRACE | _CLONE_CLEAR_SIGHAND | sharing
-    _clone3(maker.remote, flags, pid, 0 if quiet else _SIGCHLD)
+    number = maker.remote.put(struct.pack("<i", pid))
+    maker.remote.syscall("clone3", *_clone_args(flags, number, 0 if quiet else _SIGCHLD))
     (host_pid,) = _children(maker.host_pid) - before
     tracee = _newborn(host_pid)
     remote = _remote(pid, tracee, Memory(host_pid), area.start)
@@ -225,31 +228,48 @@ class Numberer:
         self._process.remote.memory.close()
 
 
-def clone_thread(embryo: Embryo, tid: int, area: Area, numberer: Numberer | None = None) -> Remote:
-    """Give *embryo* a further thread with number *tid*.
+def clone_threads(
+    embryo: Embryo, tids: Sequence[int], area: Area, numberer: Numberer | None = None
+) -> None:
+    """Give *embryo* further threads with the numbers *tids*.
 
     Raises:
-        OSError: EEXIST if the number is taken.
+        OSError: EEXIST if a number is taken.
     """
     before = set(procfs.threads(embryo.host_pid))
     flags = _CLONE_VM | _CLONE_FS | _CLONE_FILES | _CLONE_SIGHAND | _CLONE_THREAD | _CLONE_SYSVSEM
-    if numberer is not None:
-        numberer.number(tid)
-    _clone3(embryo.remote, flags | _CLONE_PTRACE, None if numberer else tid, 0)
-    (host_tid,) = set(procfs.threads(embryo.host_pid)) - before
-    remote = _remote(embryo.pid, _newborn(host_tid), embryo.remote.memory, area.start)
-    embryo.threads[tid] = remote
-    status = procfs.parse_status(procfs.read(host_tid, "status"))
-    if numberer is not None and procfs.inner_pid(status) != tid:
-        raise OSError(errno.EEXIST, f"there is no thread {tid} to be had", "")
-    return remote
+    flags |= _CLONE_PTRACE
+    try:
+        if numberer is None:
+            _clone_all(embryo.remote, flags, tids)
+        else:
+            for tid in tids:
+                numberer.number(tid)
+                embryo.remote.syscall("clone3", *_clone_args(flags))
+    finally:  # those that there are must be known, to be ended
+        for host_tid in set(procfs.threads(embryo.host_pid)) - before:
+            tracee = _newborn(host_tid)
+            tid = procfs.inner_pid(procfs.parse_status(procfs.read(host_tid, "status")))
+            embryo.threads[tid] = _remote(embryo.pid, tracee, embryo.remote.memory, area.start)
+    if missing := set(tids) - embryo.threads.keys():
+        raise OSError(errno.EEXIST, f"there is no thread {min(missing)} to be had", "")
 
 
-def _clone3(remote: Remote, flags: int, number: int | None, exit_signal: int) -> None:
-    args = abi.clone_args(flags=flags, exit_signal=exit_signal)
-    if number is not None:
-        args.set_tid, args.set_tid_size = remote.put(struct.pack("<i", number)), 1
-    remote.syscall("clone3", bytes(args), ctypes.sizeof(args))
+def _clone_all(remote: Remote, flags: int, tids: Sequence[int]) -> None:
+    for first in range(0, len(tids), _AT_ONCE):
+        some = tids[first : first + _AT_ONCE]
+        numbers = remote.put(struct.pack(f"<{len(some)}i", *some))
+        for index in range(len(some)):
+            remote.later("clone3", *_clone_args(flags, numbers + 4 * index))
+        remote.flush()
+
+
+def _clone_args(flags: int, number_at: int = 0, exit_signal: int = 0) -> tuple[bytes, int]:
+    """Return the arguments of clone3(2); at *number_at* stands what number it is to have."""
+    args = abi.clone_args(
+        flags=flags, exit_signal=exit_signal, set_tid=number_at, set_tid_size=bool(number_at)
+    )
+    return bytes(args), ctypes.sizeof(args)
 
 
 def _children(host_pid: int) -> set[int]:

@@ -39,9 +39,23 @@ _CLONE_VM, _CLONE_FILES, _CLONE_PTRACE = 0x100, 0x400, 0x2000
 _CLOSE_RANGE_UNSHARE: Final = 2
 
 
-class _Saved(Struct, frozen=True):
+class Own(Struct, frozen=True):
+    """What a stopped thread has of its own, and gets back when it was lent.
+
+    Attributes:
+        registers: the general ones.
+        extended: the extended state, in XSAVE's standard format.
+        blocked: the blocked signals.
+    """
+
     registers: arch.Registers
+    extended: bytes
     blocked: int
+
+    @classmethod
+    def of(cls, tracee: Tracee) -> "Own":
+        """Ask the kernel."""
+        return cls(tracee.registers(), tracee.xstate(), tracee.blocked())
 
 
 class Foothold(Struct, frozen=True):
@@ -104,9 +118,12 @@ class Injection:
         return self._area, self._area + self._size
 
     @contextmanager
-    def borrow(self, tracee: Tracee) -> Iterator[Remote]:
-        """Let calls be made in *tracee*, a thread of the process, while the context lasts."""
-        saved = _Saved(tracee.registers(), tracee.blocked())
+    def borrow(self, tracee: Tracee, own: Own | None = None) -> Iterator[Remote]:
+        """Let calls be made in *tracee*, a thread of the process, while the context lasts.
+
+        *own*: what it has, if the caller knows.
+        """
+        saved = own or Own.of(tracee)
         lent = self._lend(tracee, saved, self._area + PAGE + _BUFFER, self._area + arch.RETURN)
         try:
             yield Remote(
@@ -124,7 +141,7 @@ class Injection:
     def _bare(self) -> Iterator[Remote]:
         """Let calls be made in the leader without the scratch area, and so without data."""
         tracee, foothold = self.process.leader, self._foothold
-        saved = _Saved(tracee.registers(), tracee.blocked())
+        saved = Own.of(tracee)
         if foothold.frame:
             lent = self._lend(tracee, saved, foothold.frame, foothold.returner)
             lent.rsp = foothold.frame  # for the `ret` behind the `syscall`
@@ -143,10 +160,10 @@ class Injection:
         finally:
             _give_back(tracee, saved)
 
-    def _lend(self, tracee: Tracee, saved: _Saved, frame_at: int, returner: int) -> arch.Registers:
+    def _lend(self, tracee: Tracee, saved: Own, frame_at: int, returner: int) -> arch.Registers:
         """Make *tracee* one that would return by itself to where it was; block its signals."""
         frame, stack = arch.return_frame(
-            saved.registers, tracee.xstate(), saved.blocked, frame_at, returner
+            saved.registers, saved.extended, saved.blocked, frame_at, returner
         )
         self.memory.write(frame_at, frame)
         lent = arch.copy(saved.registers)
@@ -220,7 +237,7 @@ class Injection:
             temporary.resume()
 
 
-def _give_back(tracee: Tracee, saved: _Saved) -> None:
+def _give_back(tracee: Tracee, saved: Own) -> None:
     """Make *tracee* what it was; from park() on the kernel restarts an interrupted call itself."""
     if not tracee.gone:
         tracee.park()

@@ -14,7 +14,6 @@ import errno
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -400,4 +399,5 @@ def _part(kind: object, state: msgspec.Struct) -> Part:
 
 
 def _read(path: str) -> bytes:
-    return Path(path).read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()

@@ -14,6 +14,8 @@ _MAPPING: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
 )
 
+_FIELD: Final = re.compile(r"([^:\n]+):[ \t]*(.*)\n")
+
 
 class Mapping(Struct):
     """A virtual memory area.
@@ -85,8 +87,7 @@ def _flags(words: bytes) -> frozenset[str]:
 
 def parse_status(text: str) -> dict[str, str]:
     """Return the fields of /proc/PID/status."""
-    fields = (line.partition(":") for line in text.splitlines())
-    return {name: value.strip() for name, _, value in fields}
+    return dict(_FIELD.findall(text))
 
 
 def parse_stat(text: str) -> list[str]:
@@ -175,11 +176,27 @@ def read(host_pid: int, name: str) -> str:
 
 def read_bytes(host_pid: int, name: str) -> bytes:
     """Return the bytes of /proc/HOST_PID/NAME."""
-    with open(f"/proc/{host_pid}/{name}", "rb", buffering=0) as file:
+    fd = os.open(f"/proc/{host_pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
         pieces = []
-        while piece := file.read(1 << 16):
+        while piece := os.read(fd, 1 << 16):
             pieces.append(piece)
+    finally:
+        os.close(fd)
     return b"".join(pieces)
+
+
+def write(host_pid: int, name: str, text: str) -> None:
+    """Write *text*, by one call, to /proc/HOST_PID/NAME.
+
+    Raises:
+        OSError: the process is gone, or the kernel does not take it.
+    """
+    fd = os.open(f"/proc/{host_pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def threads(host_pid: int) -> list[int]:

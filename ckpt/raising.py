@@ -9,6 +9,7 @@ import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -78,12 +79,16 @@ def raise_processes(  # noqa: PLR0913 (what a restart lends it)
     seed = plant(running, model, seed_pid, load=load, give_console=give_console)
     with ExitStack() as stack:
         stack.callback(seed.end)
-        enter.join_cgroups(running, seed.host_pid)
+        # The kernel takes 10 ms and more for that, and computes nothing.
+        joined = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            enter.join_cgroups, running, seed.host_pid
+        )
         tcp = stack.enter_context(Connections(model.files, seed.duplicate, load))
         raising = _Raising(
             model, seed, seed_pid, spare, pages, give_listener=give_listener, lazy=lazy
         )
         stack.callback(raising.kill)
+        joined.result()  # before it has children
         raising.build()
         tcp.settle()
         if lazy:
@@ -274,16 +279,15 @@ class _Raising:
         remote, sharers = made.remote, self._tables[process.pid]
         for descriptor in process.descriptors if process.pid == sharers[0] else ():
             flags = os.O_CLOEXEC if descriptor.cloexec else 0
-            remote.syscall("dup3", self._seed.files[descriptor.file], descriptor.fd, flags)
+            remote.later("dup3", self._seed.files[descriptor.file], descriptor.fd, flags)
         target = self._target(process, process.pid, remote)
         self._spaces.finish(target, self._area)
         self._rebuild_parts(process, target, Stage.BUILD)
         self._leave_host(remote)
         if process.pid == sharers[-1]:
             remote.syscall("close_range", self._seed.floor_fd, _NO_LIMIT, 0)
-        for thread in process.threads:
-            if thread.tid != process.pid:
-                embryo.clone_thread(made, thread.tid, self._area, self._numberer)
+        further = [thread.tid for thread in process.threads if thread.tid != process.pid]
+        embryo.clone_threads(made, further, self._area, self._numberer)
         first = process.threads[0]
         if first.tid != process.pid:
             self._end_leader(process, made, first)
@@ -347,11 +351,10 @@ class _Raising:
             if kind is None or stage != kind.STAGE or kind is registers:
                 continue
             state = state_of(part, kind.State)
-            try:
+            with _noting(f"{part.kind} of thread {target.tid}"):
                 kind.rebuild(state, target)
-            except OSError as e:
-                e.add_note(f"while rebuilding {part.kind} of thread {target.tid}")
-                raise
+        with _noting(f"thread {target.tid}"):
+            target.remote.flush()
 
     def _complete(self, process: Process) -> None:
         """Take the scratch area away and set the registers: it is the program again."""
@@ -366,6 +369,16 @@ class _Raising:
             if state.timeout is not None:
                 self._timeouts.append((state.timeout, target))
             target.tracee.set_blocked(thread_signals.mask(signals))
+
+
+@contextlib.contextmanager
+def _noting(what: str) -> Iterator[None]:
+    """Say in an error what was being rebuilt."""
+    try:
+        yield
+    except OSError as e:
+        e.add_note(f"while rebuilding {what}")
+        raise
 
 
 def _drain(remote: Remote) -> None:

@@ -123,18 +123,23 @@ class Spaces:
 
     def _load(self, pid: int, own: State, remote: Remote, pairs: list[Kept]) -> None:
         there = {pair.own.start for pair in pairs}
-        for mapping in own.mappings:
-            if mapping.start not in there and not self._follows(pid, mapping):
-                memory.load(mapping.runs, remote.memory, self._pages.read)
+        written = [
+            mapping.runs
+            for mapping in own.mappings
+            if mapping.start not in there and not self._follows(pid, mapping)
+        ]
         for pair in pairs:
             protection = memory.protection_at_first(pair.own)
             if protection != memory.protection_at_first(pair.held):
                 length = pair.own.end - pair.own.start
-                remote.syscall("mprotect", pair.own.start, length, protection)
+                remote.later("mprotect", pair.own.start, length, protection)
             changes = inheritance.changes(pair, self._pages.runs)
             for start, end in changes.dropped:
-                remote.syscall("madvise", start, end - start, _MADV_DONTNEED)
-            memory.load(changes.written, remote.memory, self._pages.read)
+                remote.later("madvise", start, end - start, _MADV_DONTNEED)
+            written.append(changes.written)
+        remote.flush()
+        for runs in written:
+            memory.load(runs, remote.memory, self._pages.read)
 
     def finish(self, target: Target, area: Area) -> None:
         """Do the rest, when all processes are there: see memory.seal()."""
@@ -146,7 +151,7 @@ class Spaces:
             self._lazy.serve(remote, following)
         if not space.specials:
             for special in area.specials:
-                remote.syscall("munmap", special.start, special.end - special.start)
+                remote.later("munmap", special.start, special.end - special.start)
         memory.seal(space, target)
 
     def _load_what_the_kernel_needs(
@@ -193,9 +198,9 @@ def _clear(
     at = 0
     for start, end in sorted(stay):
         if at < start:
-            remote.syscall("munmap", at, start - at)
+            remote.later("munmap", at, start - at)
         at = max(at, end)
-    remote.syscall("munmap", at, arch.TASK_SIZE - at)
+    remote.later("munmap", at, arch.TASK_SIZE - at)
 
 
 def _are_moved(space: State, area: Area) -> bool:

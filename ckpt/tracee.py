@@ -58,6 +58,7 @@ class Tracee:
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
         self.gone = False
+        self._vector = abi.iovec()
 
     @classmethod
     def seize(cls, tid: int, options: int = 0) -> "Tracee":
@@ -174,8 +175,15 @@ class Tracee:
             ProcessLookupError: the thread died on it.
             RuntimeError: the instruction raised a signal other than SIGTRAP.
         """
+        self._run_to_trap(abi.PTRACE_SINGLESTEP)
+
+    def run(self) -> None:
+        """Let the thread run until an instruction stops it, such as int3; like step()."""
+        self._run_to_trap(abi.PTRACE_CONT)
+
+    def _run_to_trap(self, request: int) -> None:
         while True:
-            abi.ptrace(abi.PTRACE_SINGLESTEP, self.tid)
+            abi.ptrace(request, self.tid)
             match self.wait():
                 case SignalStop(signal.SIGTRAP):
                     return
@@ -246,7 +254,7 @@ class Tracee:
         """Return the extended (floating-point and vector) state, in XSAVE's standard format."""
         buffer = ctypes.create_string_buffer(_XSTATE_MAX)
         size = self._regset(abi.PTRACE_GETREGSET, abi.NT_X86_XSTATE, buffer)
-        return buffer.raw[:size]
+        return ctypes.string_at(buffer, size)
 
     def set_xstate(self, state: bytes) -> None:
         """Set the extended state; *state* has exactly the size that xstate() returns here."""
@@ -256,7 +264,8 @@ class Tracee:
     def _regset(
         self, request: int, kind: int, buffer: ctypes.Structure | ctypes.Array[ctypes.c_char]
     ) -> int:
-        vector = abi.iovec(ctypes.addressof(buffer), ctypes.sizeof(buffer))
+        vector = self._vector
+        vector.iov_base, vector.iov_len = ctypes.addressof(buffer), ctypes.sizeof(buffer)
         abi.ptrace(request, self.tid, kind, ctypes.addressof(vector))
         return int(vector.iov_len)
 

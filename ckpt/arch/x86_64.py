@@ -15,6 +15,7 @@ TASK_SIZE: Final = 0x7FFF_FFFF_F000
 
 SYSCALL_INSTRUCTION: Final = b"\x0f\x05"
 ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+_WORD: Final = (1 << 64) - 1
 
 # <asm/unistd_64.h>
 SYSCALLS: Final[dict[str, int]] = {
@@ -77,6 +78,8 @@ class user_regs_struct(ctypes.Structure):  # noqa: N801 (the kernel's name)
 
 Registers = user_regs_struct
 REGISTER_NAMES: Final = tuple(name for name, *_ in Registers._fields_)
+_CALL_REGISTERS: Final = struct.Struct("<10Q")
+"""What a system call begins with: from r10 on to rip."""
 
 
 def copy(registers: Registers) -> Registers:
@@ -91,10 +94,16 @@ def is_64_bit(registers: Registers) -> bool:
 
 def prepare_call(registers: Registers, at: int, number: int, args: tuple[int, ...]) -> None:
     """Make *registers* perform a system call at the `syscall` instruction at address *at*."""
-    registers.rip, registers.rax = at, number
-    registers.orig_rax = (1 << 64) - 1  # in no system call: nothing to restart
-    for name, value in zip(ARGUMENT_REGISTERS, args, strict=False):
-        setattr(registers, name, value & (1 << 64) - 1)
+    rdi, rsi, rdx, r10, r8, r9 = _six(args)
+    in_no_call = _WORD  # nothing to restart
+    _CALL_REGISTERS.pack_into(
+        registers, Registers.r10.offset, r10, r9, r8, number, 0, rdx, rsi, rdi, in_no_call, at
+    )
+
+
+def _six(args: tuple[int, ...]) -> list[int]:
+    """Return the arguments of a system call as words, six of them."""
+    return [arg & _WORD for arg in args] + [0] * (6 - len(args))
 
 
 def result(registers: Registers) -> int:
@@ -145,6 +154,47 @@ def fail_interrupted(registers: Registers) -> None:
     """Make *registers* return EINTR from the interrupted call."""
     registers.rax = _EINTR & (1 << 64) - 1
     registers.orig_rax = (1 << 64) - 1
+
+
+# What processes that are being made run: they die with the tracer, so that it may stop them by
+# SIGTRAP.
+BATCH: Final = 2
+"""Offset of: the system calls of a table, until one fails."""
+EMBRYO_CODE: Final = bytes.fromhex(
+    "0f05"  # 0  syscall
+    "4839eb"  # 2  next: cmp %rbp, %rbx
+    "7429"  # 5  je end
+    "488b03"  # 7  mov (%rbx), %rax
+    "488b7b08"  # 10 mov 8(%rbx), %rdi
+    "488b7310"  # 14 mov 16(%rbx), %rsi
+    "488b5318"  # 18 mov 24(%rbx), %rdx
+    "4c8b5320"  # 22 mov 32(%rbx), %r10
+    "4c8b4328"  # 26 mov 40(%rbx), %r8
+    "4c8b4b30"  # 30 mov 48(%rbx), %r9
+    "0f05"  # 34 syscall
+    "4883c338"  # 36 add $56, %rbx
+    "483d00f0ffff"  # 40 cmp $-4096, %rax
+    "76d2"  # 46 jbe next (unsigned: no error)
+    "cc"  # 48 end: int3
+)
+_BATCH_ENTRY: Final = struct.Struct("<7Q")
+BATCH_ENTRY_SIZE: Final = _BATCH_ENTRY.size
+
+
+def batch_entry(number: int, args: tuple[int, ...]) -> bytes:
+    """Return the entry of a system call in the table of a batch."""
+    return _BATCH_ENTRY.pack(number, *_six(args))
+
+
+def prepare_batch(registers: Registers, at: int, start: int, end: int) -> None:
+    """Make *registers* run the code at address *at* with the table from *start* to *end*."""
+    registers.rip, registers.rbx, registers.rbp = at, start, end
+    registers.rax, registers.orig_rax = 0, _WORD  # nothing has failed, nothing to restart
+
+
+def batch_end(registers: Registers) -> tuple[int, int]:
+    """Return the address behind the entry of the last call that was made, and its result."""
+    return registers.rbx, result(registers)
 
 
 # What is put into a running program at a dump. Each way through it ends in rt_sigreturn(2), which

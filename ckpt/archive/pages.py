@@ -12,7 +12,6 @@ import hashlib
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final
 
 from ckpt.archive.errors import FormatError
@@ -49,6 +48,7 @@ class Deduplicator:
         self.below = len(starts)
         if len(self._known) != self.below:
             raise FormatError("the earlier archive has a unique page twice")
+        self._hashes = bytearray()  # of its own unique pages
         self._runs: list[tuple[int, int]] = []
         self._first = self._count = 0  # the run that is still growing
 
@@ -59,6 +59,7 @@ class Deduplicator:
             unique = known.get(sha256)
             if unique is None:
                 unique = known[sha256] = len(known)
+                self._hashes += sha256
                 new.append(position)
             if unique == self._first + self._count:
                 self._count += 1
@@ -83,7 +84,7 @@ class Deduplicator:
 
     def hashes(self) -> bytes:
         """Return the SHA-256 digests of these, one after another."""
-        return b"".join(islice(self._known, self.below, None))
+        return bytes(self._hashes)
 
 
 class PageMap:

@@ -39,7 +39,7 @@ def names(flags: frozenset[str]) -> list[str]:
 def advise(start: int, length: int, advice: list[str], name: bytes, target: Target) -> None:
     """Give advice and a name to a mapping."""
     for word in advice:
-        target.remote.syscall("madvise", start, length, _ADVICE[word][1])
+        target.remote.later("madvise", start, length, _ADVICE[word][1])
     if name:
         text = target.remote.put(name + b"\0")
         option = _PR_SET_VMA_ANON_NAME
@@ -71,7 +71,7 @@ def lock(start: int, length: int, flags: list[str], target: Target) -> None:
     """Lock a mapping in memory, and seal it, as *flags* (memory.Mapping) say."""
     if "locked" in flags:
         on_fault = _MLOCK_ONFAULT if "locked-on-fault" in flags else 0
-        target.remote.syscall("mlock2", start, length, on_fault)
+        target.remote.later("mlock2", start, length, on_fault)
     if "sealed" in flags:
         lost = "sealed memory (mseal(2)) is not sealed any more: this kernel does not know it"
         _try(target, lost, "mseal", start, length, 0)

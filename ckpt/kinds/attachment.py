@@ -46,7 +46,7 @@ def attach(parts: dict[Attachment, list[tuple[int, int, int]]], target: Target) 
         parts: of each attachment what is mapped, ascending: start, end, protection.
         target: the process.
     """
-    call = target.remote.syscall
+    call = target.remote.later
     for attachment, mapped in parts.items():
         mode = 0 if attachment.writable else ipcabi.SHM_RDONLY
         at = attachment.base

@@ -101,7 +101,9 @@ def rebuild(state: State, target: Target) -> None:
     while the securebits allow it; securebits and the bounding set while CAP_SETPCAP lasts. A change
     of ids clears the death signal.
     """
-    call = target.remote.syscall
+    call = target.remote.later
+    status = procfs.parse_status(procfs.read(target.host_pid, "status"))
+    have = int(status["CapPrm"], 16)
     count = len(state.supplementary)
     call("setgroups", count, struct.pack(f"<{count}I", *state.supplementary))
     call("prctl", _PR_SET_SECUREBITS, _SECUREBITS["no-setuid-fixup"], 0, 0, 0)
@@ -112,8 +114,6 @@ def rebuild(state: State, target: Target) -> None:
         call(call_ids, *ids[:3])
         if ids[3] != ids[1]:  # else it is that already: setresuid(2)
             call(call_file_id, ids[3])
-    status = procfs.parse_status(procfs.read(target.host_pid, "status"))
-    have = int(status["CapPrm"], 16)
     inheritable = capabilities.mask(state.inheritable)
     _capset(target, inheritable, have, have)
     for name in state.ambient:
@@ -153,7 +153,7 @@ def _bound(remote: Remote, have: int, wanted: int) -> None:
     """Drop from a thread's bounding set, which is *have*, what is not *wanted*."""
     for number in range(have.bit_length()):
         if (have & ~wanted) >> number & 1:
-            remote.syscall("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
+            remote.later("prctl", _PR_CAPBSET_DROP, number, 0, 0, 0)
 
 
 def _number(name: str) -> int:
@@ -166,4 +166,4 @@ def _capset(target: Target, inheritable: int, permitted: int, effective: int) ->
     data = struct.pack(
         "<6I", *(word & 0xFFFF_FFFF for word in words), *(word >> 32 for word in words)
     )
-    target.remote.syscall("capset", header, data)
+    target.remote.later("capset", header, data)

@@ -139,13 +139,16 @@ def finish_process(state: ProcessState, remote: Remote) -> None:
 
 def _flocks(host_pid: int, dump: Dump) -> list[Flock]:
     """Return the flocks that bear the number of a process; by its own descriptors, if it can be."""
+    found = dump.once("flocks", lambda: _flocked(dump)).get(host_pid)
+    if not found:
+        return []
     mine = {dump.file_id(host_pid, fd): fd for fd, _ in dump.locked_descriptors(host_pid)}
     pid = dump.pid_in_pod(host_pid)
     return [
         Flock(type_, pid, mine[source.id])
         if pid is not None and source.id in mine
         else Flock(type_, source.pid, source.fd)
-        for source, type_ in dump.once("flocks", lambda: _flocked(dump)).get(host_pid, [])
+        for source, type_ in found
     ]
 
 

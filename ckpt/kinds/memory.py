@@ -367,7 +367,7 @@ def rebuild(state: State, target: Target, but: Collection[int] = ()) -> None:
 
 
 def _map(mapping: Mapping, target: Target) -> None:
-    call, length = target.remote.syscall, mapping.end - mapping.start
+    call, length = target.remote.later, mapping.end - mapping.start
     flags = _MAP_SHARED if mapping.shared else _MAP_PRIVATE
     if "droppable" in mapping.flags:
         flags = advice.droppable(target)
@@ -410,7 +410,7 @@ def load(runs: Iterable[Run], memory: Memory, read: Callable[[int, int], bytes])
 
 def seal(state: State, target: Target) -> None:
     """Do what can only follow when the pages stand: protections, guard ranges, locks, seals."""
-    call = target.remote.syscall
+    call = target.remote.later
     for mapping in state.mappings:
         length = mapping.end - mapping.start
         if _was_writable(mapping):

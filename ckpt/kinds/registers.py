@@ -54,13 +54,13 @@ class State(msgspec.Struct, frozen=True):
 
 def collect(thread: SubjectThread) -> State:
     """Take the program's own registers, not those of the injected calls."""
-    registers = arch.copy(thread.registers)
+    registers = arch.copy(thread.own.registers)
     call = arch.pending_call(registers)
     timeout = None
     if _settle(registers, quiet=is_quiet(registers, thread.status)) and call:
         timeout = _timeout(thread.subject.process, interrupted.rest(*call))
     general = {name: getattr(registers, name) for name in arch.REGISTER_NAMES if name != "orig_rax"}
-    return State(general, thread.tracee.xstate(), timeout)
+    return State(general, thread.own.extended, timeout)
 
 
 def _timeout(process: FrozenProcess, rest: tuple[int, int] | None) -> Timeout | None:

@@ -59,8 +59,8 @@ def collect(thread: SubjectThread) -> State:
 def rebuild(state: State, target: Target) -> None:
     """Register them again."""
     remote = target.remote
-    remote.syscall("set_tid_address", state.clear_child_tid)
+    remote.later("set_tid_address", state.clear_child_tid)
     if state.robust_list:
-        remote.syscall("set_robust_list", state.robust_list, state.robust_list_size)
+        remote.later("set_robust_list", state.robust_list, state.robust_list_size)
     if state.rseq:
-        remote.syscall("rseq", state.rseq.address, state.rseq.size, 0, state.rseq.signature)
+        remote.later("rseq", state.rseq.address, state.rseq.size, 0, state.rseq.signature)

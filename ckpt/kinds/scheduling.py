@@ -8,12 +8,11 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from ckpt import abi
+from ckpt import abi, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 
@@ -68,7 +67,7 @@ def collect(thread: SubjectThread) -> State:
     _call("sched_getattr", tid, ctypes.byref(attr), size, 0)
     cpus = os.sched_getaffinity(tid)
     return State(
-        name=Path(f"/proc/{tid}/comm").read_bytes().rstrip(b"\n"),
+        name=procfs.read_bytes(tid, "comm").rstrip(b"\n"),
         policy=_POLICY_NAMES[attr.sched_policy],
         reset_on_fork=bool(attr.sched_flags & _RESET_ON_FORK),
         nice=attr.sched_nice,
@@ -88,7 +87,7 @@ def _call(name: str, *args: Any) -> int:  # noqa: ANN401 (what ctypes takes)
 
 def _slack(thread: SubjectThread) -> int:
     try:
-        return int(Path(f"/proc/{thread.tracee.tid}/timerslack_ns").read_text())
+        return int(procfs.read(thread.tracee.tid, "timerslack_ns"))
     except PermissionError:  # without CAP_SYS_NICE only the thread itself may ask
         return thread.remote.syscall("prctl", _PR_GET_TIMERSLACK, 0, 0, 0, 0)
 
@@ -96,9 +95,9 @@ def _slack(thread: SubjectThread) -> int:
 def rebuild(state: State, target: Target) -> None:
     """Set it all; what this host does not allow is noted."""
     tid = target.remote.tracee.tid
-    target.remote.syscall("prctl", _PR_SET_NAME, state.name + b"\0", 0, 0, 0)
+    target.remote.later("prctl", _PR_SET_NAME, state.name + b"\0", 0, 0, 0)
     with _noting(target, "timer slack"):
-        Path(f"/proc/{tid}/timerslack_ns").write_text(str(state.slack_ns))
+        procfs.write(tid, "timerslack_ns", str(state.slack_ns))
     runtime, deadline, period = state.deadline_ns
     attr = abi.sched_attr(
         ctypes.sizeof(abi.sched_attr),

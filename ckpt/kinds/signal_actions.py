@@ -81,4 +81,4 @@ def rebuild(state: State, target: Target) -> None:
         raw = _ACTION.pack(
             address, bits(action.flags, _FLAGS), action.restorer, signal_mask(action.mask)
         )
-        target.remote.syscall("rt_sigaction", signal_number(action.signal), raw, 0, 8)
+        target.remote.later("rt_sigaction", signal_number(action.signal), raw, 0, 8)

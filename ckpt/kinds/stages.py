@@ -15,7 +15,7 @@ import msgspec
 
 from ckpt import procfs
 from ckpt.freeze import FrozenProcess
-from ckpt.inject import Injection
+from ckpt.inject import Injection, Own
 from ckpt.kinds.sysvsem import Semaphores
 from ckpt.model import Process
 from ckpt.remote import Remote
@@ -67,13 +67,12 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class SubjectThread(msgspec.Struct, frozen=True):
-    """A thread of a frozen process: its remote is borrowed from it, registers are the program's."""
+    """A thread of a frozen process: its remote is borrowed from it, which has *own* for itself."""
 
     subject: Subject
     tracee: Tracee
     remote: Remote
-    registers: Any
-    blocked: int
+    own: Own
     status: dict[str, str]
 
 

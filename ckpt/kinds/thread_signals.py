@@ -38,7 +38,7 @@ def collect(thread: SubjectThread) -> State:
     stack = None
     if not flags & _SS_DISABLE:
         stack = AlternateStack(address, size, bit_names(flags & ~1, _FLAGS))
-    return State(signal_set(thread.blocked), stack)
+    return State(signal_set(thread.own.blocked), stack)
 
 
 def rebuild(state: State, target: Target) -> None:
@@ -46,7 +46,7 @@ def rebuild(state: State, target: Target) -> None:
     if state.stack:
         stack = state.stack
         raw = _STACK.pack(stack.address, bits(stack.flags, _FLAGS), 0, stack.size)
-        target.remote.syscall("sigaltstack", raw, 0)
+        target.remote.later("sigaltstack", raw, 0)
 
 
 def mask(state: State) -> int:

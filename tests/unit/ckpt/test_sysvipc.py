@@ -79,6 +79,8 @@ class OldKernel:
             raise OSError(errno.EINVAL if name == "madvise" else errno.ENOSYS, name)
         self.calls.append((name, *args))
 
+    later = syscall
+
 
 def test_what_an_old_kernel_lacks():
     target = OldKernel("mprotect", "mlock2")
