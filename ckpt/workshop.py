@@ -9,8 +9,8 @@ import contextlib
 import fcntl
 import os
 import resource
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from ckpt.kinds import pty, table, terminal
 from ckpt.kinds.protocol import Completing, Remote
 from ckpt.model import Object, OpenFile, Part, Process
 from ckpt.states import state_of
+
+T = TypeVar("T")
 
 
 class FileWorkshop:
@@ -56,6 +58,7 @@ class FileWorkshop:
         self._made: dict[int, Any] = {}
         self._under_way: list[int] = []
         self._temporaries: list[int] = []
+        self._known: dict[str, Any] = {}
 
     def rebuild_pod(self, parts: Sequence[Part]) -> None:
         """Rebuild what belongs to the pod as a whole; before rebuild().
@@ -172,6 +175,22 @@ class FileWorkshop:
         """See protocol.Workshop."""
         part = self._files[file_id].part
         return _state(part, table.named(kind).State) if part.kind == kind else None
+
+    def parts(self, kind: str) -> Mapping[int, Any]:
+        """See protocol.Workshop."""
+        form = table.named(kind).State
+        return {
+            file.id: _state(file.part, form)
+            for file in self._files.values()
+            if file.part.kind == kind
+        }
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """See protocol.Workshop."""
+        if name not in self._known:
+            self._known[name] = make()
+        known: T = self._known[name]
+        return known
 
     def temporary(self, fd: int) -> int:
         """See protocol.Workshop."""

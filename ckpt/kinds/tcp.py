@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ckpt.kinds import inet, procinfo, sockets, tcprepair
+from ckpt.kinds import inet, ports, procinfo, sockets, tcprepair
 from ckpt.kinds.forge import Forge
 from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
 from ckpt.kinds.tcprepair import Connection, NotPortable, Queue
@@ -216,14 +216,35 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     if _congestion(s) != state.congestion:
         s.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, state.congestion.encode())
     if state.state not in {"connected", "ended"}:
-        inet.bind(s, state.address, state.common)
+        _bind(state, s, workshop.once("tcp ports", lambda: _lent(workshop)).get(file.id, set()))
     if state.state == "listen":
         s.listen(state.backlog)
     return sockets.set_status(s, file)
 
 
+def _lent(workshop: Workshop) -> dict[int, set[str]]:
+    """Return what sockets are lent for a port that they share. A connection needs nothing."""
+    return ports.lent_options(
+        {
+            number: ports.Bound(state.address, state.common, listens=state.state == "listen")
+            for number, state in workshop.parts("tcp").items()
+            if state.address is not None and state.state not in {"connected", "ended"}
+        }
+    )
+
+
+def _bind(state: State, s: socket.socket, lent: set[str]) -> None:
+    """Bind *s*; SO_REUSEADDR alone would not let it in beside one that listens already."""
+    sockets.set_options(s, {name: [1] for name in lent})
+    if "reuseaddr" in lent:
+        with tcprepair.sharing(s):
+            inet.bind(s, state.address, state.common)
+    else:
+        inet.bind(s, state.address, state.common)
+
+
 def complete(state: State, fd: int, workshop: Workshop) -> None:
-    """See protocol.Completing: connect it, without a packet.
+    """See protocol.Completing: connect it, without a packet, or take back what it was lent.
 
     Connections come after all listeners: they may share a port that a listener would not share.
     """
@@ -242,6 +263,8 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
             s.bind((_SOMEWHERE[s.family][0], 0))
             s.connect(_SOMEWHERE[s.family])
             tcprepair.fill_received(s, _unread(state), workshop.load)
+        else:
+            ports.give_back(s, state.common)
 
 
 def is_late(state: State) -> bool:

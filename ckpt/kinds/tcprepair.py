@@ -170,6 +170,14 @@ def silence(s: socket.socket) -> None:
     _set(s, _TCP_REPAIR, _REPAIR_ON)
 
 
+@contextmanager
+def sharing(s: socket.socket) -> Iterator[None]:
+    """Have bind(2) let a fresh *s* in at any port; it has SO_REUSEADDR afterwards."""
+    _set(s, _TCP_REPAIR, _REPAIR_ON)
+    yield
+    leave(s, 1)
+
+
 def leave(s: socket.socket, reuse: int) -> None:
     """End repair mode, without a word to the peer; *reuse* is the former SO_REUSEADDR.
 
