@@ -56,6 +56,7 @@ class Tracee:
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
         self.gone = False
+        self._sparing_traps = False
 
     @classmethod
     def seize(cls, tid: int, options: int = 0) -> "Tracee":
@@ -163,15 +164,29 @@ class Tracee:
         text = f"ended in an injected call: {code}"
         raise ProcessLookupError(errno.ESRCH, text, f"thread {self.tid}")
 
+    def spare_traps(self) -> None:
+        """Have step() raise no SIGTRAP any more, for a program's own is to stay; all is blocked.
+
+        A step's can be neither blocked nor ignored: it ends that, and is mixed up with one that
+        waits (Linux v6.1, kernel/signal.c, force_sig_info_to_task()).
+        """
+        options = abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP | abi.PTRACE_O_TRACESYSGOOD
+        self.set_options(options)
+        self.set_blocked(ALL_SIGNALS)
+        self._sparing_traps = True
+
     def step(self) -> None:
         """Let the thread run one instruction, with the system call that it makes.
 
-        One stop only, but for threads that are to die with their tracer.
+        One stop only, but for threads that are to die with their tracer; see spare_traps().
 
         Raises:
             ProcessLookupError: the thread died on it.
             RuntimeError: the instruction raised a signal other than SIGTRAP.
         """
+        if self._sparing_traps:
+            self.call()
+            return
         while True:
             abi.ptrace(abi.PTRACE_SINGLESTEP, self.tid)
             match self.wait():
