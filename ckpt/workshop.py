@@ -34,6 +34,7 @@ class FileWorkshop:
         log_fd: the pod's log, O_WRONLY | O_APPEND. Not owned.
         floor_fd: rebuilt files get descriptors from here on; the pod uses none of them.
         give_console: hands over the master of a pty that was outside of the pod.
+        lent_fd: takes the names that are lent, each ending in a zero byte, O_APPEND; or None.
     """
 
     def __init__(  # noqa: PLR0913 (what the engine has to give)
@@ -46,11 +47,13 @@ class FileWorkshop:
         log_fd: int,
         floor_fd: int,
         give_console: Callable[[int, int], None],
+        lent_fd: int | None = None,
     ) -> None:
         self.host_proc_fd = host_proc_fd
         self.log_fd = log_fd
         self.give_console = give_console
         self.load = load
+        self._lent_fd = lent_fd
         self._floor_fd = floor_fd
         self._files = {file.id: file for file in files}
         self._objects = {shared.id: shared for shared in objects}
@@ -196,6 +199,11 @@ class FileWorkshop:
         """See protocol.Workshop."""
         self._temporaries.append(fd)
         return fd
+
+    def lend(self, path: bytes, directory_fd: int) -> None:
+        """See protocol.Workshop. Other file systems than the root's go with the pod."""
+        if self._lent_fd is not None and os.fstat(directory_fd).st_dev == os.stat("/").st_dev:
+            os.write(self._lent_fd, path + b"\0")
 
     def _lift(self, fd: int) -> int:
         """Move *fd* to the floor or above."""

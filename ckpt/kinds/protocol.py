@@ -211,6 +211,10 @@ class Workshop(Protocol):
         """Have *fd* closed when every file is rebuilt and completed; return it."""
         ...
 
+    def lend(self, path: bytes, directory_fd: int) -> None:
+        """Have *path*, which is about to be made in *directory_fd*, go if the restart is killed."""
+        ...
+
     def give_console(self, index: int, master_fd: int) -> None:
         """Hand the master of pseudo-terminal *index*, which was outside, to the pod's holder."""
         ...
