@@ -30,7 +30,7 @@ from autopod.fleet import takeover
 from autopod.journal import Departure
 from autopod.wire import Link, LinkCut, PeerFailed
 from autopod.writeout import WriteOut
-from ckpt import dump, layers, stack
+from ckpt import dump, layers, sealing, stack
 from ckpt.archive import host as machine
 from ckpt.archive import keys
 from ckpt.archive.schema import Base
@@ -143,7 +143,7 @@ def _offer(places: Places, pod: str, *, trial: bool) -> wire.Offer:
     if running is None or not enter.pids(running):
         raise pods.PodError(f"pod {pod!r} is not running", f"see autopod addproc {pod} PROGRAM")
     settings = network.pin(places, config.load(places, pod))
-    sealed = stack.status(places, pod).layers if trial else layers.seal(places, pod).layers
+    sealed = stack.status(places, pod).layers if trial else sealing.seal(places, pod).layers
     with stack.identify(places, pod) as identified:
         base = [Base(*lower) for lower in identified.result()]
     return wire.Offer(
@@ -258,12 +258,12 @@ class _Handover:
         """Send what was written to files while memory was sent, if it is much."""
         layers.make_durable(self._places.root(self._pod))  # out of the kernel's cache
         if _is_more(Path(stack.status(self._places, self._pod).upper), _MUCH):
-            sealed = layers.seal(self._places, self._pod).layers
+            sealed = sealing.seal(self._places, self._pod).layers
             ids = [layer.id for layer in reversed(sealed)]
             self._sender.send_layers(self._places, self._pod, ids, self.below)
             self.below = ids
 
-    def pass_last_files(self, sealed: layers.Stack, clocks: Clocks, packing: Packing) -> None:
+    def pass_last_files(self, sealed: sealing.Stack, clocks: Clocks, packing: Packing) -> None:
         """Send what was written since; the other host makes the pod, but for its processes."""
         ids = [layer.id for layer in reversed(sealed.layers)]
         self._sender.link.send(wire.Still(ids, clocks))

@@ -16,6 +16,7 @@ from ckpt import abi, plan, procfs
 from ckpt.arch import x86_64 as arch
 from ckpt.kinds import memory, mounts, procinfo, sharing
 from ckpt.kinds.abi import pidfd_open
+from ckpt.lineage import Lineage, lineages
 from ckpt.model import Process, Refusal
 
 _NAMESPACES: Final = ("mnt", "net", "ipc", "uts", "user", "cgroup", "time")
@@ -32,12 +33,11 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
     spaces = {name: _namespace(init_host_pid, name) for name in _NAMESPACES}
     found = [Refusal(1, "init", *finding) for finding in _check_mounts(init_host_pid)]
     layouts: dict[tuple[str, ...], int] = {}
-    seen: dict[int, tuple[dict[str, str], str]] = {}
+    seen: dict[int, dict[str, str]] = {}
     for pid in host_pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            status = procfs.parse_status(procfs.read(pid, "status"))
+            seen[pid] = status = procfs.parse_status(procfs.read(pid, "status"))
             inner, command = procfs.inner_pid(status), status["Name"]
-            seen[pid] = status, command
             view = procfs.view(pid)
             if view is not None:
                 findings = _check_living(pid, view, host_pids, spaces)
@@ -53,7 +53,9 @@ def check_processes(init_host_pid: int, host_pids: list[int]) -> list[Refusal]:
                             f"it is shared with host process {twin}, and they are not threads",
                         )
                     )
-    return found + _check_tree(seen) + _check_sharing(seen)
+    family = lineages(seen)
+    commands = {family[pid].pid: status["Name"] for pid, status in seen.items()}
+    return found + _check_tree(family, commands) + _check_sharing(family, commands)
 
 
 Finding = tuple[str, str, str]
@@ -109,39 +111,35 @@ def _check_thread(pid: int, tid: int, host_pids: list[int]) -> Iterator[Finding]
             yield f"host thread {tid}", "it has a directory of its own (CLONE_FS)", ""
 
 
-def _check_tree(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
+def _check_tree(family: dict[int, Lineage], commands: dict[int, str]) -> list[Refusal]:
     """Can the processes be cloned so that parents and sessions come out right?"""
-    numbers = {pid: procfs.inner_pid(status) for pid, (status, _) in seen.items()}
     processes = [
         Process(
-            pid=numbers[pid],
-            parent=numbers.get(int(status["PPid"]), plan.INIT),
-            group=procfs.inner_pid(status, "NSpgid"),
-            session=procfs.inner_pid(status, "NSsid"),
+            pid=one.pid,
+            parent=one.parent,
+            group=one.group,
+            session=one.session,
             exit_status=None,
             descriptors=[],
             threads=[],
             parts=[],
         )
-        for pid, (status, _) in seen.items()
+        for one in family.values()
     ]
     try:
         plan.plan(processes)
     except plan.Unbuildable as e:
-        commands = {numbers[pid]: command for pid, (_, command) in seen.items()}
         return [Refusal(e.pid, commands[e.pid], "its session", str(e))]
     return []
 
 
-def _check_sharing(seen: dict[int, tuple[dict[str, str], str]]) -> list[Refusal]:
+def _check_sharing(family: dict[int, Lineage], commands: dict[int, str]) -> list[Refusal]:
     """Can the processes be cloned so that they share what they do?"""
-    numbers = {pid: procfs.inner_pid(status) for pid, (status, _) in seen.items()}
     members = [
-        sharing.Member(numbers[pid], numbers.get(int(status["PPid"]), plan.INIT), view)
-        for pid, (status, _) in seen.items()
+        sharing.Member(one.pid, one.parent, view)
+        for pid, one in family.items()
         if (view := procfs.view(pid)) is not None
     ]
-    commands = {numbers[pid]: command for pid, (_, command) in seen.items()}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         _, refused = sharing.find(members)
         return [Refusal(pid, commands[pid], what, sharing.WHY) for pid, what in refused.items()]

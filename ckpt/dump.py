@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
-from ckpt import abi, connections, layers, lazy, procfs, users
+from ckpt import abi, connections, lazy, procfs, sealing, users
 from ckpt.ahead import Ahead
 from ckpt.archive.write import ArchiveWriter
 from ckpt.check import check_processes, shows_files
@@ -80,7 +80,7 @@ class Handover(Protocol):
     def pass_files(self) -> None:
         """Take what was written to files so far, and add to *below*: soon the pod stands still."""
 
-    def pass_last_files(self, sealed: layers.Stack, clocks: Clocks, packing: Packing) -> None:
+    def pass_last_files(self, sealed: sealing.Stack, clocks: Clocks, packing: Packing) -> None:
         """Take what was written since, and add to *below*: the pod stands still.
 
         Args:
@@ -185,7 +185,7 @@ def dump(  # noqa: PLR0913 (the command's own choices)
         writer.set_model(users.of_pod(model_of(pod, snapshot), userns.base(running.init_pid)))
         writer.set_config(config.dump(network.pin(places, settings)).encode())
         with progress.step("file system"):
-            layers.write_layers(
+            sealing.write_layers(
                 writer, sealed, packing, handover.below if handover else (), durable=not handover
             )
         summary = writer.commit(durable=not handover)
@@ -204,10 +204,10 @@ def dump(  # noqa: PLR0913 (the command's own choices)
     )
 
 
-def _seal(places: Places, pod: str, root_fd: int) -> layers.Stack:
+def _seal(places: Places, pod: str, root_fd: int) -> sealing.Stack:
     """Seal what the pod, which stands still, has written."""
     abi.syncfs(root_fd)
-    return layers.seal(places, pod)
+    return sealing.seal(places, pod)
 
 
 def _stop(running: pods.Pod, freeze: Freeze, wire: Wire | None) -> list[FrozenProcess]:

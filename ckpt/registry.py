@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
-from ckpt.archive import container, dsse, layout, schema
+from ckpt.archive import container, dsse, layout, schema, signed
 from ckpt.archive.blobs import TarWriter
 from ckpt.archive.errors import ArchiveError, FormatError, NoEarlier
 from ckpt.archive.newfile import NewFile
@@ -49,7 +49,6 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _FATAL: Final = re.compile(r'level=fatal msg="(.*)"$')
 _EMPTY: Final = b"{}"
 _EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
-_MAX_ENVELOPE: Final = schema.MAX_SMALL * 4 // 3 + dsse.ENVELOPE_OVERHEAD
 _SLACK: Final = 1 << 16
 _PIECE: Final = 1 << 22
 _INSPECT_S: Final = 120
@@ -215,11 +214,11 @@ def _envelope(where: str, to: Path) -> bytes:
     except msgspec.DecodeError as e:
         raise FormatError(f"{where}: {e}") from e
     [layer] = found.layers if len(found.layers) == 1 else [None]
-    if layer is None or layer.size > _MAX_ENVELOPE or not _DIGEST.fullmatch(layer.digest):
+    if layer is None or layer.size > signed.MAX_ENVELOPE or not _DIGEST.fullmatch(layer.digest):
         raise FormatError(f"{where}: it is no signature of an archive")
-    _copy(f"docker://{where}", f"oci:{to}:sig", limit=_MAX_ENVELOPE + _SLACK)
+    _copy(f"docker://{where}", f"oci:{to}:sig", limit=signed.MAX_ENVELOPE + _SLACK)
     with (to / layout.blob_name(layer.digest)).open("rb") as content:
-        return content.read(_MAX_ENVELOPE)
+        return content.read(signed.MAX_ENVELOPE)
 
 
 def _blobs(manifest: bytes) -> list[Descriptor]:

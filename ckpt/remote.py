@@ -94,7 +94,7 @@ class Remote:
         room = arch.BATCH_ENTRY_SIZE + sum(
             len(arg) + _ALIGNMENT for arg in args if isinstance(arg, bytes)
         )
-        if not self._batch or room > self._size // 2:
+        if not self._batch or self.tracee.spares_traps or room > self._size // 2:
             self.syscall(name, *args)
             return
         if len(self._data) + len(self._table) + _ALIGNMENT + room > self._size // 2:

@@ -33,6 +33,7 @@ _USERS: Final = "user"
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 _HEADER: Final = struct.Struct("<I")
 
 
@@ -138,10 +139,13 @@ def plant(
         stack.callback(os.close, host_proc_fd)
         log_fd = program.open_log(running)
         stack.callback(os.close, log_fd)
+        lent_fd = os.open(running.places.restarting(running.name), _APPEND)
+        stack.callback(os.close, lent_fd)
         workshop_pid = os.fork()
         if workshop_pid == 0:
             ours.close()
-            _Shop(theirs, spaces, model, host_proc_fd, log_fd, max(floor, 64)).run(seed_pid)
+            shop = _Shop(theirs, spaces, model, host_proc_fd, log_fd, lent_fd, max(floor, 64))
+            shop.run(seed_pid)
     try:
         ready = _serve(ours, load, give_console)
     except BaseException:
@@ -208,13 +212,14 @@ def _send(channel: socket.socket, message: _Message, fds: tuple[int, ...] = ()) 
 class _Shop:
     """The workshop process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (what it is to have)
         self,
         channel: socket.socket,
         spaces: dict[str, int],
         model: Pod,
         host_proc_fd: int,
         log_fd: int,
+        lent_fd: int,
         floor_fd: int,
     ) -> None:
         self._channel = channel
@@ -227,6 +232,7 @@ class _Shop:
             load=self._load,
             host_proc_fd=host_proc_fd,
             log_fd=log_fd,
+            lent_fd=lent_fd,
             floor_fd=floor_fd,
             give_console=self._give_console,
         )

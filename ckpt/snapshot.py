@@ -5,11 +5,12 @@ from contextlib import ExitStack
 
 from msgspec import Struct
 
-from ckpt import collect, plan, procfs
+from ckpt import collect, plan
 from ckpt.arch import x86_64 as arch
 from ckpt.descriptions import Files
 from ckpt.freeze import FrozenProcess
 from ckpt.kinds import memory, sharing, sysvsem
+from ckpt.lineage import Lineage, lineages
 from ckpt.model import MODEL_VERSION, Clocks, NotCheckpointable, Part, Pod, Process, Refusal
 from ckpt.openfiles import FileCollector
 from launcher import pods
@@ -29,6 +30,7 @@ class Snapshot(Struct, frozen=True):
     Attributes:
         clocks: at the freeze.
         processes: all of them.
+        family: where each stands, by host pid.
         living: by their ids in the pod.
         files: what they have open.
         shared: what processes share with their parents, by the ids of those that do.
@@ -36,6 +38,7 @@ class Snapshot(Struct, frozen=True):
 
     clocks: Clocks
     processes: list[FrozenProcess]
+    family: dict[int, Lineage]
     living: dict[int, Living]
     files: Files
     shared: dict[int, sharing.State]
@@ -83,23 +86,23 @@ def collect_all(
         living[process.pid] = Living(process, state, state.memory)
         if state.copy:
             stack.callback(state.copy.kill)
-    shared = _look_for_sharing(frozen, refusals)
+    family = lineages({process.host_pid: process.status for process in frozen})
+    shared = _look_for_sharing(frozen, family, refusals)
     files = collector.finish()
     if refusals or files.refusals:
         raise NotCheckpointable(*refusals, *files.refusals)
     if not living:
         raise empty(running.name)
-    return Snapshot(clocks, frozen, living, files, shared)
+    return Snapshot(clocks, frozen, family, living, files, shared)
 
 
 def _look_for_sharing(
-    frozen: list[FrozenProcess], refusals: list[Refusal]
+    frozen: list[FrozenProcess], family: dict[int, Lineage], refusals: list[Refusal]
 ) -> dict[int, sharing.State]:
-    numbers = {process.host_pid: process.pid for process in frozen}
     living = {process.pid: process for process in frozen if process.threads}
     shared, refused = sharing.find(
         [
-            sharing.Member(pid, numbers.get(int(process.status["PPid"]), plan.INIT), process.view)
+            sharing.Member(pid, family[process.host_pid].parent, process.view)
             for pid, process in living.items()
         ]
     )
@@ -114,27 +117,27 @@ def empty(name: str) -> pods.PodError:
 
 def model_of(name: str, snapshot: Snapshot) -> Pod:
     """Return the model of pod *name*, whose pages have been read."""
-    numbers = {process.host_pid: process.pid for process in snapshot.processes}
     files = snapshot.files
     return Pod(
         version=MODEL_VERSION,
         name=name,
         architecture=arch.ARCHITECTURE,
         clocks=snapshot.clocks,
-        processes=_sorted([_process(p, snapshot, numbers) for p in snapshot.processes]),
+        processes=_sorted([_process(p, snapshot) for p in snapshot.processes]),
         files=files.files,
         objects=files.objects,
         parts=files.pod_parts,
     )
 
 
-def _process(frozen: FrozenProcess, snapshot: Snapshot, numbers: dict[int, int]) -> Process:
+def _process(frozen: FrozenProcess, snapshot: Snapshot) -> Process:
     living, files = snapshot.living.get(frozen.pid), snapshot.files
+    lineage = snapshot.family[frozen.host_pid]
     return Process(
         pid=frozen.pid,
-        parent=numbers.get(int(frozen.status["PPid"]), plan.INIT),
-        group=procfs.inner_pid(frozen.status, "NSpgid"),
-        session=procfs.inner_pid(frozen.status, "NSsid"),
+        parent=lineage.parent,
+        group=lineage.group,
+        session=lineage.session,
         exit_status=None if living else int(frozen.stat[52]),
         descriptors=files.descriptors[frozen.pid] if living else [],
         threads=living.state.threads if living else [],

@@ -50,6 +50,7 @@ class Tracee:
         stopped_by: the signal of the group stop it is in, None outside of one.
         gone: it has ended and was waited for: its number may be another's.
         held: stopping signals that arrived while it was controlled, to be sent again at the end.
+        spares_traps: see spare_traps().
     """
 
     def __init__(self, tid: int) -> None:
@@ -58,6 +59,7 @@ class Tracee:
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
         self.gone = False
+        self.spares_traps = False
         self._vector = abi.iovec()
 
     @classmethod
@@ -166,16 +168,30 @@ class Tracee:
         text = f"ended in an injected call: {code}"
         raise ProcessLookupError(errno.ESRCH, text, f"thread {self.tid}")
 
+    def spare_traps(self) -> None:
+        """Have step() raise no SIGTRAP any more, for a program's own is to stay; all is blocked.
+
+        A step's can be neither blocked nor ignored: it ends that, and is mixed up with one that
+        waits (Linux v6.1, kernel/signal.c, force_sig_info_to_task()).
+        """
+        options = abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP | abi.PTRACE_O_TRACESYSGOOD
+        self.set_options(options)
+        self.set_blocked(ALL_SIGNALS)
+        self.spares_traps = True
+
     def step(self) -> None:
         """Let the thread run one instruction, with the system call that it makes.
 
-        One stop only, but for threads that are to die with their tracer.
+        One stop only, but for threads that are to die with their tracer; see spare_traps().
 
         Raises:
             ProcessLookupError: the thread died on it.
             RuntimeError: the instruction raised a signal other than SIGTRAP.
         """
-        self._run_to_trap(abi.PTRACE_SINGLESTEP)
+        if self.spares_traps:
+            self.call()
+        else:
+            self._run_to_trap(abi.PTRACE_SINGLESTEP)
 
     def run(self) -> None:
         """Let the thread run until an instruction stops it, such as int3; like step()."""

@@ -9,8 +9,8 @@ import contextlib
 import fcntl
 import os
 import resource
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ from ckpt.kinds import pty, table, terminal
 from ckpt.kinds.protocol import Completing, Remote
 from ckpt.model import Object, OpenFile, Part, Process
 from ckpt.states import state_of
+
+T = TypeVar("T")
 
 
 class FileWorkshop:
@@ -32,6 +34,7 @@ class FileWorkshop:
         log_fd: the pod's log, O_WRONLY | O_APPEND. Not owned.
         floor_fd: rebuilt files get descriptors from here on; the pod uses none of them.
         give_console: hands over the master of a pty that was outside of the pod.
+        lent_fd: takes the names that are lent, each ending in a zero byte, O_APPEND; or None.
     """
 
     def __init__(  # noqa: PLR0913 (what the engine has to give)
@@ -44,11 +47,13 @@ class FileWorkshop:
         log_fd: int,
         floor_fd: int,
         give_console: Callable[[int, int], None],
+        lent_fd: int | None = None,
     ) -> None:
         self.host_proc_fd = host_proc_fd
         self.log_fd = log_fd
         self.give_console = give_console
         self.load = load
+        self._lent_fd = lent_fd
         self._floor_fd = floor_fd
         self._files = {file.id: file for file in files}
         self._objects = {shared.id: shared for shared in objects}
@@ -56,6 +61,7 @@ class FileWorkshop:
         self._made: dict[int, Any] = {}
         self._under_way: list[int] = []
         self._temporaries: list[int] = []
+        self._known: dict[str, Any] = {}
 
     def rebuild_pod(self, parts: Sequence[Part]) -> None:
         """Rebuild what belongs to the pod as a whole; before rebuild().
@@ -173,10 +179,31 @@ class FileWorkshop:
         part = self._files[file_id].part
         return _state(part, table.named(kind).State) if part.kind == kind else None
 
+    def parts(self, kind: str) -> Mapping[int, Any]:
+        """See protocol.Workshop."""
+        form = table.named(kind).State
+        return {
+            file.id: _state(file.part, form)
+            for file in self._files.values()
+            if file.part.kind == kind
+        }
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """See protocol.Workshop."""
+        if name not in self._known:
+            self._known[name] = make()
+        known: T = self._known[name]
+        return known
+
     def temporary(self, fd: int) -> int:
         """See protocol.Workshop."""
         self._temporaries.append(fd)
         return fd
+
+    def lend(self, path: bytes, directory_fd: int) -> None:
+        """See protocol.Workshop. Other file systems than the root's go with the pod."""
+        if self._lent_fd is not None and os.fstat(directory_fd).st_dev == os.stat("/").st_dev:
+            os.write(self._lent_fd, path + b"\0")
 
     def _lift(self, fd: int) -> int:
         """Move *fd* to the floor or above."""

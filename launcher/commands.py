@@ -54,8 +54,12 @@ def start(places: Places, name: str, argv: list[str]) -> None:
             holder.keep(places, name, start=True).close()
             return
         log_fd = program.open_log(pod)
-        variables = program.environment(config)
-        program.execute(way_in, Program(argv, variables, (NULL, log_fd, log_fd), detached=True))
+        try:
+            files = (NULL, log_fd, log_fd)
+            variables = program.environment(config)
+            program.execute(way_in, Program(argv, variables, files, detached=True))
+        finally:
+            os.close(log_fd)
 
 
 def run(places: Places, name: str, argv: list[str], with_terminal: bool, *, make: bool) -> int:

@@ -117,7 +117,10 @@ class Places(Struct, frozen=True):
         return self.state(pod) / "waiting"
 
     def restarting(self, pod: str) -> Path:
-        """While it is there, what is in the upper layer comes of a restart: ckpt/layers.py."""
+        """While it is there, what is in the upper layer comes of a restart: ckpt/layers.py.
+
+        In it are paths that the restart has made for a moment, each ending in a zero byte.
+        """
         return self.state(pod) / "restarting"
 
     def states(self) -> Path:

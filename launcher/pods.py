@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from launcher import addresses, cgroups, confine, guard, hosts, iolimits, network, users
+from launcher import abi, addresses, cgroups, confine, guard, hosts, iolimits, network, users
 from launcher.config import PodConfig
 from launcher.enter import open_control_groups, start_time
 from launcher.errors import PodError
@@ -24,6 +24,7 @@ from launcher.plan import Plan, plan
 
 __all__ = ["ClockOffsets", "Pod", "PodError", "create", "destroy", "find", "names", "start_time"]
 
+_BELOW_ROOT: Final = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
 _DEATH_S: Final = 10.0
 _STUCK: Final = "a process in uninterruptible sleep (state D in `ps`) holds it; see the kernel log"
 
@@ -122,7 +123,7 @@ def create(
     _check_root(places, name)
     guard.ask(places, name)
     destroy(places, name)
-    places.restarting(name).unlink(missing_ok=True)
+    _sweep(places, name)
     if not has_network:
         network.ensure(places, config)
     base = users.base(places, name)
@@ -219,6 +220,31 @@ def _check_root(places: Places, name: str) -> None:
         places.root(name).stat()
     except OSError as e:
         raise PodError(f"{candidates[0]}: {e.strerror}", f"stackfs umount {name}; {hint}") from e
+
+
+def _sweep(places: Places, name: str) -> None:
+    """Remove from the pod's root what a restart that was killed had made for a moment only."""
+    marker = places.restarting(name)
+    with suppress(FileNotFoundError):
+        for path in reversed(marker.read_bytes().split(b"\0")[:-1]):
+            _remove(places.root(name), path)
+        marker.unlink()
+
+
+def _remove(root: Path, path: bytes) -> None:
+    """Remove *path* below *root*, if it is there and holds nothing."""
+    directory, base = os.path.split(path.lstrip(b"/"))
+    with suppress(FileNotFoundError, NotADirectoryError), ExitStack() as stack:
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+        stack.callback(os.close, root_fd)
+        flags = os.O_PATH | os.O_DIRECTORY
+        above = abi.openat2(root_fd, os.fsdecode(directory) or ".", flags, _BELOW_ROOT)
+        stack.callback(os.close, above)
+        try:
+            os.unlink(base, dir_fd=above)
+        except IsADirectoryError:
+            with suppress(OSError):  # ENOTEMPTY
+                os.rmdir(base, dir_fd=above)
 
 
 def _check_shift(places: Places, name: str, base: int | None) -> None:

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING, Final, Self
 import msgspec
 
 from ckpt import states
-from ckpt.archive import container, crypt, dsse, earlier, frames, layout, parse, schema
-from ckpt.archive.container import Member, read_exactly
+from ckpt.archive import crypt, earlier, frames, layout, parse, schema, signed
 from ckpt.archive.errors import (
     Damaged,
     FormatError,
     NotARecipient,
-    UnsupportedFeature,
     UnsupportedVersion,
 )
 from ckpt.archive.frameread import FrameReader, PageReader, Workers
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-_MAX_ENVELOPE: Final = schema.MAX_SMALL * 4 // 3 + dsse.ENVELOPE_OVERHEAD
 _LIMITS: Final = {
     schema.HASHES_TYPE: schema.MAX_PAGES * hashlib.sha256().digest_size,
     schema.POD_CONFIG_TYPE: schema.MAX_SMALL,
@@ -155,11 +152,11 @@ class Archive:
         if not stat.S_ISREG(status.st_mode):
             raise FormatError("not a regular file")
         self.size = status.st_size
-        members = container.members(self._fd)
-        self._members = {member.name: member for member in members}
-        image = self._verify_signature(members, trusted_keys)
-        self.manifest = self._read_manifest(image)
-        layout.check_members(members, image)
+        self._members = signed.Members(self._fd)
+        found = signed.verify(self._members, trusted_keys)
+        image, self.digest, self.signer = found.image, found.digest, found.signer
+        self.manifest = signed.pod_manifest(self._members, image)
+        layout.check_members(self._members.all, image)
         layout.check_features(self.manifest)
         if wanted := self.manifest.earlier:
             self.earlier = open_earlier(wanted.manifest)
@@ -182,7 +179,7 @@ class Archive:
         if self._framed[self._blobs[schema.MODEL_TYPE].digest].length > schema.MAX_MODEL:
             raise FormatError("the process model is too large")
         self.pages = self._pages(index)
-        self._check_digest(self._blobs[schema.HASHES_TYPE])  # a restart has no other use for it
+        self._members.check(self._blobs[schema.HASHES_TYPE])  # a restart has no other use for it
 
     def _decrypt(
         self, image: schema.ImageManifest, identities: "Iterable[X25519PrivateKey] | None"
@@ -256,7 +253,7 @@ class Archive:
             self.pages.check(progress)
             return
         blob = self._blobs[schema.PAGES_TYPE]
-        member = self._members[layout.blob_name(blob.digest)]
+        member = self._members.blob(blob.digest)
         if seen.digest(self._fd, member.offset, member.size) != blob.digest:
             raise Damaged(f"{self.path}: the pages do not have their digest")
 
@@ -282,7 +279,7 @@ class Archive:
         with progress.step("verify", self.size), parse.naming(self.path):
             if self.is_locked:
                 for blob in self._image.layers:
-                    self._check_digest(blob)
+                    self._members.check(blob)
                     progress.advance(blob.size)
                 return
             self._verify_pages(progress)
@@ -294,41 +291,6 @@ class Archive:
                     pass
             self.model()
             self.config()
-
-    def _verify_signature(
-        self, members: list[Member], trusted_keys: "Mapping[str, Ed25519PublicKey]"
-    ) -> schema.ImageManifest:
-        """Check what is around the signed manifest, and its signature; only then parse it."""
-        if len(members) < 4 or (members[0].name, members[-1].name) != ("oci-layout", "index.json"):
-            raise FormatError("not an archive of this format: members are missing")
-        if self._read(members[0], len(schema.OCI_LAYOUT)) != schema.OCI_LAYOUT:
-            raise FormatError("oci-layout is not that of this format")
-        manifest = self._read(members[-3], schema.MAX_SMALL)
-        envelope = self._read(members[-2], _MAX_ENVELOPE)
-        self.signer = dsse.verify(manifest, envelope, trusted_keys)
-        self.digest = schema.digest(manifest)
-        names = [layout.blob_name(schema.digest(data)) for data in (manifest, envelope)]
-        index = schema.index_json(manifest, envelope)
-        if names != [member.name for member in members[-3:-1]] or index != self._read(
-            members[-1], len(index)
-        ):
-            raise FormatError("index.json does not belong to the manifest")
-        return parse.decode_json(manifest, schema.ImageManifest, "image manifest")
-
-    def _read_manifest(self, image: schema.ImageManifest) -> schema.Manifest:
-        if image.artifact_type != schema.ARTIFACT_TYPE:
-            raise UnsupportedVersion(f"artifact type {image.artifact_type!r}")
-        data = self._blob(image.config, schema.MAX_SMALL)
-        version = parse.decode_json(data, schema.Version, "pod manifest")
-        if version.format not in schema.READABLE_VERSIONS:
-            raise UnsupportedVersion(
-                f"format version {version.format}; this version reads "
-                f"{', '.join(map(str, sorted(schema.READABLE_VERSIONS)))}"
-            )
-        for feature in version.requires:
-            if feature not in schema.FEATURES:
-                raise UnsupportedFeature(f"needs feature {feature!r}, which is not known here")
-        return parse.decode_json(data, schema.Manifest, "pod manifest")
 
     def _shared(self) -> list[Layer]:
         """Return the layers that the earlier archive has."""
@@ -354,7 +316,7 @@ class Archive:
         return PageReader(reader, index.page_runs, unique, below)
 
     def _frames(self, digest: str, name: str) -> FrameReader:
-        framed, member = self._framed.get(digest), self._members[layout.blob_name(digest)]
+        framed, member = self._framed.get(digest), self._members.blob(digest)
         if framed is None:
             raise FormatError(f"{name}: not in the index")
         cut = frames.table(framed.length, member.size, framed.table)
@@ -386,29 +348,5 @@ class Archive:
         descriptor, limit = self._blobs[media_type], _LIMITS[media_type]
         cipher = self._ciphers.get(descriptor.digest)
         if cipher is None:
-            return self._blob(descriptor, limit)
-        return cipher.open_all(self._blob(descriptor, crypt.sealed_size(limit)))
-
-    def _blob(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return a whole blob, which the verified manifest names."""
-        member = self._members.get(layout.blob_name(descriptor.digest))
-        if member is None or member.size != descriptor.size:
-            raise FormatError(f"{descriptor.digest}: missing, or not of {descriptor.size} bytes")
-        data = self._read(member, limit)
-        if schema.digest(data) != descriptor.digest:
-            raise Damaged(f"{descriptor.digest}: the content does not have this digest")
-        return data
-
-    def _check_digest(self, descriptor: Descriptor) -> None:
-        """Check a blob without holding it."""
-        member, whole = self._members[layout.blob_name(descriptor.digest)], hashlib.sha256()
-        for start in range(0, member.size, frames.FRAME_CONTENT):
-            size = min(frames.FRAME_CONTENT, member.size - start)
-            whole.update(read_exactly(self._fd, member.offset + start, size))
-        if descriptor.digest != f"sha256:{whole.hexdigest()}":
-            raise Damaged(f"{descriptor.digest}: the content does not have this digest")
-
-    def _read(self, member: Member, limit: int) -> bytes:
-        if member.size > limit:
-            raise FormatError(f"{member.name}: {member.size} bytes where {limit} are allowed")
-        return read_exactly(self._fd, member.offset, member.size)
+            return self._members.whole(descriptor, limit)
+        return cipher.open_all(self._members.whole(descriptor, crypt.sealed_size(limit)))

@@ -4,14 +4,17 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from ckpt import procfs
-from ckpt.kinds.flags import bit_names, bits
-from ckpt.kinds.stages import Stage, Subject, Target
+from ckpt.kinds import thread_signals
+from ckpt.kinds.flags import bit_names, bits, signal_number
+from ckpt.kinds.stages import Stage, Subject, Target, name_of
+from ckpt.states import state_of
 
 STAGE = Stage.ARM
 
@@ -32,6 +35,14 @@ _BARRIERS: Final = {
     "private-rseq": 1 << 8,
 }
 
+_StopSignal = Literal["SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"]
+_STOPS: Final[Mapping[int, _StopSignal]] = {
+    signal.SIGSTOP: "SIGSTOP",
+    signal.SIGTSTP: "SIGTSTP",
+    signal.SIGTTIN: "SIGTTIN",
+    signal.SIGTTOU: "SIGTTOU",
+}
+
 
 class State(msgspec.Struct, frozen=True):
     """Attributes of a process.
@@ -45,6 +56,7 @@ class State(msgspec.Struct, frozen=True):
         oom_score_adjust: -1000 to 1000.
         coredump_filter: core(5).
         stopped: a stopping signal holds all its threads.
+        stopped_by: which one; None where an archive does not say: SIGSTOP.
         barriers: which expedited commands of membarrier(2) it has registered for.
     """
 
@@ -56,12 +68,14 @@ class State(msgspec.Struct, frozen=True):
     oom_score_adjust: int
     coredump_filter: int
     stopped: bool
+    stopped_by: _StopSignal | None = None
     barriers: list[str] = []
 
 
 def collect(subject: Subject) -> State:
     """Ask the process, and read /proc/PID."""
     call, pid = subject.remote.syscall, subject.host_pid
+    stops = [thread.stopped_by for thread in subject.process.threads if thread.stopped_by]
     reaper = bytearray(4)
     call("prctl", _PR_GET_CHILD_SUBREAPER, reaper, 0, 0, 0)
     return State(
@@ -72,7 +86,8 @@ def collect(subject: Subject) -> State:
         write_or_execute=_write_or_execute(subject),
         oom_score_adjust=int(procfs.read(pid, "oom_score_adj")),
         coredump_filter=int(procfs.read(pid, "coredump_filter") or "33", 16),
-        stopped=any(thread.stopped_by for thread in subject.process.threads),
+        stopped=bool(stops),
+        stopped_by=_STOPS[stops[0]] if stops else None,
         barriers=_barriers(subject),
     )
 
@@ -120,7 +135,19 @@ def rebuild(state: State, target: Target) -> None:
     for name in state.barriers:
         _register(name, target)
     if state.stopped:
-        os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, _stopping(state, target))
+
+
+def _stopping(state: State, target: Target) -> int:
+    """Return the signal that stops it: who blocks another one than SIGSTOP would not stop."""
+    number = signal_number(state.stopped_by) if state.stopped_by else signal.SIGSTOP
+    for thread in target.process.threads:
+        for part in thread.parts:
+            if part.kind == name_of(thread_signals):
+                blocked = thread_signals.mask(state_of(part, thread_signals.State))
+                if not blocked >> number - 1 & 1:
+                    return number
+    return signal.SIGSTOP
 
 
 def _register(name: str, target: Target) -> None:

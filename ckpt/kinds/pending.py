@@ -3,6 +3,7 @@
 The same kind serves a process (signals to any of its threads) and a thread.
 """
 
+import signal
 import struct
 from typing import Final
 
@@ -64,6 +65,8 @@ def rebuild(state: State, target: Target) -> None:
     """
     for queued in state.queue:
         number, raw = signal_number(queued.signal), _encode(queued)
+        if number == signal.SIGTRAP:
+            target.tracee.spare_traps()
         if state.shared:
             target.remote.syscall("rt_sigqueueinfo", target.tid, number, raw)
         else:

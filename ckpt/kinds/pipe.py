@@ -144,7 +144,7 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> _Pipe:
     the pipe is lost.
     """
     if state.path is not None:
-        inode_fd = workshop.temporary(_open_fifo(state, state.path))
+        inode_fd = workshop.temporary(_open_fifo(state, state.path, workshop))
         if state.first_writer:
             return _Pipe(inode_fd, {})
         here = f"self/fd/{inode_fd}"
@@ -161,11 +161,11 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> _Pipe:
     return made
 
 
-def _open_fifo(state: ObjectState, path: bytes) -> int:
+def _open_fifo(state: ObjectState, path: bytes, workshop: Workshop) -> int:
     """Return a descriptor of the inode; where the name was removed, it is made."""
     if not state.removed:
         return location.open_in_pod(None, path, os.O_PATH)
-    with ghost.lent_name(*os.path.split(path)) as (directory_fd, name):
+    with ghost.lent_name(*os.path.split(path), workshop) as (directory_fd, name):
         os.mkfifo(name, 0o600, dir_fd=directory_fd)
         os.chown(name, state.uid, state.gid, dir_fd=directory_fd)
         os.chmod(name, state.mode, dir_fd=directory_fd)

@@ -199,8 +199,20 @@ class Workshop(Protocol):
         """Return the state of an open file if it is of *kind*, else None."""
         ...
 
+    def parts(self, kind: str) -> Mapping[int, Any]:
+        """Return the states of all open files of *kind*, by OpenFile.id."""
+        ...
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what *make* returned when *name* was asked for first."""
+        ...
+
     def temporary(self, fd: int) -> int:
         """Have *fd* closed when every file is rebuilt and completed; return it."""
+        ...
+
+    def lend(self, path: bytes, directory_fd: int) -> None:
+        """Have *path*, which is about to be made in *directory_fd*, go if the restart is killed."""
         ...
 
     def give_console(self, index: int, master_fd: int) -> None:

@@ -113,7 +113,7 @@ def rebuild_object(state: ObjectState, workshop: Workshop) -> int:
 
     No descriptor for writing stays: the file may be a program (execve(2), ETXTBSY).
     """
-    with ghost.lent_name(state.directory, state.name) as (directory_fd, name):
+    with ghost.lent_name(state.directory, state.name, workshop) as (directory_fd, name):
         if state.target is not None:
             return workshop.temporary(_make_link(state, state.target, directory_fd, name))
         fd = _make(state, directory_fd, name)

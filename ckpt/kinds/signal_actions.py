@@ -1,5 +1,9 @@
-"""What a process does on each signal: sigaction(2)."""
+"""What a process does on each signal: sigaction(2).
 
+Late, when only one thread makes calls any more: SIGTRAP does not stay ignored while a thread steps.
+"""
+
+import signal
 import struct
 from typing import Final
 
@@ -8,7 +12,7 @@ import msgspec
 from ckpt.kinds.flags import bit_names, bits, signal_mask, signal_name, signal_number, signal_set
 from ckpt.kinds.stages import Stage, Subject, Target
 
-STAGE = Stage.SETTLE
+STAGE = Stage.ARM
 
 # <asm/signal.h>: struct kernel_sigaction has handler, flags, restorer, mask.
 _ACTION: Final = struct.Struct("<QQQQ")
@@ -76,9 +80,11 @@ def rebuild(state: State, target: Target) -> None:
     """Set the actions; all others are the default already."""
     dispositions = {name: value for value, name in _DISPOSITIONS.items()}
     for action in state.actions:
-        handler = action.handler
+        handler, number = action.handler, signal_number(action.signal)
+        if number == signal.SIGTRAP:
+            target.tracee.spare_traps()
         address = dispositions[handler] if isinstance(handler, str) else handler
         raw = _ACTION.pack(
             address, bits(action.flags, _FLAGS), action.restorer, signal_mask(action.mask)
         )
-        target.remote.later("rt_sigaction", signal_number(action.signal), raw, 0, 8)
+        target.remote.later("rt_sigaction", number, raw, 0, 8)

@@ -76,7 +76,7 @@ FILE_KINDS: Final[tuple[FileKind, ...]] = (
 CARRYING_KINDS: Final[tuple[Carrying, ...]] = (unix,)
 """Can hold open files that no process has."""
 
-COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, tcp, epoll)
+COMPLETING_KINDS: Final[tuple[Completing, ...]] = (unix, tcp, udp, epoll)
 """Need a second step in the workshop, in this order."""
 
 WATCHING_KINDS: Final[tuple[Completing, ...]] = (inotify,)

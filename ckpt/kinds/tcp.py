@@ -19,10 +19,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from ckpt.kinds import inet, procinfo, sockets, tcprepair
+from ckpt.kinds import inet, ports, procinfo, sockets, tcprepair
 from ckpt.kinds.forge import Forge
 from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
-from ckpt.kinds.tcprepair import Connection, NotPortable, Queue
+from ckpt.kinds.tcpconnection import NOTHING, Connection, NotPortable, Queue
 from ckpt.model import OpenFile
 
 _TCP_INFO: Final = 11
@@ -216,14 +216,35 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     if _congestion(s) != state.congestion:
         s.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, state.congestion.encode())
     if state.state not in {"connected", "ended"}:
-        inet.bind(s, state.address, state.common)
+        _bind(state, s, workshop.once("tcp ports", lambda: _lent(workshop)).get(file.id, set()))
     if state.state == "listen":
         s.listen(state.backlog)
     return sockets.set_status(s, file)
 
 
+def _lent(workshop: Workshop) -> dict[int, set[str]]:
+    """Return what sockets are lent for a port that they share. A connection needs nothing."""
+    return ports.lent_options(
+        {
+            number: ports.Bound(state.address, state.common, listens=state.state == "listen")
+            for number, state in workshop.parts("tcp").items()
+            if state.address is not None and state.state not in {"connected", "ended"}
+        }
+    )
+
+
+def _bind(state: State, s: socket.socket, lent: set[str]) -> None:
+    """Bind *s*; SO_REUSEADDR alone would not let it in beside one that listens already."""
+    sockets.set_options(s, {name: [1] for name in lent})
+    if "reuseaddr" in lent:
+        with tcprepair.sharing(s):
+            inet.bind(s, state.address, state.common)
+    else:
+        inet.bind(s, state.address, state.common)
+
+
 def complete(state: State, fd: int, workshop: Workshop) -> None:
-    """See protocol.Completing: connect it, without a packet.
+    """See protocol.Completing: connect it, without a packet, or take back what it was lent.
 
     Connections come after all listeners: they may share a port that a listener would not share.
     """
@@ -238,10 +259,12 @@ def complete(state: State, fd: int, workshop: Workshop) -> None:
             tcprepair.fill_received(s, state.connection.receiving, workshop.load)
         elif state.state == "ended":
             # Of its addresses nothing is to be seen any more.
-            tcprepair.begin(s, _NOTHING)
+            tcprepair.begin(s, NOTHING)
             s.bind((_SOMEWHERE[s.family][0], 0))
             s.connect(_SOMEWHERE[s.family])
             tcprepair.fill_received(s, _unread(state), workshop.load)
+        else:
+            ports.give_back(s, state.common)
 
 
 def is_late(state: State) -> bool:
@@ -254,7 +277,7 @@ def settle(state: State, s: socket.socket, load: Loader) -> None:
     if state.state == "connected" and state.connection is not None:
         tcprepair.fill_sent(s, state.connection, load)
     elif state.state == "ended":
-        tcprepair.fill_sent(s, msgspec.structs.replace(_NOTHING, receiving=_unread(state)), load)
+        tcprepair.fill_sent(s, msgspec.structs.replace(NOTHING, receiving=_unread(state)), load)
 
 
 def _unread(state: State) -> Queue:
@@ -312,7 +335,7 @@ def _end(state: State, s: socket.socket, forge: Forge) -> None:
     own, peer = inet.own_address(s), inet.peer_address(s)
     length = _unread(state).length
     if own is not None and peer is not None:
-        _until(s, {"closed"}, lambda: forge.reset(peer, own, _NOTHING.receive_sequence + length))
+        _until(s, {"closed"}, lambda: forge.reset(peer, own, NOTHING.receive_sequence + length))
     if not state.failed:
         s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
@@ -330,25 +353,6 @@ def _until(s: socket.socket, phases: set[str], send: Callable[[], None]) -> None
         if phase in phases:
             return
     raise OSError(f"a TCP connection could not be brought from {phase} to {' or '.join(phases)}")
-
-
-_NOTHING: Final = Connection(
-    phase="established",
-    sending=Queue(0, 0),
-    unsent=0,
-    fin_unsent=False,
-    receiving=Queue(0, 0),
-    send_sequence=1,
-    receive_sequence=1,
-    mss=536,
-    scale=None,
-    sack=False,
-    timestamp=None,
-    window=tcprepair.Window(snd_wl1=1, snd_wnd=1, max_window=1, rcv_wnd=1, rcv_wup=1),
-    sndbuf=0,
-    rcvbuf=0,
-)
-"""The connection of a socket that had one."""
 
 
 def _congestion(s: socket.socket) -> str:

@@ -15,11 +15,18 @@ import struct
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final, Literal, cast
-
-import msgspec
+from typing import Final, cast
 
 from ckpt.kinds.protocol import Loader
+from ckpt.kinds.tcpconnection import (
+    THEY_ENDED,
+    WE_ENDED,
+    Connection,
+    NotPortable,
+    Phase,
+    Queue,
+    Window,
+)
 
 # <linux/tcp.h>
 _TCP_MAXSEG: Final = 2
@@ -42,77 +49,6 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_PEEK_OFF, _SO_BUF_LOCK = 32, 33, 42, 72
 
 _PIECE: Final = 1 << 14  # larger ones may fail with ENOMEM
 _ROOM_BYTES: Final = 64 << 20
-
-WE_ENDED: Final = {"fin_wait1", "fin_wait2", "closing", "last_ack"}
-"""Phases in which the program has sent its last byte: our FIN counts in the sequence numbers."""
-THEY_ENDED: Final = {"close_wait", "closing", "last_ack"}
-"""Phases in which the peer has: its FIN counts."""
-
-
-U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
-U31 = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-Phase = Literal["established", "fin_wait1", "fin_wait2", "close_wait", "closing", "last_ack"]
-
-
-class Queue(msgspec.Struct, frozen=True):
-    """Bytes in the archive.
-
-    Attributes:
-        first_page: number of the page where they begin.
-        length: how many.
-    """
-
-    first_page: U32
-    length: U32
-
-
-class Window(msgspec.Struct, frozen=True):
-    """Struct tcp_repair_window, with the kernel's names."""
-
-    snd_wl1: U32
-    snd_wnd: U32
-    max_window: U32
-    rcv_wnd: U32
-    rcv_wup: U32
-
-
-class Connection(msgspec.Struct, frozen=True):
-    """A connection as RFC 9293 has it.
-
-    Attributes:
-        phase: its state there.
-        sending: what the peer has not acknowledged: sent bytes, then those not yet sent.
-        unsent: how many of them were never sent.
-        fin_unsent: the program has ended its side, but the FIN waits behind them.
-        receiving: what the program has not read.
-        send_sequence: number of the first byte of *sending*, or of the next one.
-        receive_sequence: of the first byte of *receiving*, or of the next one.
-        mss: largest segment that the peer takes.
-        scale: window scale of what we receive in the peer's announcements, and in ours; or None.
-        sack: are selective acknowledgements agreed on?
-        timestamp: our clock for RFC 7323, if it is agreed on.
-        window: what was last announced.
-        sndbuf, rcvbuf: how large the kernel has made the buffers by now.
-    """
-
-    phase: Phase
-    sending: Queue
-    unsent: U32
-    fin_unsent: bool
-    receiving: Queue
-    send_sequence: U32
-    receive_sequence: U32
-    mss: U32
-    scale: tuple[U32, U32] | None
-    sack: bool
-    timestamp: U32 | None
-    window: Window
-    sndbuf: U31
-    rcvbuf: U31
-
-
-class NotPortable(Exception):  # noqa: N818 (it is a finding, not a fault)
-    """The connection cannot be given to another socket; the text says why."""
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -168,6 +104,14 @@ def read_unread(s: socket.socket) -> bytes:
 def silence(s: socket.socket) -> None:
     """Have *s* close without a word to its peer."""
     _set(s, _TCP_REPAIR, _REPAIR_ON)
+
+
+@contextmanager
+def sharing(s: socket.socket) -> Iterator[None]:
+    """Have bind(2) let a fresh *s* in at any port; it has SO_REUSEADDR afterwards."""
+    _set(s, _TCP_REPAIR, _REPAIR_ON)
+    yield
+    leave(s, 1)
 
 
 def leave(s: socket.socket, reuse: int) -> None:

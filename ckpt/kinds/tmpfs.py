@@ -4,6 +4,7 @@ The restarted pod has the file systems already, empty or with what the launcher 
 they get back what was in them. Sockets are left to those who bind them.
 """
 
+import errno
 import os
 import stat as mode_bits
 from collections.abc import Iterator
@@ -51,19 +52,38 @@ class PodState(msgspec.Struct, frozen=True):
 
 def collect_pod(dump: Dump) -> Iterator[PodState]:
     """See protocol.PodKind."""
-    seen = set()
+    seen: set[int] = set()
+    hidden: dict[int, bytes] = {}
     for mount in dump.mounts().values():
         if not _is_own(mount) or mount.device in seen:
             continue
-        top = location.open_in_pod(dump.pod_root_fd, mount.point, os.O_RDONLY | os.O_DIRECTORY)
+        top = _open(mount, dump)
+        if top is None:
+            hidden[mount.device] = mount.point
+            continue
+        seen.add(mount.device)
         try:
-            stat = os.fstat(top)
-            if stat.st_dev == mount.device:  # else something is mounted over it
-                seen.add(mount.device)
-                first = Entry(b".", collect_attributes(top, stat), "directory")
-                yield PodState(mount.point, [first, *_walk(top, stat.st_dev, dump)])
+            first = Entry(b".", collect_attributes(top, os.fstat(top)), "directory")
+            yield PodState(mount.point, [first, *_walk(top, mount.device, dump)])
         finally:
             os.close(top)
+    for device in hidden.keys() - seen:
+        what = f"the tmpfs that is mounted on {os.fsdecode(hidden[device])}"
+        dump.refuse_pod(what, "another mount hides what is in it")
+
+
+def _open(mount: Mount, dump: Dump) -> int | None:
+    """Open the top of a tmpfs; None if something is mounted over it, or over its path."""
+    try:
+        top = location.open_in_pod(dump.pod_root_fd, mount.point, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as e:
+        if e.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise
+        return None
+    if os.fstat(top).st_dev == mount.device:
+        return top
+    os.close(top)
+    return None
 
 
 def rebuild_pod(state: PodState, workshop: Workshop) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ckpt.kinds import inet, multicast, sockdiag, sockets
+from ckpt.kinds import inet, multicast, ports, sockdiag, sockets
 from ckpt.kinds.forge import Forge
 from ckpt.kinds.multicast import Multicast
 from ckpt.kinds.protocol import Dump, Loader, Source, Workshop
@@ -100,11 +100,30 @@ def _shutdown(s: socket.socket, source: Source, dump: Dump) -> int:
 def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     """See protocol.FileKind."""
     s = sockets.make(inet.number(state.family), socket.SOCK_DGRAM, 0, state.common)
+    lent = workshop.once("udp ports", lambda: _lent(workshop)).get(file.id, set())
+    sockets.set_options(s, {name: [1] for name in lent})
     inet.bind(s, state.address, state.common)
     multicast.rebuild(s, state.multicast)
     if not _has_strangers(state):
         _connect(state, s)
     return sockets.set_status(s, file)
+
+
+def complete(state: State, fd: int, workshop: Workshop) -> None:
+    """See protocol.Completing: take back what it was lent."""
+    with sockets.borrowed(fd) as s:
+        ports.give_back(s, state.common)
+
+
+def _lent(workshop: Workshop) -> dict[int, set[str]]:
+    """Return what sockets are lent for a port that they share."""
+    return ports.lent_options(
+        {
+            number: ports.Bound(state.address, state.common)
+            for number, state in workshop.parts("udp").items()
+            if state.address is not None
+        }
+    )
 
 
 def release(state: State, s: socket.socket, load: Loader, forge: Forge) -> None:

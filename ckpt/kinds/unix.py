@@ -270,7 +270,7 @@ def rebuild(state: State, file: OpenFile, workshop: Workshop) -> int:
     if state.orphan:
         return sockets.set_status(_orphan(state, workshop), file)
     s = sockets.make(socket.AF_UNIX, _TYPES[state.type], 0, state.common)
-    unixname.bind(s, state.name)
+    unixname.bind(s, state.name, workshop)
     if state.backlog is not None:
         with _acting_as(state):
             s.listen(state.backlog)
@@ -340,18 +340,18 @@ def _connect(
         with _acting_as(client):
             ends = socket.socketpair(socket.AF_UNIX, kind)
         for s, end in zip(ends, (client, server), strict=True):
-            unixname.bind(s, end.name)
+            unixname.bind(s, end.name, workshop)
         return ends
     with contextlib.ExitStack() as stack:
         if listener is None:
             door = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
-            unixname.bind(door, server.name)
+            unixname.bind(door, server.name, workshop)
             with _acting_as(client):
                 door.listen(1)
         else:
             door = stack.enter_context(sockets.borrowed(listener))
         s = socket.socket(socket.AF_UNIX, kind)
-        unixname.bind(s, client.name)
+        unixname.bind(s, client.name, workshop)
         with unixname.reach(door, workshop) as address, _acting_as(server):
             s.connect(address)
         return s, door.accept()[0]

@@ -62,7 +62,7 @@ def collect(source: Source, dump: Dump) -> Name | None:
     )
 
 
-def bind(s: socket.socket, name: Name | None) -> None:
+def bind(s: socket.socket, name: Name | None, workshop: Workshop) -> None:
     """Give *s* its name, and the name its node.
 
     What stands at the path is in the way: the node of the socket from before, which is replaced,
@@ -74,8 +74,10 @@ def bind(s: socket.socket, name: Name | None) -> None:
         s.bind(name.address)
         return
     directory, base = os.path.split(name.path)
-    with ghost.lent_directory(directory) as directory_fd:
+    with ghost.lent_directory(directory, workshop) as directory_fd:
         aside = _clear(directory_fd, base, name.linked)
+        if aside is None and not name.linked:
+            workshop.lend(name.path, directory_fd)
         _bind_as(s, name.address, name.path)
         os.chown(base, name.uid, name.gid, dir_fd=directory_fd)
         os.chmod(base, name.mode, dir_fd=directory_fd)

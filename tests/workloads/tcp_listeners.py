@@ -27,6 +27,12 @@ for s in shared:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     s.bind(("127.0.0.1", 80))
     s.listen()
+given_up = [socket.socket() for _ in range(2)]
+for s in given_up:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(("127.0.0.1", 81))
+    s.listen()
+given_up[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 child = os.fork()
 if child == 0:
     connection, _ = listener.accept()
@@ -49,5 +55,8 @@ bound.listen()
 assert fresh.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 fresh.connect(("127.0.0.1", 2525))
 socket.create_connection(("127.0.0.1", 80))
+assert [s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for s in given_up] == [0, 1]
+socket.create_connection(("127.0.0.1", 81))
+assert select.select(given_up, [], [], 30)[0]
 
 print("ok", flush=True)

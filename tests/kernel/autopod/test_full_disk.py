@@ -73,7 +73,7 @@ def start_counter(machine, debian_root):
 SOURCE = [
     "full:before:send.Offer",
     "full:after:send.Layer",
-    "full:after:ckpt.layers.seal",
+    "full:after:ckpt.sealing.seal",
     "full:after:ckpt.ahead.watch",
     "full:after:send.Archive",
     "full:after:send.Still",

@@ -156,7 +156,7 @@ def test_memory_follows_when_the_pod_runs_already(pair, debian_root):
 SOURCE_FAULTS = [
     "kill:before:send.Offer",
     "kill:after:send.Layer",
-    "kill:after:ckpt.layers.seal",
+    "kill:after:ckpt.sealing.seal",
     "kill:after:send.Still",
     "kill:after:ckpt.ahead.watch",
     "kill:after:send.Archive",

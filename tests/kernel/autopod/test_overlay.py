@@ -4,38 +4,34 @@ import contextlib
 import json
 import socket
 import struct
-from pathlib import Path
 
 import pytest
 
 from examples import hosts
 from examples.exim.mail import wait_until
-from launcher import wall
 from launcher.identity import bridge_name
 from launcher.overlay import device_name
 from tests.kernel.autopod import lent
+from tests.kernel.autopod.overlaid import (
+    OVERLAY,
+    TOML,
+    connect,
+    goes_on,
+    inside,
+    join_overlay,
+    links,
+    listed,
+    netns,
+    on_overlay,
+    reach,
+    refused,
+    relays,
+    serve,
+)
 from tests.kernel.autopod.test_migrate import migrate_with, settle
 from tests.kernel.autopod.test_moving_connections import ENOUGH, migrate
-from tests.kernel.ckpt import stream
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces"), pytest.mark.long]
-
-OVERLAY = 'pool6 = "fd98::/64"\n[overlay]\n'
-TOML = """\
-[network]
-address = "10.98.7.10/16"
-address6 = "fd98::10/64"
-publish = ["8080:4000"]
-nat = true
-"""
-
-
-@contextlib.contextmanager
-def on_overlay(*names):
-    with hosts.routed(*names) as (machines, client):
-        for machine in machines:
-            join_overlay(machine)
-        yield machines, client
 
 
 @pytest.fixture(scope="module")
@@ -62,52 +58,6 @@ def two():
     """Hosts a and b, likewise, for this test only."""
     with on_overlay("a", "b") as (machines, client):
         yield *machines, client
-
-
-def join_overlay(machine, text=OVERLAY):
-    machine.places.network_config().write_text(text)
-    machine.run("autopod", "overlay", "sync")
-
-
-def serve(machine, debian_root, toml=TOML, name="pod"):
-    machine.configure(name, toml)
-    machine.run("autopod", "add", name, "--base", debian_root)
-    program = machine.root(name) / "var/tmp/stream.py"
-    program.write_text(Path(stream.__file__).read_text())
-    argv = ("/usr/bin/python3", "/var/tmp/stream.py", "::", "4000")
-    machine.run("autopod", "addproc", name, *argv)
-    wait_until(lambda: "ready" in machine.run("launcher", "logs", name), "it listens")
-
-
-@contextlib.contextmanager
-def inside(netns):
-    with open(netns) as there, wall.inside(there.fileno()):
-        yield
-
-
-def netns(machine):
-    return f"/proc/{machine.holder.pid}/ns/net"
-
-
-def connect(where, host, port, count=4):
-    with inside(where):
-        return stream.Client((host, port), count)
-
-
-def reach(where, host, port=8080):
-    with inside(where):
-        socket.create_connection((host, port), timeout=60).close()
-
-
-def goes_on(where, host, port=8080):
-    """A new connection is served."""
-    with connect(where, host, port, 1) as client:
-        client.run_until(ENOUGH)
-        client.finish()
-
-
-def relays(machine):
-    return {r["pod"]: r for r in json.loads(machine.run("autopod", "relay", "list", "--json"))}
 
 
 @pytest.mark.parametrize(
@@ -272,10 +222,6 @@ def test_pods_of_one_name_have_addresses_of_their_own(three, debian_root):
     assert "a pod 'pod' runs here" in refused(a, "autopod", "migrate", "pod", "b")
 
 
-def listed(machine):
-    return json.loads(machine.run("autopod", "list", "--json"))
-
-
 def test_a_former_host_that_boots_anew_is_a_relay_again(two, debian_root):
     a, _, client = two
     serve(a, debian_root)
@@ -292,12 +238,6 @@ def test_a_former_host_that_boots_anew_is_a_relay_again(two, debian_root):
     wait_until(lambda: not links(a) ^ {bridge_name(a.places), device_name(a.places)}, "it is made")
     wait_until(lambda: "dnat" in a.run("nft", "list", "ruleset"), "the port is published")
     goes_on(client, a.address)
-
-
-def links(machine):
-    shown = machine.run("cat", "/proc/net/dev").splitlines()[2:]
-    names = {line.split(":")[0].strip() for line in shown}
-    return {name for name in names if name.startswith(f"ap{machine.places.tag}")}
 
 
 def test_who_does_not_get_the_pod_back_is_a_relay_still(two, debian_root):
@@ -371,13 +311,6 @@ def test_a_host_that_is_forgotten_is_no_member(three):
 
 
 # --- what cannot be --------------------------------------------------------------------------
-
-
-def refused(machine, *argv):
-    said = machine.run(*argv, expect=1)
-    assert said.startswith("autopod: error: ")
-    assert len(said.splitlines()) == 2, said
-    return said
 
 
 def test_a_pod_that_does_not_answer_over_the_overlay_stays(three, debian_root):

@@ -19,7 +19,7 @@ import msgspec
 from ckpt import dump, restore
 from ckpt.archive import keys
 from ckpt.progress import Silent
-from launcher import config, enter, network, pods, users
+from launcher import commands, config, enter, network, pods, users
 from launcher.lock import locked
 from stackfs import mounting
 from stackfs.places import Places
@@ -106,7 +106,8 @@ class Pod:
         target.chmod(mode)
 
     def start(self, *argv):
-        tool("launcher", "start", self.name, *argv)
+        """Do what `launcher start` does, without an interpreter of its own."""
+        commands.start(self.places, self.name, [*map(os.fspath, argv)])
 
     def log(self):
         return self.places.log(self.name).read_text()

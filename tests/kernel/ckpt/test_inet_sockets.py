@@ -76,6 +76,114 @@ def test_listeners_that_share_a_port():
     roundtrip(setup, check, network=True)
 
 
+def shared(*sockets):
+    """Sockets at one port: (domain, kind, address, options at bind(2), options later, backlog)."""
+
+    def setup():
+        made = []
+        for family, kind, host, then, _, _ in sockets:
+            s = socket.socket(family, kind)
+            for option in then:
+                s.setsockopt(socket.SOL_SOCKET, option, 1)
+            s.bind((host, 80))
+            made.append(s)
+        for s, (*_, backlog) in zip(made, sockets, strict=True):
+            if backlog is not None:
+                s.listen(backlog)
+        for number, (s, (*_, later, _)) in enumerate(zip(made, sockets, strict=True), 10):
+            for option in (REUSEADDR, REUSEPORT):
+                s.setsockopt(socket.SOL_SOCKET, option, option in later)
+            put(s, number)
+
+    return setup
+
+
+REUSEADDR, REUSEPORT = socket.SO_REUSEADDR, socket.SO_REUSEPORT
+TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
+FOUR, SIX = socket.AF_INET, socket.AF_INET6
+HERE, MAPPED = "127.0.0.1", "::ffff:127.0.0.1"
+SHARED = {
+    "one listener": [
+        (FOUR, TCP, HERE, [REUSEPORT], [], 3),
+        (FOUR, TCP, HERE, [REUSEPORT], [REUSEPORT], 3),
+    ],
+    "the other listener": [
+        (FOUR, TCP, HERE, [REUSEPORT], [REUSEPORT], 3),
+        (FOUR, TCP, HERE, [REUSEPORT], [], 3),
+    ],
+    "both listeners": [
+        (SIX, TCP, "::1", [REUSEPORT], [], 3),
+        (SIX, TCP, "::1", [REUSEPORT, REUSEADDR], [REUSEADDR], 3),
+    ],
+    "mapped": [
+        (SIX, TCP, MAPPED, [REUSEPORT], [], 3),
+        (FOUR, TCP, HERE, [REUSEPORT], [], 3),
+    ],
+    "all addresses": [
+        (SIX, TCP, "::", [REUSEPORT], [], 3),
+        (FOUR, TCP, "0.0.0.0", [REUSEPORT], [], 3),
+        (FOUR, TCP, HERE, [REUSEPORT], [REUSEPORT], 3),
+    ],
+    "a listener and one that is bound": [
+        (FOUR, TCP, HERE, [REUSEADDR], [REUSEADDR], 3),
+        (FOUR, TCP, HERE, [REUSEADDR], [REUSEADDR], None),
+        (FOUR, TCP, HERE, [REUSEADDR], [], None),
+    ],
+    "datagrams": [
+        (FOUR, UDP, HERE, [REUSEPORT], [], None),
+        (FOUR, UDP, HERE, [REUSEPORT], [REUSEPORT], None),
+    ],
+    "datagrams, mapped": [
+        (SIX, UDP, MAPPED, [REUSEADDR], [], None),
+        (FOUR, UDP, HERE, [REUSEADDR], [], None),
+        (SIX, UDP, "::", [REUSEADDR], [REUSEADDR], None),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_a_port_is_shared_by_options_that_were_taken_back(case):
+    """SO_REUSEPORT, SO_REUSEADDR: what counts is what they were at bind(2) and listen(2)."""
+
+    def check(_):
+        made = [take(number) for number in range(10, 10 + len(SHARED[case]))]
+        for s, (_, kind, host, _, later, backlog) in zip(made, SHARED[case], strict=True):
+            assert s.getsockname()[:2] == (host, 80)
+            for option in (REUSEADDR, REUSEPORT):
+                assert s.getsockopt(socket.SOL_SOCKET, option) == (option in later)
+            if kind == TCP:
+                info = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                assert (info[0], info[28]) == ((7, 0) if backlog is None else (10, backlog))
+        family, kind, host, *_ = SHARED[case][0]
+        with socket.socket(family, kind) as stranger:
+            with pytest.raises(OSError, match="Address already in use"):
+                stranger.bind((host, 80))
+            if kind == TCP:
+                stranger.connect(("::1" if host == "::" else host, 80))
+
+    roundtrip(shared(*SHARED[case]), check, network=True)
+
+
+def test_a_port_that_is_not_shared_stays_so():
+    """Nobody who asks for SO_REUSEPORT is let in where nobody has had it."""
+
+    def setup():
+        for number, host in ((10, HERE), (11, "127.0.0.2")):
+            s = socket.socket()
+            s.bind((host, 80))
+            s.listen()
+            put(s, number)
+
+    def check(_):
+        for option in (REUSEADDR, REUSEPORT):
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, option, 1)
+                with pytest.raises(OSError, match="Address already in use"):
+                    s.bind((HERE, 80))
+
+    roundtrip(setup, check, network=True)
+
+
 FAMILIES = {socket.AF_INET: ["127.0.0.1", "127.0.0.2"], socket.AF_INET6: ["::1", "::1"]}
 
 

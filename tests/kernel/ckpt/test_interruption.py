@@ -192,3 +192,57 @@ def test_what_a_pod_writes_after_a_restart_stays(places, debian_root):
         with pytest.raises(InstallError, match=r"files that it has written|files written after"):
             pod.restore()
         assert (pod.root / "var/tmp/written").read_text() == "mine\n"
+
+
+GHOSTS = """\
+import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+os.chdir("/var/tmp")
+os.mkdir("gone")
+held = [open("gone/file", "w"), socket.socket(socket.AF_UNIX)]
+held[1].bind("gone/socket")
+os.mkfifo("gone/fifo")
+held.append(os.open("gone/fifo", os.O_RDWR))
+for name in ("file", "socket", "fifo"):
+    os.unlink(f"gone/{name}")
+os.rmdir("gone")
+print("ready", flush=True)
+signal.sigwait({signal.SIGUSR1})
+print("ok", flush=True)
+"""
+
+
+def die_with_names(pod, number):
+    """Restart the pod; who rebuilds the files kills both when *number* names are to go again."""
+    parent, real, removed = os.getpid(), os.unlink, itertools.count(1)
+
+    def unlink(*args, **kwargs):
+        if os.getpid() != parent and next(removed) == number:
+            os.kill(parent, signal.SIGKILL)
+            signal.pause()
+        real(*args, **kwargs)
+
+    os.unlink = unlink
+    pod.restore()
+
+
+@pytest.mark.parametrize(("then", "number"), [("started", 1), ("started", 3), ("restarted", 2)])
+def test_a_name_that_was_lent_goes_when_the_restart_is_killed(places, debian_root, then, number):
+    with harness.Pod(places, debian_root) as pod:
+        pod.put("/var/tmp/ghosts.py", GHOSTS)
+        before = sorted(os.listdir(pod.root / "var/tmp"))
+        pod.start("/usr/bin/python3", "/var/tmp/ghosts.py")
+        pod.wait_for("ready\n")
+        (pid,) = pod.host_pids()
+        pod.dump()
+        broken = in_child(lambda: die_with_names(pod, number))
+        assert os.WTERMSIG(os.waitpid(broken, 0)[1]) == signal.SIGKILL
+        harness.poll(lambda: not pod.running() or not pod.host_pids(), "end of what was begun")
+        assert os.listdir(pod.root / "var/tmp/gone")
+        if then == "restarted":
+            pod.restore()
+            pod.finish(pid)
+        else:
+            harness.tool("launcher", "stop", pod.name)
+            pod.start("/bin/true")
+        assert sorted(os.listdir(pod.root / "var/tmp")) == before

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ckpt import abi, layers, restore, stack, stackcommand
+from ckpt import abi, layers, restore, sealing, stack, stackcommand
 from ckpt.archive.errors import FormatError
 from ckpt.archive.read import open_archive
 from ckpt.archive.schema import Base
@@ -55,9 +55,9 @@ def checkpoint(places, path):
     root_fd = os.open(places.root(POD), os.O_RDONLY)
     abi.syncfs(root_fd)
     os.close(root_fd)
-    sealed = layers.seal(places, POD)
+    sealed = sealing.seal(places, POD)
     with ArchiveWriter(path, archives.KEY, progress=Silent()) as writer:
-        layers.write_layers(writer, sealed, Packing(places))
+        sealing.write_layers(writer, sealed, Packing(places))
         writer.set_model(archives.MODEL)
         writer.commit()
     return sealed
@@ -397,7 +397,7 @@ def test_errors_are_those_of_stackfs(places, tmp_path):
     with pytest.raises(stack.NotMounted, match="'mail' is not mounted"):
         stack.status(places, POD)
     with pytest.raises(stack.NotMounted):
-        layers.seal(places, POD)
+        sealing.seal(places, POD)
     with pytest.raises(stackcommand.StackError, match="no such directory"):
         stack.mount(places, POD, [tmp_path / "nowhere"])
     with pytest.raises(stackcommand.StackError):

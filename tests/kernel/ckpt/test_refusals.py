@@ -36,6 +36,7 @@ mount -t proc any /srv/p
 exec 3< /srv/p/self/comm
 sleep 1000
 """
+HIDDEN = "mkdir -p /srv/a/b; mount -t tmpfs any /srv/a/b; mount -t tmpfs any /srv/a"
 NOTIFIED = """
 import ctypes, signal
 libc = ctypes.CDLL(None)
@@ -135,6 +136,12 @@ def test_mounts_that_no_monitor_has_made_are_in_the_way(places, debian_root):
         (found,) = harness.poll(pod.check, "mount")
         harness.tool("launcher", "exec", pod.name, "/bin/umount", "/srv")
         assert not pod.check()
+        harness.tool("launcher", "exec", pod.name, "/bin/sh", "-ec", HIDDEN)
+        with pytest.raises(NotCheckpointable) as hidden:
+            pod.dump()
+    assert "the tmpfs that is mounted on /srv/a/b: another mount hides what is in it" in str(
+        hidden.value
+    )
     assert found.what.endswith("that is mounted on /srv")
     assert found.hint == "umount /srv, in the pod"
 

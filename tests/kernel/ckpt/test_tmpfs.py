@@ -4,10 +4,26 @@ import os
 
 import pytest
 
-from tests.kernel.ckpt.roundtrip import roundtrip
+from tests.kernel.ckpt.roundtrip import libc, refusals, roundtrip
 from tests.kernel.ckpt.test_files import at
 
 pytestmark = pytest.mark.needs("root")
+
+
+@pytest.mark.parametrize("above", [[], ["a"]])
+def test_a_tmpfs_that_another_mount_hides_is_in_the_way(above):
+    """Whether its path leads somewhere above, or nowhere."""
+
+    def setup():
+        os.makedirs("/dev/shm/a/b")
+        libc.mount(b"any", b"/dev/shm/a/b", b"tmpfs", 0, None)
+        libc.mount(b"any", b"/dev/shm/a", b"tmpfs", 0, None)
+        for _ in above:
+            os.mkdir("/dev/shm/a/b")
+
+    (found,) = refusals(setup, mounts=True)
+    assert found.what == "the tmpfs that is mounted on /dev/shm/a/b"
+    assert found.why == "another mount hides what is in it"
 
 
 def test_shared_memory_files_come_back():

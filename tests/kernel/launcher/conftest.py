@@ -119,3 +119,24 @@ def small_tree(tmp_path, compile_static):
         return os.fspath(tree)
 
     return make
+
+
+def ip(*words, **more):
+    subprocess.run(["ip", *words], check=True, **more)
+
+
+def shown(pod, name, *words):
+    net = f"--net={network.path(pod.places, name)}"
+    return subprocess.check_output(["nsenter", net, "ip", *words], text=True)
+
+
+@pytest.fixture
+def no_forwarding():
+    before = FORWARDING.read_text()
+    FORWARDING.write_text("0")
+    yield
+    assert FORWARDING.read_text() == "0\n", "what pods need is not needed any more"
+    FORWARDING.write_text(before)
+
+
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")

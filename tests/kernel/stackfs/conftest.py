@@ -128,3 +128,9 @@ def host(tmp_path):
     for log in tmp_path.glob("run/autopod/*/stackfs.log"):
         assert "ERROR" not in log.read_text(), log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def fill(lower):
+    """Put a file into a lower layer."""
+    (lower / "etc").mkdir()
+    (lower / "etc/motd").write_text("hello\n")

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import threading
 
@@ -11,14 +10,9 @@ import pytest
 
 from stackfs import cli, history, mounting
 
-from .conftest import STACKFS, wait_until
+from .conftest import STACKFS, fill, wait_until
 
 pytestmark = pytest.mark.needs("root", "fuse")
-
-
-def fill(lower):
-    (lower / "etc").mkdir()
-    (lower / "etc/motd").write_text("hello\n")
 
 
 def test_root_answers_when_mount_returns(host):
@@ -185,63 +179,6 @@ def test_daemon_killed_while_it_copies_up(host, after):
     assert os.listdir(host.state() / "work") == []
 
 
-def test_umount_names_who_is_in_the_way(host):
-    fill(host.lower)
-    host.mount()
-    script = 'cd "$0" && echo && exec sleep 1000'
-    root = os.fspath(host.prefix / "autopod/pod/root")
-    inside = host.spawn("sh", "-c", script, root, stdout=subprocess.PIPE)
-    inside.stdout.readline()
-    try:
-        refused = host.stackfs("umount", "pod", check=False)
-        assert refused.returncode == 1
-        assert f"sleep ({inside.pid})".encode() in refused.stderr
-        pid = host.daemon()
-        host.stackfs("umount", "--lazy", "pod")
-        assert os.listdir(f"/proc/{inside.pid}/cwd") == ["etc"]  # it goes on for its users
-    finally:
-        inside.kill()
-        inside.communicate()
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
-
-
-def test_namespace_copies_keep_it_busy(host):
-    """An unmount does not reach a copy in another namespace: say so instead of leaking."""
-    fill(host.lower)
-    host.mount()
-    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with host.spawn(*argv, **pipes) as other:
-        other.stdout.readline()
-        refused = host.stackfs("umount", "pod", check=False)
-        assert b"in use by sh" in refused.stderr
-    host.stackfs("umount", "pod")
-
-
-def test_mounts_in_it_keep_it_busy(host):
-    """What is mounted in the pod's root is named; what the mount covers is not in the way."""
-    fill(host.lower)
-    root = host.prefix / "autopod/pod/root"
-    root.mkdir(parents=True)
-    host.run("mount", "--bind", host.lower, root)
-    host.mount()
-    host.run("mount", "-t", "tmpfs", "t", root / "etc")
-    refused = host.stackfs("umount", "pod", check=False)
-    assert f"in use by the mount at {root}/etc\n".encode() in refused.stderr
-    host.run("umount", root / "etc")
-    host.stackfs("umount", "pod")
-
-
-def test_sigterm_unmounts(host):
-    fill(host.lower)
-    host.mount()
-    pid = host.daemon()
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}/fd/0"))
-    assert host.list() == []
-    assert os.listdir(host.seen(host.prefix / "autopod/pod")) == []
-
-
 def test_foreground(host):
     fill(host.lower)
     with host.spawn(
@@ -326,91 +263,6 @@ def test_an_upper_directory_that_is_missing_is_not_made_again(host):
     (disk / "other").mkdir()
     host.stackfs("mount", "pod", "--upper", disk / "other")
     assert not (host.root() / "new").exists()
-
-
-def test_statistics_count_what_was_asked(host):
-    (host.lower / "d").mkdir()
-    for index in range(20):
-        (host.lower / f"d/{index}").write_text("x")
-    root = host.mount()
-
-    def stats():
-        return json.loads(host.stackfs("stats", "pod", "--json").stdout)
-
-    before = stats()
-    assert sorted(os.listdir(root / "d"), key=int) == [str(index) for index in range(20)]
-    with open(root / "d/3", "a") as file, open(root / "d/4"):
-        file.write("y")
-    with pytest.raises(FileNotFoundError):
-        (root / "none/such").read_text()
-    after = stats()
-    assert after["gauges"]["inodes"] - before["gauges"]["inodes"] == 21
-    assert after["counters"]["copy_ups"] == 2  # the file and its directory
-    assert after["counters"]["directories_listed"] >= 2
-    assert after["counters"]["inodes_read"] >= 21
-    assert after["gauges"]["resident_bytes"] > 10 << 20
-    assert after["gauges"]["file_descriptors"] == 1
-    assert after["requests"]["write"]["count"] == 1
-    assert 0 < after["requests"]["write"]["p50_us"] <= after["requests"]["write"]["p99_us"]
-    text = host.stackfs("stats", "pod", "--prometheus").stdout.decode()
-    assert 'stackfs_request_seconds_count{pod="pod",request="write"} 1' in text
-    assert "file descriptors" in host.stackfs("stats", "pod").stdout.decode()
-
-
-def _walk(root_fd):
-    """Names of everything below a directory, as a pod's programs see it: without the barrier."""
-    found = []
-    for at, directories, files, dir_fd in os.fwalk(".", dir_fd=root_fd):
-        found += [f"{at}/{name}" for name in directories + files]
-        for name in files:
-            os.lstat(name, dir_fd=dir_fd)
-            os.stat(name, dir_fd=dir_fd)
-    return sorted(found)
-
-
-def _asked(host):
-    requests = host.request("stats")["requests"]
-    return {name: sum(one["buckets"][1:]) for name, one in requests.items()}
-
-
-@pytest.mark.needs("patched_pyfuse3")
-def test_a_walk_again_asks_for_nothing(host):
-    for index in range(300):
-        (host.lower / f"d{index % 7}").mkdir(exist_ok=True)
-        (host.lower / f"d{index % 7}/{index}").touch()
-    (host.lower / "link").symlink_to("d3/3")
-    root_fd = os.open(host.mount(), os.O_RDONLY)
-    try:
-        first = _walk(root_fd)
-        assert len(first) == 308
-        _walk(root_fd)  # asks for access times, which change by listing and reading links
-        before = _asked(host)
-        assert before.get("opendir", 0) <= 1  # by the process that was the first in the mount
-        assert _walk(root_fd) == first
-        assert _asked(host) == before
-        os.unlink("d3/10", dir_fd=root_fd)
-        os.close(os.open("d4/new", os.O_CREAT | os.O_WRONLY, dir_fd=root_fd))
-        assert set(first) ^ set(_walk(root_fd)) == {"./d3/10", "./d4/new"}
-    finally:
-        os.close(root_fd)
-
-
-@pytest.mark.needs("patched_pyfuse3")
-def test_reading_again_asks_for_nothing(host):
-    (host.lower / "file").write_text("text")
-    root = host.mount()
-    assert (root / "file").read_text() == "text"
-    os.close(os.open(root / "file", os.O_RDWR))  # copies nothing, either
-    root_fd = os.open(root, os.O_RDONLY)
-    before = _asked(host)
-    assert before.get("open", 0) <= 1
-    for _ in range(10):
-        fd = os.open("file", os.O_RDWR, dir_fd=root_fd)
-        assert os.read(fd, 99) == b"text"
-        os.close(fd)
-    os.close(root_fd)
-    assert _asked(host) == before
-    assert not list((host.state() / "upper").iterdir())
 
 
 def test_what_a_pod_writes_does_not_go_to_a_lower_layer(host):

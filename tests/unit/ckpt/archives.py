@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import msgspec
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ckpt.archive import container, dsse, keys, schema, write
@@ -188,3 +189,26 @@ def seal(tar, image, key=KEY):
     tar.add_blob(schema.ENVELOPE_TYPE, envelope)
     tar.add_member("index.json", schema.index_json(image, envelope))
     tar.end()
+
+
+def refused(path, kind, match, trusted=TRUSTED):
+    """It is refused as *kind*, and by no name of a special case of it."""
+    with pytest.raises(kind, match=match) as caught:
+        read_all(path, trusted)
+    assert type(caught.value) is kind
+
+
+def members_of(path):
+    with path.open("rb") as file:
+        fd = file.fileno()
+        return [
+            (m.name, container.read_exactly(fd, m.offset, m.size)) for m in container.members(fd)
+        ]
+
+
+def write_tar(path, members):
+    with path.open("wb") as file:
+        for name, data in members:
+            file.write(container.header(name, len(data)) + data)
+            file.write(bytes(container.padding(len(data))))
+        file.write(bytes(1024))

@@ -22,8 +22,7 @@ from ckpt.model import PAGE_SIZE
 from ckpt.progress import Silent
 from ckpt.whole import write_whole
 from tests.unit.ckpt import archives
-from tests.unit.ckpt.archives import KEY, LAYER, LAYER_ID, STRANGER, TRUSTED, Loose, page
-from tests.unit.ckpt.test_archive_hostile import refused
+from tests.unit.ckpt.archives import KEY, LAYER, LAYER_ID, STRANGER, TRUSTED, Loose, page, refused
 from tests.unit.ckpt.test_diff import mapping, space
 from tests.unit.ckpt.test_encryption import ALICE, BOB
 
