@@ -24,7 +24,7 @@ from launcher.plan import Plan, plan
 
 __all__ = ["ClockOffsets", "Pod", "PodError", "create", "destroy", "find", "names", "start_time"]
 
-_BELOW_ROOT: Final = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_SYMLINKS | abi.RESOLVE_NO_MAGICLINKS
+_BELOW_ROOT: Final = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
 _DEATH_S: Final = 10.0
 _STUCK: Final = "a process in uninterruptible sleep (state D in `ps`) holds it; see the kernel log"
 
@@ -232,9 +232,9 @@ def _sweep(places: Places, name: str) -> None:
 
 
 def _remove(root: Path, path: bytes) -> None:
-    """Remove *path* below *root*, if it is there and holds nothing."""
+    """Remove *path* below *root*, if it can be reached there and holds nothing."""
     directory, base = os.path.split(path.lstrip(b"/"))
-    with suppress(FileNotFoundError, NotADirectoryError), ExitStack() as stack:
+    with suppress(OSError), ExitStack() as stack:
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
         stack.callback(os.close, root_fd)
         flags = os.O_PATH | os.O_DIRECTORY
@@ -243,8 +243,7 @@ def _remove(root: Path, path: bytes) -> None:
         try:
             os.unlink(base, dir_fd=above)
         except IsADirectoryError:
-            with suppress(OSError):  # ENOTEMPTY
-                os.rmdir(base, dir_fd=above)
+            os.rmdir(base, dir_fd=above)
 
 
 def _check_shift(places: Places, name: str, base: int | None) -> None:

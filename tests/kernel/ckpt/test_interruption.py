@@ -246,3 +246,18 @@ def test_a_name_that_was_lent_goes_when_the_restart_is_killed(places, debian_roo
             harness.tool("launcher", "stop", pod.name)
             pod.start("/bin/true")
         assert sorted(os.listdir(pod.root / "var/tmp")) == before
+
+
+def test_a_name_that_was_lent_is_the_pods_wherever_links_lead(places, debian_root, tmp_path):
+    (tmp_path / "name").touch()
+    with harness.Pod(places, debian_root) as pod:
+        (pod.root / "inside").symlink_to("/tmp")
+        (pod.root / "outside").symlink_to(tmp_path)
+        (pod.root / "loop").symlink_to("loop")
+        pod.put("/tmp/name", "")
+        names = (b"/inside/name", b"/outside/name", b"/loop/name", b"/none/name")
+        places.restarting(pod.name).write_bytes(b"\0".join([*names, b""]))
+        pod.start("/bin/true")
+        assert not (pod.root / "tmp/name").exists()
+        assert (tmp_path / "name").exists()
+        assert not places.restarting(pod.name).exists()
