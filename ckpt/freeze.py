@@ -35,7 +35,6 @@ class FrozenProcess(Struct):
         status: fields of the /proc/PID/status of its first thread that lives, at the freeze.
         stat: fields of its /proc/PID/stat, numbered as in proc(5).
         threads: those that live, leader first; it may have ended before others.
-        stopped_ns: time.monotonic_ns() when it had stopped.
     """
 
     host_pid: int
@@ -43,7 +42,6 @@ class FrozenProcess(Struct):
     status: dict[str, str]
     stat: list[str]
     threads: list[Tracee] = field(default_factory=list)
-    stopped_ns: int = field(default_factory=time.monotonic_ns)
 
     @property
     def command(self) -> str:

@@ -47,6 +47,7 @@ class Tracee:
     Attributes:
         tid: its id in the caller's pid namespace.
         stopped: the stop that interrupt() asked for has been seen.
+        stopped_ns: time.monotonic_ns() when it was.
         stopped_by: the signal of the group stop it is in, None outside of one.
         gone: it has ended and was waited for: its number may be another's.
         held: stopping signals that arrived while it was controlled, to be sent again at the end.
@@ -56,6 +57,7 @@ class Tracee:
     def __init__(self, tid: int) -> None:
         self.tid = tid
         self.stopped = False
+        self.stopped_ns = 0
         self.stopped_by: signal.Signals | None = None
         self.held: list[int] = []
         self.gone = False
@@ -112,10 +114,10 @@ class Tracee:
                 case Exited():
                     return False
                 case GroupStop(sig):
-                    self.stopped, self.stopped_by = True, sig
+                    self.stopped, self.stopped_ns, self.stopped_by = True, time.monotonic_ns(), sig
                     return True
                 case EventStop():
-                    self.stopped = True
+                    self.stopped, self.stopped_ns = True, time.monotonic_ns()
                     return True
                 case SignalStop(sig):
                     self.resume(sig)

@@ -13,7 +13,6 @@ import msgspec
 
 from ckpt import interrupted
 from ckpt.arch import x86_64 as arch
-from ckpt.freeze import FrozenProcess
 from ckpt.kinds import clocks
 from ckpt.kinds.stages import Stage, SubjectThread, Target
 from ckpt.tracee import Tracee
@@ -58,15 +57,16 @@ def collect(thread: SubjectThread) -> State:
     call = arch.pending_call(registers)
     timeout = None
     if _settle(registers, quiet=is_quiet(registers, thread.status)) and call:
-        timeout = _timeout(thread.subject.process, interrupted.rest(*call))
+        timeout = _timeout(thread.tracee, interrupted.rest(*call))
     general = {name: getattr(registers, name) for name in arch.REGISTER_NAMES if name != "orig_rax"}
     return State(general, thread.own.extended, timeout)
 
 
-def _timeout(process: FrozenProcess, rest: tuple[int, int] | None) -> Timeout | None:
+def _timeout(tracee: Tracee, rest: tuple[int, int] | None) -> Timeout | None:
+    """Return what is left of a timeout, as the kernel has told it a moment before the stop."""
     if rest is None:
         return None
-    return Timeout(*rest, read_ns=process.stopped_ns + clocks.ahead_ns(process.view))
+    return Timeout(*rest, read_ns=tracee.stopped_ns + clocks.ahead_ns(tracee.tid))
 
 
 def is_quiet(registers: arch.Registers, status: dict[str, str]) -> bool:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_one_that_is_killed_before_all_stand_is_a_zombie(family):
         assert stopped[child].status["State"].startswith("Z")
         assert len(stopped[parent.pid].threads) == 1
     assert parent.stdout.readline() == b"-9\n"
+
+
+def test_each_thread_has_its_own_moment(family):
+    """What is left of a sleep is of that moment, not of that in which the last thread stands."""
+    parent, child = family
+    asked = []
+
+    def pids():
+        asked.append(time.monotonic_ns())
+        return [child] if len(asked) == 1 else [child, parent.pid]
+
+    with Freeze() as freeze:
+        stopped = {process.host_pid: process for process in freeze.stop_all(pids)}
+        assert asked[0] < stopped[child].leader.stopped_ns < asked[1]
+        assert asked[1] < stopped[parent.pid].leader.stopped_ns
 
 
 @pytest.mark.needs("fuse", "namespaces", "cc")
