@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ckpt import procfs
 from ckpt.kinds import registers
-from ckpt.stops import EventStop, Exited, GroupStop, SignalStop
+from ckpt.stops import EventStop, Exited, GroupStop, SignalStop, Stop
 from ckpt.tracee import Tracee
 
 
@@ -82,8 +82,8 @@ class Standstill:
 
     def _has_stopped(self, tracee: Tracee) -> bool:
         """Has it, by now? Signals on the way are delivered."""
-        with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            while (stop := tracee.poll()) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            while (stop := _next_stop(tracee)) is not None:
                 match stop:
                     case Exited():
                         del self._tracees[tracee.tid]
@@ -95,6 +95,14 @@ class Standstill:
                     case _:
                         tracee.resume()
         return False
+
+
+def _next_stop(tracee: Tracee) -> Stop | None:
+    """Return what has happened to it, if anything. Who executes a program loses its number."""
+    try:
+        return tracee.poll()
+    except ChildProcessError:
+        return Exited(0)
 
 
 def _quiet(tracee: Tracee) -> None:
