@@ -62,11 +62,11 @@ def test_a_checkpoint_that_fails_or_is_killed(pod, monkeypatch):
     serve(pod)
     with stream.Client(ADDRESS, 5) as client:
         client.run_until(ENOUGH)
-        monkeypatch.setattr(dump.layers, "seal", fail)
+        monkeypatch.setattr(dump.sealing, "seal", fail)
         with pytest.raises(OSError, match="no space"):
             pod.dump()
         client.run_until(ENOUGH)
-        monkeypatch.setattr(dump.layers, "seal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(dump.sealing, "seal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         in_child_that_is_killed(pod.dump)
         client.run_until(ENOUGH)
         client.finish()

@@ -135,7 +135,7 @@ def test_failed_dump_leaves_the_pod_running(places, debian_root, build, monkeypa
 
     with harness.Pod(places, debian_root) as pod:
         (leader,) = started(pod, "busy.c", build)
-        monkeypatch.setattr(dump.layers, "seal", fail)
+        monkeypatch.setattr(dump.sealing, "seal", fail)
         with pytest.raises(OSError, match="no space"):
             pod.dump()
         assert not pod.archive.exists()
