@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Self, TypeVar, cast
 import msgspec
 
 from ckpt.stackcommand import Command, Identity, Mounting, Packing, StackError, Unpacking
-from launcher import users
+from launcher import lock, users
 from launcher.places import Places
 
 _REPLY_SECONDS: Final = 60
@@ -128,25 +128,37 @@ def begin_mount(places: Places, pod: str, *, pass_fds: Sequence[int] = ()) -> Mo
     Its files are for the kernel those of the pod's users on this host, who must be known by the
     time that it is finished (launcher.users).
     """
-    command = Command(places, "mount", pod, "--spec", "-", stdin=subprocess.PIPE, pass_fds=pass_fds)
+    command = Command(
+        places,
+        "mount",
+        pod,
+        "--spec",
+        "-",
+        stdin=subprocess.PIPE,
+        pass_fds=(*pass_fds, *lock.descriptors(places, pod)),
+    )
     return Mounting(command, lambda: users.base(places, pod) or 0)
 
 
 def umount(places: Places, pod: str, *, lazy: bool = False) -> None:
     """Unmount the root of *pod* and end its daemon."""
-    with Command(places, "umount", pod, *(["--lazy"] if lazy else [])) as command:
-        command.wait()
+    _run(places, pod, "umount", *(["--lazy"] if lazy else []))
 
 
 def rollback(places: Places, pod: str, layer: str) -> None:
     """Remove what *pod*, not mounted now, has written since its sealed layer *layer*, or 0."""
-    with Command(places, "rollback", pod, "--to", layer, "--force") as command:
-        command.wait()
+    _run(places, pod, "rollback", "--to", layer, "--force")
 
 
 def flatten(places: Places, pod: str) -> None:
     """Merge the sealed layers of *pod* into one, which has an id of its own."""
-    with Command(places, "flatten", pod) as command:
+    _run(places, pod, "flatten")
+
+
+def _run(places: Places, pod: str, verb: str, *arguments: str) -> None:
+    """Run a command on *pod*. It keeps the pod's lock, should this process be killed meanwhile."""
+    held = lock.descriptors(places, pod)
+    with Command(places, verb, pod, *arguments, pass_fds=held) as command:
         command.wait()
 
 

@@ -26,6 +26,9 @@ _PATIENCE_S: Final = 5.0
 _PAUSE_S: Final = 0.01
 _SHARED: Final = "programs on their way into it"
 
+_held: Final[dict[str, int]] = {}
+"""Descriptors of locked(), by directory."""
+
 
 @contextmanager
 def locked(places: Places, name: str) -> Iterator[None]:
@@ -45,11 +48,23 @@ def locked(places: Places, name: str) -> Iterator[None]:
         with suppress(FileNotFoundError):  # another one has just taken it away
             fd = _take(os.fspath(directory), name)
             break
+    _held[os.fspath(directory)] = fd
     try:
         yield
     finally:
+        del _held[os.fspath(directory)]
         _clear(directory)
         os.close(fd)
+
+
+def descriptors(places: Places, name: str) -> tuple[int, ...]:
+    """Return by what this process holds the lock of pod *name*, if it does, by locked().
+
+    A program that it executes and that works on the pod is to inherit it: then it holds the lock,
+    too, until it ends.
+    """
+    fd = _held.get(os.fspath(places.run(name)))
+    return () if fd is None else (fd,)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ckpt import abi
+from ckpt import abi, stack
 from ckpt.layers import InstallError
 from ckpt.model import NotCheckpointable
 from launcher.errors import PodError
-from launcher.lock import wait_until_free
+from launcher.lock import is_locked, locked, wait_until_free
 from tests.kernel.ckpt import harness
 
 pytestmark = [pytest.mark.needs("root", "fuse", "namespaces", "cc"), pytest.mark.slow]
@@ -123,6 +123,20 @@ def test_killed_restore_leaves_room_for_the_next(places, debian_root, build):
         pod.restore()
         assert pod.host_pids().keys() == pids
         pod.finish(min(pids))
+
+
+def test_what_a_killed_restart_has_begun_keeps_the_lock(places):
+    """Or it would mount the root beneath the hands of the next one."""
+
+    def begin():
+        with locked(places, "w"):
+            stack.begin_mount(places, "w")
+            die()
+
+    os.waitpid(in_child(begin), 0)
+    assert is_locked(places, "w")
+    wait_until_free(places, "w", harness.DEADLINE_S)
+    assert not is_locked(places, "w")
 
 
 WRITER = """\
