@@ -13,7 +13,10 @@ from typing import Self
 class WriteOut:
     """Writes one file out as often as need be, in a thread of its own.
 
-    As a context: at its end the thread is left to end by itself; nobody waits for the disk.
+    As a context: at its end the thread is left to end by itself; nobody waits for the disk. What
+    the last writing meets is told by the syncfs(2) that must come before the file is relied upon:
+    a file system keeps its errors for that apart from those of each file (include/linux/pagemap.h,
+    mapping_set_error()).
     """
 
     def __init__(self) -> None:

@@ -188,11 +188,11 @@ def clone(maker: Embryo, pid: int, area: Area, *, quiet: bool = False, sharing: 
     Raises:
         OSError: EEXIST if the number is taken.
     """
-    before = _children(maker.host_pid)
+    before = procfs.children(maker.host_pid)
     flags = _CLONE_PTRACE | _CLONE_CLEAR_SIGHAND | sharing
     number = maker.remote.put(struct.pack("<i", pid))
     maker.remote.syscall("clone3", *_clone_args(flags, number, 0 if quiet else _SIGCHLD))
-    (host_pid,) = _children(maker.host_pid) - before
+    (host_pid,) = procfs.children(maker.host_pid) - before
     tracee = _newborn(host_pid)
     remote = _remote(pid, tracee, Memory(host_pid), area.start)
     return Embryo(host_pid, remote, {pid: remote})
@@ -270,10 +270,6 @@ def _clone_args(flags: int, number_at: int = 0, exit_signal: int = 0) -> tuple[b
         flags=flags, exit_signal=exit_signal, set_tid=number_at, set_tid_size=bool(number_at)
     )
     return bytes(args), ctypes.sizeof(args)
-
-
-def _children(host_pid: int) -> set[int]:
-    return set(map(int, procfs.read(host_pid, f"task/{host_pid}/children").split()))
 
 
 def _newborn(tid: int) -> Tracee:

@@ -181,7 +181,7 @@ class Injection:
         makes it and is waited for here.
         """
         leader = self.process.leader
-        before = _children(leader.tid)
+        before = procfs.children(leader.tid)
         with self.borrow(leader) as call:
             lent = leader.registers()
             arch.prepare_copy(
@@ -195,7 +195,7 @@ class Injection:
             pid = arch.result(leader.registers())
             if pid < 0:
                 return None  # no memory, or a limit on the number of processes
-            temporary = _await_born(_children(leader.tid) - before)
+            temporary = _await_born(procfs.children(leader.tid) - before)
             try:
                 copy = self._copy_by(temporary)
             finally:
@@ -211,7 +211,7 @@ class Injection:
         temporary.call()
         if arch.result(temporary.registers()) < 0:
             return None
-        copy = _await_born(_children(temporary.tid))
+        copy = _await_born(procfs.children(temporary.tid))
         copy.set_options(abi.PTRACE_O_EXITKILL | abi.PTRACE_O_SUSPEND_SECCOMP)
         with Memory(copy.tid) as memory:
             remote = Remote(
@@ -243,11 +243,6 @@ def _give_back(tracee: Tracee, saved: Own) -> None:
         tracee.park()
         tracee.set_blocked(saved.blocked)
         tracee.set_registers(saved.registers)
-
-
-def _children(tid: int) -> set[int]:
-    """Return the host pids of the children that a thread has made."""
-    return set(map(int, procfs.read(tid, f"task/{tid}/children").split()))
 
 
 def _await_born(pids: set[int]) -> Tracee:

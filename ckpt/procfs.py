@@ -207,6 +207,15 @@ def threads(host_pid: int) -> list[int]:
         return []
 
 
+def children(tid: int) -> set[int]:
+    """Return the ids of the children that a thread has made, as threads() does.
+
+    Raises:
+        OSError: it is gone.
+    """
+    return set(map(int, read(tid, f"task/{tid}/children").split()))
+
+
 def view(host_pid: int) -> int | None:
     """Return the first thread of a process that lives, the leader if it does; None: a zombie.
 
